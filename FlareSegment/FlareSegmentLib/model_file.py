@@ -1,0 +1,265 @@
+"""Model folders: everything inference needs to know, as plain tensors and JSON.
+
+A model is a folder with two files:
+
+``model.json``
+    what the networks expect and give: labels, intensity window, stages with spacing and architecture, the weights'
+    SHA-256, and free-form facts for people (training data, metrics, license).
+``weights.pt``
+    {stage name: state dictionary}, floating point tensors stored as float16 and computed in float32; loaded with
+    ``weights_only=True``, so a file that would run code is refused.
+
+Nothing is read from ``weights.pt`` before its SHA-256 agrees with ``model.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .errors import ModelError
+from .organs import ORGANS
+from .vnet import build_network
+
+FORMAT = "flaresegment-model"
+FORMAT_VERSION = 1
+DESCRIPTION_FILE = "model.json"
+WEIGHTS_FILE = "weights.pt"
+REGIONS = ("volume", "organs")
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """Hounsfield units that are mapped linearly to -1 (lower) and 1 (upper); values beyond are clipped."""
+
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass of a network.
+
+    Attributes:
+        name: key of the stage's weights.
+        region: "volume" for the whole volume, "organs" for the box that the stage before found.
+        network: arguments of `vnet.build_network`.
+        spacing_mm: (x, y, z) of the network's grid, or None when `shape` says it.
+        shape: (x, y, z) voxels the region is resized to, or None when `spacing_mm` says it.
+        margin_mm: added on all sides of the organs' box.
+    """
+
+    name: str
+    region: str
+    network: dict
+    spacing_mm: tuple[float, float, float] | None = None
+    shape: tuple[int, int, int] | None = None
+    margin_mm: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """The content of model.json.
+
+    Attributes:
+        labels: class index of the network (1, 2, ...) -> organ key; 0 is background.
+        facts: what people should know: training data, metrics, how the model was made.
+    """
+
+    name: str
+    version: str
+    license: str
+    labels: dict[int, str]
+    intensity: Intensity
+    stages: tuple[Stage, ...]
+    facts: dict = field(default_factory=dict)
+
+
+class Model:
+    """A loaded model: its description and its networks."""
+
+    def __init__(self, description: ModelDescription, weights: dict[str, dict[str, torch.Tensor]]):
+        self.description = description
+        self._networks: dict[str, nn.Module] = {}
+        for stage in description.stages:
+            try:
+                network = build_network(stage.network)
+                network.load_state_dict(
+                    {
+                        key: value.float() if value.is_floating_point() else value
+                        for key, value in weights[stage.name].items()
+                    }
+                )
+            except (ValueError, RuntimeError, KeyError, AttributeError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise ModelError(
+                    f"Model {description.name!r}: weights and network of stage {stage.name!r} do not fit: {reason}"
+                ) from error
+            self._networks[stage.name] = network.fold_normalization().requires_grad_(False)
+
+    def network(self, stage_name: str) -> nn.Module:
+        """Return the stage's network in evaluation mode, batch normalization folded.
+
+        Input (1, 1, z, y, x) in [-1, 1], output logits (1, classes, z, y, x); extents are multiples of
+        `stage_multiple`.
+        """
+        return self._networks[stage_name]
+
+    def stage_multiple(self, stage_name: str) -> int:
+        """Return what the extents of the stage's input must be multiples of."""
+        return self._networks[stage_name].multiple
+
+
+def bundled_model_folder() -> Path:
+    """Return the folder of the model that comes with the extension."""
+    return Path(__file__).resolve().parent.parent / "Resources" / "Models" / "abdomen"
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _triplet(value, kind, where: str) -> tuple | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(item, (int, float)) for item in value):
+        raise ModelError(f"{where} must be three numbers (x, y, z), not {value!r}")
+    result = tuple(kind(item) for item in value)
+    if min(result) <= 0:
+        raise ModelError(f"{where} must be positive, not {value!r}")
+    return result
+
+
+def _parse_stage(content: dict, position: int, file: Path) -> Stage:
+    where = f"{file}: stage {position + 1}"
+    stage = Stage(
+        name=str(content["name"]),
+        region=content["region"],
+        network=dict(content["network"]),
+        spacing_mm=_triplet(content.get("spacing_mm"), float, f"{where}: spacing_mm"),
+        shape=_triplet(content.get("shape"), int, f"{where}: shape"),
+        margin_mm=float(content.get("margin_mm", 0.0)),
+    )
+    if stage.region not in REGIONS:
+        raise ModelError(f"{where}: region must be one of {', '.join(REGIONS)}, not {stage.region!r}")
+    if (stage.spacing_mm is None) == (stage.shape is None):
+        raise ModelError(f"{where}: exactly one of spacing_mm and shape is needed")
+    if position == 0 and stage.region != "volume":
+        raise ModelError(f"{where}: the first stage must have the region 'volume'")
+    return stage
+
+
+def read_description(folder: str | os.PathLike) -> ModelDescription:
+    """Read and check a model's description without loading its weights.
+
+    Raises:
+        ModelError: one clear line, when there is no model in the folder or model.json cannot be used.
+    """
+    return _read(Path(folder))[0]
+
+
+def _read(folder: Path) -> tuple[ModelDescription, dict]:
+    file = folder / DESCRIPTION_FILE
+    if not file.is_file():
+        raise ModelError(f"No model in {folder}: {DESCRIPTION_FILE} is missing. Name a model folder.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ModelError(f"{file} is not a FlareSegment model description.")
+        if content["format_version"] != FORMAT_VERSION:
+            raise ModelError(
+                f"{file} has format version {content['format_version']}, this FlareSegment reads {FORMAT_VERSION}."
+            )
+        description = ModelDescription(
+            name=str(content["name"]),
+            version=str(content["version"]),
+            license=str(content["license"]),
+            labels={int(value): str(key) for value, key in content["labels"].items()},
+            intensity=Intensity(float(content["intensity"]["lower"]), float(content["intensity"]["upper"])),
+            stages=tuple(_parse_stage(stage, position, file) for position, stage in enumerate(content["stages"])),
+            facts=dict(content.get("facts", {})),
+        )
+        checksums = {"sha256": str(content["weights"]["sha256"])}
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{file} is damaged ({type(error).__name__}: {error}). Restore or retrain it.") from error
+    _check(description, file)
+    return description, checksums
+
+
+def _check(description: ModelDescription, file: Path) -> None:
+    known = {organ.key for organ in ORGANS}
+    unknown = sorted(set(description.labels.values()) - known)
+    if unknown:
+        raise ModelError(f"{file}: unknown organs {', '.join(unknown)}; known: {', '.join(sorted(known))}.")
+    if sorted(description.labels) != list(range(1, len(description.labels) + 1)):
+        raise ModelError(f"{file}: labels must be numbered 1, 2, ... without gaps.")
+    if not description.intensity.lower < description.intensity.upper:
+        raise ModelError(f"{file}: intensity lower must be below upper.")
+    if not description.stages:
+        raise ModelError(f"{file}: there is no stage.")
+
+
+def load_model(folder: str | os.PathLike) -> Model:
+    """Load a model folder.
+
+    Raises:
+        ModelError: one clear line, when a file is missing, damaged, of an unknown version, or would run code.
+    """
+    folder = Path(folder)
+    description, checksums = _read(folder)
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        raise ModelError(f"{file} is missing. Restore the model folder or name another.")
+    if _sha256(file) != checksums["sha256"]:
+        raise ModelError(f"{file} does not have the SHA-256 in {DESCRIPTION_FILE}: it is damaged or was replaced.")
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{file} holds no plain tensors and was not loaded: {reason}") from error
+    if not isinstance(weights, dict) or not all(isinstance(weights.get(s.name), dict) for s in description.stages):
+        raise ModelError(f"{file} does not hold the weights of the stages in {DESCRIPTION_FILE}.")
+    return Model(description, weights)
+
+
+def save_model(
+    folder: str | os.PathLike, description: ModelDescription, networks: dict[str, nn.Module]
+) -> None:
+    """Write a model folder; an existing model there is replaced file by file, each whole or not at all.
+
+    Args:
+        networks: stage name -> trained network, as `build_network` made it (not folded).
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: {
+            key: value.detach().cpu().half() if value.is_floating_point() else value.detach().cpu()
+            for key, value in network.state_dict().items()
+        }
+        for name, network in networks.items()
+    }
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+        file = Path(temporary) / WEIGHTS_FILE
+        torch.save(weights, file)
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **asdict(description),
+            "weights": {"file": WEIGHTS_FILE, "sha256": _sha256(file), "dtype": "float16"},
+        }
+        text = Path(temporary) / DESCRIPTION_FILE
+        text.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(file, folder / WEIGHTS_FILE)
+        os.replace(text, folder / DESCRIPTION_FILE)
