@@ -146,6 +146,11 @@ def _tube(points_mm: Sequence[Sequence[float]], radii: Sequence[float] | float) 
     return distance
 
 
+def _within(shape: _Shape, container: _Shape, depth: float = 0.0) -> _Shape:
+    """The part of `shape` that lies at least `depth` mm under the surface of `container`."""
+    return lambda points: np.maximum(shape(points), container(points) + depth)
+
+
 def _join(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
     """Union with a fillet of about `blend` mm (polynomial smooth minimum)."""
     h = np.maximum(blend - np.abs(a - b), 0) / blend
@@ -296,7 +301,7 @@ class _Anatomy:
 
         def cleft(points: _Points) -> np.ndarray:
             """The fat between the muscle layers, and in the midline of the back."""
-            x, y, z = points
+            _, y, z = points
             layers = np.abs(self._from_cavity(points) - 0.5 * self._wall_thickness(points)) - 0.7
             return np.where((y < 25) & (z < 20), layers, 5.0)
 
@@ -349,13 +354,8 @@ class _Anatomy:
             side = rng.choice([-1, 1])
             root = np.array([side * 38, 5, rng.uniform(120, 200)])
             tip = np.array([side * rng.uniform(60, 115), rng.uniform(-60, 55), rng.uniform(95, 200)])
-
-            def vessel(
-                points: _Points, tube: _Shape = _tube([root, (root + tip) / 2, tip], [3.4, 2.0, 0.8])
-            ) -> np.ndarray:
-                return np.maximum(tube(points), lungs(points) + 2)
-
-            self._paint(vessel, 30.0, 0, (np.minimum(root, tip) - 8, np.maximum(root, tip) + 8))
+            vessel = _tube([root, (root + tip) / 2, tip], [3.4, 2.0, 0.8])
+            self._paint(_within(vessel, lungs, 2), 30.0, 0, (np.minimum(root, tip) - 8, np.maximum(root, tip) + 8))
         blood = self._hounsfield("heart")
         self._paint(heart, blood * 0.8 + 15, 0, ((-60, -110, top_right - 30), (115, 50, top_right + 120)))
         self._blob((34, -38, top_right + 48), (36, 26, 30), blood)
@@ -471,14 +471,8 @@ class _Anatomy:
                 for _ in range(6):
                     center = nodes[rng.integers(len(nodes))] + rng.uniform(-0.6, 0.6, 3) * radii.mean()
                     size = rng.uniform(2, 5)
-                    self._paint(
-                        lambda points, bubble=_ellipsoid(center, (size, size, size)): np.maximum(
-                            inner(points), bubble(points)
-                        ),
-                        -600.0,
-                        0,
-                        (center - size - 3, center + size + 3),
-                    )
+                    bubble = _within(_ellipsoid(center, (size, size, size)), inner)
+                    self._paint(bubble, -600.0, 0, (center - size - 3, center + size + 3))
 
     def _bowel(self) -> None:
         rng = self._rng
@@ -545,23 +539,14 @@ class _Anatomy:
         ]
         for nodes, sizes in branches:
             nodes = self._vary(nodes, 2.5)
-            tube = _tube(nodes, sizes)
-            self._paint(
-                lambda points, tube=tube: np.maximum(tube(points), liver(points) + 1),
-                enhanced,
-                None,
-                (nodes.min(0) - 10, nodes.max(0) + 10),
-            )
+            branch = _within(_tube(nodes, sizes), liver, 1)
+            self._paint(branch, enhanced, None, (nodes.min(0) - 10, nodes.max(0) + 10))
         for _ in range(rng.poisson(0.7)):
             spot = rng.uniform((-115, -50, 0), (-45, 40, 80))
             size = rng.uniform(4, 14)
             value = rng.choice([8.0, tissue - 35, tissue + 30])
-            self._paint(
-                lambda points, spot=_ellipsoid(spot, (size, size, size)): np.maximum(spot(points), liver(points) + 2),
-                value,
-                None,
-                (spot - size - 4, spot + size + 4),
-            )
+            lesion = _within(_ellipsoid(spot, (size, size, size)), liver, 2)
+            self._paint(lesion, value, None, (spot - size - 4, spot + size + 4))
         bladder = self._vary((-52, -42, 2), 4)
         if rng.random() < 0.85:
             axes = _rotation((30, 20, 0))
@@ -571,7 +556,7 @@ class _Anatomy:
     def _spleen(self) -> None:
         rng = self._rng
         label = organ_by_key("spleen").label
-        middle = self._vary((94, 36, self._dome_top[1] - 42), 5)
+        middle = self._vary((float(self._inner[0]) - 41, 35, self._dome_top[1] - 42), 4)
         size = rng.uniform(0.85, 1.12)
         tilt = _rotation((-18 + rng.normal(0, 5), 14 + rng.normal(0, 5), -12 + rng.normal(0, 6)))
         outer = _ellipsoid(middle, np.array((44, 56, 60)) * size, tilt)
@@ -632,13 +617,8 @@ class _Anatomy:
 
             reach = 60 * size
             box = (center - reach, center + reach)
-            capsule = _ellipsoid(center, radii + rng.uniform(3, 9), axes)
-            self._paint(
-                lambda points, capsule=capsule: np.maximum(capsule(points), self._from_cavity(points) + 2),
-                _FAT,
-                0,
-                (center - reach - 12, center + reach + 12),
-            )
+            around = _within(_ellipsoid(center, radii + rng.uniform(3, 9), axes), self._from_cavity, 2)
+            self._paint(around, _FAT, 0, (center - reach - 12, center + reach + 12))
             self._paint(kidney, cortex, label, box)
             for up in (-34, -20, 0, 20, 34):
                 for turn in (-1, 1):
@@ -683,14 +663,15 @@ class _Anatomy:
         level = float(rng.uniform(-48, -22))
         box = (nodes.min(0) - 36, nodes.max(0) + 36)
 
-        def under_diaphragm(shape: _Shape, wall: float) -> _Shape:
-            return lambda points: np.maximum(
-                np.maximum(shape(points), self._domes(points) + wall), self._from_cavity(points) + wall
-            )
+        def under_diaphragm(shape: _Shape, depth: float) -> _Shape:
+            return _within(_within(shape, self._domes, depth), self._from_cavity, depth)
+
+        def gas(points: _Points) -> np.ndarray:
+            return np.maximum(inner(points), points[1] - level)
 
         self._paint(under_diaphragm(tube, 4), self._hounsfield("bowel wall"), 0, box)
         self._paint(under_diaphragm(inner, 8), float(content), 0, box)
-        self._paint(under_diaphragm(lambda points: np.maximum(inner(points), points[1] - level), 8), _AIR + 20, 0, box)
+        self._paint(under_diaphragm(gas, 8), _AIR + 20, 0, box)
 
 
 def _render(
