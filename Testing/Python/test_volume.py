@@ -1,0 +1,103 @@
+"""Axis orders, matrices and bad geometry of `FlareSegmentLib.volume`."""
+
+from __future__ import annotations
+
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.volume import Volume
+
+SIGNED_PERMUTATIONS = [
+    np.eye(3)[:, list(axes)] * signs for axes in permutations(range(3)) for signs in product((1, -1), repeat=3)
+]
+
+
+def rotation(degrees: float, axis: tuple[float, float, float]) -> np.ndarray:
+    """Rotation matrix by Rodrigues' formula."""
+    x, y, z = np.asarray(axis, float) / np.linalg.norm(axis)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    angle = np.radians(degrees)
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+@pytest.mark.parametrize("direction", SIGNED_PERMUTATIONS)
+@pytest.mark.parametrize("tilt", [0.0, 12.0])
+def test_lps_view_keeps_every_voxel_in_its_place(direction: np.ndarray, tilt: float) -> None:
+    array = np.arange(3 * 4 * 5).reshape(3, 4, 5)
+    volume = Volume(array, (0.7, 1.1, 2.5), (10, -20, 30), rotation(tilt, (1, 2, 3)) @ direction)
+    view, order = volume.to_lps_view()
+
+    assert np.shares_memory(view.array, array)
+    assert np.all(np.diag(view.direction) > np.cos(np.radians(tilt + 1)))
+    assert view.tilt_degrees == pytest.approx(volume.tilt_degrees, abs=1e-5)
+    stored = {int(v): volume.affine_lps @ [*index[::-1], 1] for index, v in np.ndenumerate(array)}
+    for index, value in np.ndenumerate(view.array):
+        np.testing.assert_allclose(view.affine_lps @ [*index[::-1], 1], stored[int(value)], atol=1e-9)
+    undone = order.undo(view.array)
+    assert np.array_equal(undone, array)
+    assert undone.strides == array.strides and np.shares_memory(undone, array)
+
+
+@pytest.mark.parametrize("direction", SIGNED_PERMUTATIONS[::7])
+def test_slicer_matrix_round_trip(direction: np.ndarray) -> None:
+    volume = Volume(np.zeros((2, 3, 4)), (0.7, 1.1, 2.5), (10, -20, 30), rotation(25, (1, 0, 2)) @ direction)
+    again = Volume.from_ijk_to_ras(volume.array, volume.affine_ras)
+    np.testing.assert_allclose(again.affine_lps, volume.affine_lps, atol=1e-12)
+    assert again.same_grid(volume)
+
+
+def test_ras_matrix_of_an_lps_volume_negates_x_and_y() -> None:
+    volume = Volume(np.zeros((2, 3, 4)), (0.5, 0.6, 0.7), (1, 2, 3))
+    np.testing.assert_array_equal(volume.affine_ras[:, 3], [-1, -2, 3, 1])
+    np.testing.assert_array_equal(np.diag(volume.affine_ras), [-0.5, -0.6, 0.7, 1])
+
+
+def test_tilt_is_the_largest_angle_to_the_nearest_axis() -> None:
+    assert Volume(np.zeros((2, 2, 2))).tilt_degrees == 0
+    assert Volume(np.zeros((2, 2, 2)), direction=rotation(20, (1, 0, 0))).tilt_degrees == pytest.approx(20)
+    assert Volume(np.zeros((2, 2, 2)), direction=rotation(80, (0, 1, 0))).tilt_degrees == pytest.approx(10)
+    sheared = np.eye(3)
+    sheared[:, 2] = rotation(18, (1, 0, 0))[:, 2]
+    assert Volume(np.zeros((2, 2, 2)), direction=sheared).tilt_degrees == pytest.approx(18)
+
+
+def test_voxel_volume_does_not_depend_on_orientation() -> None:
+    for direction in (np.eye(3), -np.eye(3), rotation(30, (1, 1, 0))):
+        volume = Volume(np.zeros((2, 2, 2)), (2, 3, 4), direction=direction)
+        assert volume.voxel_volume_ml == pytest.approx(0.024)
+
+
+def test_same_grid_sees_shape_and_far_corner() -> None:
+    volume = Volume(np.zeros((50, 2, 2)))
+    assert not volume.same_grid(Volume(np.zeros((51, 2, 2))))
+    assert volume.same_grid(Volume(np.zeros((50, 2, 2)), (1, 1, 1.0001)))
+    assert not volume.same_grid(Volume(np.zeros((50, 2, 2)), (1, 1, 1.01)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"array": np.zeros((4, 4))}, "2 dimensions"),
+        ({"array": np.zeros((2, 4, 4, 4))}, "4 dimensions"),
+        ({"array": np.zeros((0, 4, 4))}, "no voxels"),
+        ({"spacing": (1, 0, 1)}, "spacing"),
+        ({"spacing": (1, -1, 1)}, "spacing"),
+        ({"spacing": (1, float("nan"), 1)}, "spacing"),
+        ({"origin": (0, float("inf"), 0)}, "origin"),
+        ({"direction": [[1, 1, 0], [0, 0, 0], [0, 0, 1]]}, "singular"),
+        ({"direction": np.full((3, 3), np.nan)}, "singular"),
+        ({"direction": np.zeros((3, 3))}, "singular"),
+    ],
+)
+def test_bad_geometry_is_one_clear_line(arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        Volume(**({"array": np.zeros((4, 4, 4)), "name": "scan.nii.gz"} | arguments))
+    assert str(error.value).startswith("scan.nii.gz") and "\n" not in str(error.value)
+
+
+def test_a_singular_slicer_matrix_is_an_input_error() -> None:
+    matrix = np.diag([1.0, 1.0, 0.0, 1.0])
+    with pytest.raises(InputError, match="spacing"):
+        Volume.from_ijk_to_ras(np.zeros((2, 2, 2)), matrix)
