@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from .errors import ModelError
-from .organs import ORGANS
+from .organs import FLARE22_ORGANS
 from .vnet import build_network
 
 FORMAT = "flaresegment-model"
@@ -198,7 +198,7 @@ def _read(folder: Path) -> tuple[ModelDescription, dict]:
 
 
 def _check(description: ModelDescription, file: Path) -> None:
-    known = {organ.key for organ in ORGANS}
+    known = {organ.key for organ in FLARE22_ORGANS}
     unknown = sorted(set(description.labels.values()) - known)
     if unknown:
         raise ModelError(f"{file}: unknown organs {', '.join(unknown)}; known: {', '.join(sorted(known))}.")
@@ -233,9 +233,7 @@ def load_model(folder: str | os.PathLike) -> Model:
     return Model(description, weights)
 
 
-def save_model(
-    folder: str | os.PathLike, description: ModelDescription, networks: dict[str, nn.Module]
-) -> None:
+def save_model(folder: str | os.PathLike, description: ModelDescription, networks: dict[str, nn.Module]) -> None:
     """Write a model folder; an existing model there is replaced file by file, each whole or not at all.
 
     Args:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TERMINOLOGY_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
+GENERAL_ANATOMY = "Segmentation category and type - 3D Slicer General Anatomy list"
+DICOM_MASTER = "Segmentation category and type - DICOM master list"
 ANATOMIC_CONTEXT = "Anatomic codes - DICOM master list"
 CATEGORY = ("SCT", "123037004", "Anatomical Structure")
 
@@ -27,6 +28,7 @@ class Organ:
         color: red, green, blue, 0 to 255.
         flare22_label: value in FLARE22's label maps.
         nsd_tolerance_mm: FLARE22's tolerance of the Normalized Surface Dice.
+        terminology: name of the terminology of Slicer's that lists the organ.
     """
 
     label: int
@@ -39,24 +41,72 @@ class Organ:
     color: tuple[int, int, int]
     flare22_label: int
     nsd_tolerance_mm: float
+    terminology: str = GENERAL_ANATOMY
 
 
-ORGANS: tuple[Organ, ...] = (
+FLARE22_ORGANS: tuple[Organ, ...] = (
     Organ(1, "liver", "Liver", "10200004", "Liver", None, None, (221, 130, 101), 1, 5.0),
     Organ(2, "right_kidney", "Right kidney", "64033007", "Kidney", "24028007", "Right", (185, 102, 83), 2, 3.0),
     Organ(3, "left_kidney", "Left kidney", "64033007", "Kidney", "7771000", "Left", (185, 102, 83), 13, 3.0),
     Organ(4, "spleen", "Spleen", "78961009", "Spleen", None, None, (157, 108, 162), 3, 3.0),
+    Organ(5, "pancreas", "Pancreas", "15776009", "Pancreas", None, None, (249, 180, 111), 4, 5.0),
+    Organ(6, "aorta", "Aorta", "15825003", "Aorta", None, None, (224, 97, 76), 5, 2.0),
+    Organ(
+        7,
+        "inferior_vena_cava",
+        "Inferior vena cava",
+        "64131007",
+        "Inferior vena cava",
+        None,
+        None,
+        (0, 151, 206),
+        6,
+        2.0,
+        DICOM_MASTER,
+    ),
+    Organ(
+        8,
+        "right_adrenal_gland",
+        "Right adrenal gland",
+        "23451007",
+        "Adrenal gland",
+        "24028007",
+        "Right",
+        (249, 186, 150),
+        7,
+        2.0,
+    ),
+    Organ(
+        9,
+        "left_adrenal_gland",
+        "Left adrenal gland",
+        "23451007",
+        "Adrenal gland",
+        "7771000",
+        "Left",
+        (249, 186, 150),
+        8,
+        2.0,
+    ),
+    Organ(10, "gallbladder", "Gallbladder", "28231008", "Gallbladder", None, None, (139, 150, 98), 9, 2.0),
+    Organ(11, "esophagus", "Esophagus", "32849002", "Esophagus", None, None, (211, 171, 143), 10, 3.0),
+    Organ(12, "stomach", "Stomach", "69695003", "Stomach", None, None, (216, 132, 105), 11, 5.0),
+    Organ(13, "duodenum", "Duodenum", "38848004", "Duodenum", None, None, (255, 253, 229), 12, 7.0),
 )
+"""Every organ that a model may name: FLARE22's thirteen."""
+
+ORGANS: tuple[Organ, ...] = FLARE22_ORGANS[:4]
+"""The organs of the bundled model."""
 
 LABEL_TABLES: dict[str, dict[str, int]] = {
-    "flaresegment": {organ.key: organ.label for organ in ORGANS},
-    "flare22": {organ.key: organ.flare22_label for organ in ORGANS},
+    "flaresegment": {organ.key: organ.label for organ in FLARE22_ORGANS},
+    "flare22": {organ.key: organ.flare22_label for organ in FLARE22_ORGANS},
 }
 
 
 def organ_by_key(key: str) -> Organ:
     """Return the organ with this key; raises KeyError for an unknown one."""
-    for organ in ORGANS:
+    for organ in FLARE22_ORGANS:
         if organ.key == key:
             return organ
     raise KeyError(key)
@@ -74,7 +124,7 @@ def terminology_entry(organ: Organ) -> str:
     empty = ("", "", "")
     return "~".join(
         [
-            TERMINOLOGY_CONTEXT,
+            organ.terminology,
             *("^".join(triplet) for triplet in (CATEGORY, kind, modifier)),
             ANATOMIC_CONTEXT,
             *("^".join(triplet) for triplet in (empty, empty)),

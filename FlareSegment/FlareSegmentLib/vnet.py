@@ -68,9 +68,7 @@ class ResidualStage(nn.Module):
         self.units = nn.Sequential(
             *(
                 ConvolutionUnit(
-                    nn.Conv3d(
-                        in_channels if index == 0 else channels, channels, kernel_size, padding=kernel_size // 2
-                    ),
+                    nn.Conv3d(in_channels if index == 0 else channels, channels, kernel_size, padding=kernel_size // 2),
                     normalization,
                     activate=index < convolutions - 1,
                 )
@@ -143,9 +141,7 @@ class VNet(nn.Module):
         self.decoder = nn.ModuleList()
         channels = widths[-1]
         for skip, convolutions in zip(reversed(widths[:-1]), decoder_convolutions):
-            self.up.append(
-                ConvolutionUnit(nn.ConvTranspose3d(channels, skip, kernel_size=2, stride=2), normalization)
-            )
+            self.up.append(ConvolutionUnit(nn.ConvTranspose3d(channels, skip, kernel_size=2, stride=2), normalization))
             channels = 2 * skip if wide_decoder else skip
             self.decoder.append(ResidualStage(2 * skip, channels, convolutions, kernel_size, normalization))
         self.head = nn.Conv3d(channels, out_channels, kernel_size=1)

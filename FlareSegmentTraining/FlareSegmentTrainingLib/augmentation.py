@@ -1,0 +1,189 @@
+"""Augmentation of CT patches: where the patch lies, how it is bent, and how it was scanned.
+
+Never mirrors left and right. Everything is drawn from one `numpy.random.Generator`, so a step's patch depends on the
+seed and the step's number alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from FlareSegmentLib.model_file import Intensity
+
+AIR = -1.0
+"""Intensity of air and of everything outside the scan, after the window is mapped to -1 ... 1."""
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """How strongly patches vary; ranges are (lowest, highest), angles in degrees, probabilities 0 to 1.
+
+    Attributes:
+        rotation_degrees: about the patient's (x, y, z) axes, drawn uniformly from plus and minus this.
+        scale: overall zoom; `stretch` adds an independent factor of 1 +- stretch along each axis.
+        elastic_mm: largest displacement of the control points of a smooth deformation.
+        phase_probability: of redrawing the enhancement of each labeled organ.
+        organ_hu: organ label -> range of mean HU over plain, arterial, venous and delayed scans.
+    """
+
+    rotation_degrees: tuple[float, float, float] = (12.0, 12.0, 15.0)
+    scale: tuple[float, float] = (0.8, 1.25)
+    stretch: float = 0.1
+    elastic_mm: float = 12.0
+    elastic_probability: float = 0.5
+    field_of_view_probability: float = 0.3
+    thick_slices_probability: float = 0.25
+    blur_probability: float = 0.2
+    noise_probability: float = 0.5
+    noise: float = 0.12
+    contrast_probability: float = 0.6
+    phase_probability: float = 0.4
+    organ_hu: dict[int, tuple[float, float]] = field(
+        default_factory=lambda: {1: (40.0, 140.0), 2: (25.0, 220.0), 3: (25.0, 220.0), 4: (40.0, 160.0)}
+    )
+
+
+def sample_patch(
+    image: torch.Tensor,
+    labels: torch.Tensor,
+    center: np.ndarray,
+    patch: tuple[int, int, int],
+    spacing_mm: float,
+    intensity: Intensity,
+    settings: AugmentationSettings,
+    generator: np.random.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut a bent and re-scanned patch out of a prepared case.
+
+    Args:
+        image: (z, y, x) intensities in -1 ... 1.
+        labels: (z, y, x) uint8.
+        center: (z, y, x) voxel about which the patch lies.
+        patch: (z, y, x) extents of the result.
+        spacing_mm: edge length of the case's isotropic voxels.
+        intensity: the window that was mapped to -1 ... 1.
+
+    Returns:
+        (image, labels) of the patch's shape, float32 and uint8.
+    """
+    image = _contrast_phase(image, labels, center, patch, intensity, settings, generator)
+    grid = _sampling_grid(center, patch, spacing_mm, settings, generator)
+    low = grid.amin(dim=(0, 1, 2)).floor().long() - 1
+    high = grid.amax(dim=(0, 1, 2)).ceil().long() + 2
+    low = torch.minimum(low.clamp(min=0), torch.tensor(image.shape) - 1)
+    high = torch.maximum(torch.minimum(high, torch.tensor(image.shape)), low + 1)
+    block = tuple(slice(int(a), int(b)) for a, b in zip(low, high))
+    extent = (high - low).float()
+    normalized = (2.0 * (grid - low.float()) + 1.0) / extent - 1.0
+    normalized = normalized.flip(-1).unsqueeze(0)
+    # Shifted so that grid_sample's zero padding stands for air.
+    shifted = (image[block] - AIR)[None, None]
+    bent = F.grid_sample(shifted, normalized, mode="bilinear", padding_mode="zeros", align_corners=False)[0, 0] + AIR
+    truth = F.grid_sample(
+        labels[block].float()[None, None], normalized, mode="nearest", padding_mode="zeros", align_corners=False
+    )[0, 0]
+    bent, truth = _cut_field_of_view(bent, truth, settings, generator)
+    return _rescan(bent, settings, generator), truth.to(torch.uint8)
+
+
+def _sampling_grid(
+    center: np.ndarray,
+    patch: tuple[int, int, int],
+    spacing_mm: float,
+    settings: AugmentationSettings,
+    generator: np.random.Generator,
+) -> torch.Tensor:
+    """Return (z, y, x, 3) source voxel coordinates (z, y, x) of the patch's voxels."""
+    about_x, about_y, about_z = np.radians([generator.uniform(-angle, angle) for angle in settings.rotation_degrees])
+    matrix = _rotation(about_z, 1, 2) @ _rotation(about_y, 0, 2) @ _rotation(about_x, 0, 1)
+    zoom = generator.uniform(*settings.scale) * generator.uniform(1 - settings.stretch, 1 + settings.stretch, size=3)
+    matrix = torch.from_numpy((matrix * zoom).astype(np.float32))
+    axes = [torch.arange(count, dtype=torch.float32) - (count - 1) / 2 for count in patch]
+    # The affine map of a regular grid is a sum of three rows, one per axis.
+    grid = (
+        axes[0][:, None, None, None] * matrix[:, 0]
+        + axes[1][None, :, None, None] * matrix[:, 1]
+        + axes[2][None, None, :, None] * matrix[:, 2]
+    )
+    if generator.random() < settings.elastic_probability:
+        strength = generator.uniform(0.0, settings.elastic_mm) / spacing_mm
+        points = torch.from_numpy(generator.uniform(-strength, strength, size=(1, 3, 4, 5, 5)).astype(np.float32))
+        field_ = F.interpolate(points, size=patch, mode="trilinear", align_corners=True)[0]
+        grid = grid + field_.permute(1, 2, 3, 0)
+    return grid + torch.from_numpy(np.asarray(center, dtype=np.float32))
+
+
+def _rotation(angle: float, first: int, second: int) -> np.ndarray:
+    matrix = np.eye(3)
+    matrix[first, first] = matrix[second, second] = np.cos(angle)
+    matrix[first, second], matrix[second, first] = -np.sin(angle), np.sin(angle)
+    return matrix
+
+
+def _contrast_phase(
+    image: torch.Tensor,
+    labels: torch.Tensor,
+    center: np.ndarray,
+    patch: tuple[int, int, int],
+    intensity: Intensity,
+    settings: AugmentationSettings,
+    generator: np.random.Generator,
+) -> torch.Tensor:
+    """Move each organ's median to another phase's, its texture kept; the two kidneys share one draw."""
+    if generator.random() >= settings.phase_probability:
+        return image
+    reach = [int(0.75 * count) for count in patch]
+    block = tuple(slice(max(0, int(middle) - half), int(middle) + half + 1) for middle, half in zip(center, reach))
+    image = image.clone()
+    part, truth = image[block], labels[block]
+    draws: dict[tuple[float, float], float] = {}
+    for label, limits in settings.organ_hu.items():
+        mask = truth == label
+        if not bool(mask.any()):
+            continue
+        target = draws.setdefault(limits, generator.uniform(*limits))
+        target = 2.0 * (target - intensity.lower) / (intensity.upper - intensity.lower) - 1.0
+        soft_mask = F.avg_pool3d(mask.float()[None, None], 3, stride=1, padding=1)[0, 0] * mask
+        part += (target - float(part[mask].median())) * soft_mask
+    return image.clamp_(-1.0, 1.0)
+
+
+def _cut_field_of_view(
+    image: torch.Tensor, labels: torch.Tensor, settings: AugmentationSettings, generator: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """End the scan at a plane through the patch, above or below, or in front, behind or at a side."""
+    if generator.random() >= settings.field_of_view_probability:
+        return image, labels
+    axis = int(generator.choice(3, p=(0.7, 0.15, 0.15)))
+    count = image.shape[axis]
+    position = int(count * generator.uniform(0.15, 0.4))
+    start, length = (0, position) if generator.random() < 0.5 else (count - position, position)
+    image, labels = image.clone(), labels.clone()
+    image.narrow(axis, start, length).fill_(AIR)
+    labels.narrow(axis, start, length).zero_()
+    return image, labels
+
+
+def _rescan(image: torch.Tensor, settings: AugmentationSettings, generator: np.random.Generator) -> torch.Tensor:
+    """Thick slices, blur, contrast and brightness, noise."""
+    inside = image > AIR
+    if generator.random() < settings.thick_slices_probability:
+        slices = max(2, int(image.shape[0] / generator.uniform(1.3, 3.0)))
+        thick = F.adaptive_avg_pool3d(image[None, None], (slices, image.shape[1], image.shape[2]))
+        image = F.interpolate(thick, size=image.shape, mode="trilinear", align_corners=False)[0, 0]
+    elif generator.random() < settings.blur_probability:
+        smooth = F.avg_pool3d(image[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0]
+        image = torch.lerp(image, smooth, float(generator.uniform(0.3, 1.0)))
+    if generator.random() < settings.contrast_probability:
+        image = image * float(generator.uniform(0.8, 1.25)) + float(generator.uniform(-0.12, 0.12))
+    if generator.random() < settings.noise_probability:
+        seed = torch.Generator().manual_seed(int(generator.integers(2**62)))
+        noise = torch.randn(image.shape, generator=seed)
+        if generator.random() < 0.5:
+            # Noise of a soft kernel is correlated between neighbors.
+            noise = 2.0 * F.avg_pool3d(noise[None, None], 3, stride=1, padding=1)[0, 0]
+        image = image + float(generator.uniform(0.0, settings.noise)) * noise
+    return torch.where(inside, image, AIR).clamp_(-1.0, 1.0)
