@@ -1,0 +1,74 @@
+"""Fixtures of the test suite. Those that need the embedded Slicer start it when a test asks for them, not before."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the working tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def flare_data() -> Path:
+    """Folder with the real FLARE22 CTs (FLARE_DATA, or ../shared/data beside the working tree); skipped without it."""
+    folder = Path(os.environ.get("FLARE_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "val").is_dir():
+        pytest.skip(f"no real CTs: {folder}/val does not exist (set FLARE_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def screenshots() -> Path:
+    """Folder for pictures that a person may look at (FLARE_SCREENSHOTS, or Testing/Output)."""
+    folder = Path(os.environ.get("FLARE_SCREENSHOTS", REPOSITORY / "Testing" / "Output"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _slicer_session():
+    pytest.importorskip("slicer_core", reason="slicer-core is not installed")
+    pytest.importorskip("PyQt5", reason="PyQt5 is not installed")
+    from slicerhost import boot
+
+    app = boot(main_window=True, testing=True)
+    app._main_window.show()
+    app.processEvents()
+    return app
+
+
+@pytest.fixture
+def slicer_app(_slicer_session):
+    """`slicer.app` with its main window, an empty scene, and the demand that no slot or observer raises in the test."""
+    import slicer
+    from slicerhost import pythonqt
+
+    pythonqt.slot_errors.clear()
+    yield _slicer_session
+    _slicer_session._main_window._leave_module()
+    slicer.mrmlScene.Clear(False)
+    _slicer_session.processEvents()
+    errors = list(pythonqt.slot_errors)
+    pythonqt.slot_errors.clear()
+    assert not errors, f"exceptions in slots or observers: {errors!r}"
+
+
+@pytest.fixture
+def load_module(slicer_app):
+    """Function that loads a scripted module by file and returns it; each file is loaded once per session."""
+    import slicer
+    from slicerhost.scripted_modules import load_scripted_module
+
+    def load(path):
+        module = slicer.app.moduleManager().module(Path(path).stem)
+        return load_scripted_module(path) if module is None else module
+
+    return load

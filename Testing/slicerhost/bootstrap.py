@@ -1,0 +1,89 @@
+"""Puts the host together, in the one order that works, and hands out `slicer.app`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from pathlib import Path
+
+PYTHON_LAYER = Path(__file__).parent / "python_layer"
+
+# Names under which Slicer's own code imports the libraries that slicer-core keeps in one package.
+_LIBRARY_ALIASES = {
+    "MRMLCLIPython": "slicer_core.MRMLCLI",
+    "MRMLCorePython": "slicer_core.MRMLCore",
+    "MRMLDisplayableManagerPython": "slicer_core.MRMLDisplayableManager",
+    "MRMLLogicPython": "slicer_core.MRMLLogic",
+    "vtkAddonPython": "slicer_core.vtkAddonPython",
+    "vtkITK": "slicer_core.vtkITK",
+    "vtkSegmentationCorePython": "slicer_core.vtkSegmentationCore",
+}
+
+
+def boot(main_window: bool = False, testing: bool = True):
+    """Start the host (once per process) and return `slicer.app`.
+
+    :param main_window: also make the main window with module panel, slice views and 3D view (not yet shown).
+    :param testing: Slicer's testing mode: dialogs do not wait for an answer.
+    """
+    import slicer
+
+    if getattr(slicer, "app", None) is not None:
+        app = slicer.app
+    else:
+        app = _boot(testing)
+    if main_window and app.layoutManager() is None:
+        from slicerhost.main_window import qSlicerMainWindow
+
+        app._set_main_window(qSlicerMainWindow())
+    return app
+
+
+def _boot(testing):
+    from slicerhost.mrml import MrmlCore, prefer_off_screen_rendering
+
+    if sys.platform.startswith("linux") and "DISPLAY" not in os.environ:
+        os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    prefer_off_screen_rendering()
+    import slicer
+    import slicer.util
+
+    _remove_leaked_names(slicer)
+    for alias, real in _LIBRARY_ALIASES.items():
+        try:
+            sys.modules[alias] = __import__(real, fromlist=["*"])
+        except ImportError:
+            continue
+
+    from slicerhost import pythonqt
+
+    pythonqt.install()
+    from slicerhost import ctk_widgets, qmrml_widgets, ui_loader
+
+    ctk = types.ModuleType("ctk", "CTK's widgets as Slicer's Python sees them (stand-ins).")
+    vars(ctk).update(ctk_widgets.exported())
+    sys.modules["ctk"] = ctk
+    vars(slicer).update(qmrml_widgets.exported())
+    ui_loader.stand_ins.update(ctk_widgets.exported() | qmrml_widgets.exported())
+
+    slicer.__path__.append(str(PYTHON_LAYER))
+    core = MrmlCore()
+    from slicerhost.application import qSlicerApplication
+    from slicerhost.scripted_modules import install_loadable_modules
+    from slicerhost.subject_hierarchy import SubjectHierarchyItems
+
+    slicer.app = qSlicerApplication(core, testing)
+    install_loadable_modules(core)
+    core.subject_hierarchy_items = SubjectHierarchyItems(core.scene)
+    return slicer.app
+
+
+def _remove_leaked_names(slicer):
+    """The wheel copies `slicer.util`'s names into `slicer`; real Slicer does not have them there."""
+    for name in list(vars(slicer)):
+        value = vars(slicer)[name]
+        if name.startswith("_") or name in ("util", "slicer_core"):
+            continue
+        if vars(slicer.util).get(name) is value or isinstance(value, types.ModuleType) or name == "item_name":
+            delattr(slicer, name)

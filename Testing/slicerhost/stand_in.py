@@ -1,0 +1,58 @@
+"""Small tools that the widget stand-ins share: properties that keep a value, and constructor arguments as C++ takes them."""
+
+from __future__ import annotations
+
+from PyQt5.QtCore import pyqtProperty
+from PyQt5.QtWidgets import QWidget
+
+
+def stored_properties(**declared):
+    """Class decorator: `name=(type, default)` adds a Qt property `name`, with its setter, that keeps its value.
+
+    A method `_<name>_changed(self)` of the class, where there is one, is called after each change.
+    """
+
+    def decorate(cls):
+        for name, (kind, default) in declared.items():
+            setattr(cls, name, _stored_property(name, kind, default))
+            setter_name = "set" + name[0].upper() + name[1:]
+            if not hasattr(cls, setter_name):
+                setattr(cls, setter_name, _setter(name))
+        return cls
+
+    return decorate
+
+
+def _stored_property(name, kind, default):
+    attribute = f"_{name}_value"
+
+    def get(self):
+        return getattr(self, attribute, default)
+
+    def set_(self, value):
+        if get(self) == value:
+            return
+        setattr(self, attribute, value)
+        changed = getattr(self, f"_{name}_changed", None)
+        if changed is not None:
+            changed()
+
+    return pyqtProperty(kind, get, set_)
+
+
+def _setter(name):
+    def set_(self, value):
+        setattr(self, name, value)
+
+    return set_
+
+
+def text_and_parent(arguments):
+    """Text and parent widget of a constructor that takes either, both or none."""
+    text = next((one for one in arguments if isinstance(one, str)), "")
+    return text, next((one for one in arguments if isinstance(one, QWidget)), None)
+
+
+def exported_names(namespace, prefixes):
+    """The classes of a module whose names begin with one of the prefixes."""
+    return {name: value for name, value in namespace.items() if name.startswith(prefixes) and isinstance(value, type)}
