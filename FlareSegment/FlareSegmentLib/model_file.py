@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from .errors import ModelError
+from .intensity import Intensity
 from .organs import FLARE22_ORGANS
 from .vnet import build_network
 
@@ -33,15 +34,7 @@ FORMAT = "flaresegment-model"
 FORMAT_VERSION = 1
 DESCRIPTION_FILE = "model.json"
 WEIGHTS_FILE = "weights.pt"
-REGIONS = ("volume", "organs")
-
-
-@dataclass(frozen=True)
-class Intensity:
-    """Hounsfield units that are mapped linearly to -1 (lower) and 1 (upper); values beyond are clipped."""
-
-    lower: float
-    upper: float
+REGIONS = ("volume", "body", "organs")
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,8 @@ class Stage:
 
     Attributes:
         name: key of the stage's weights.
-        region: "volume" for the whole volume, "organs" for the box that the stage before found.
+        region: "volume" for the whole volume, "body" for the box of the voxels above the window's lower end, "organs" for
+            the box that the stage before found.
         network: arguments of `vnet.build_network`.
         spacing_mm: (x, y, z) of the network's grid, or None when `shape` says it.
         shape: (x, y, z) voxels the region is resized to, or None when `spacing_mm` says it.
@@ -108,7 +102,7 @@ class Model:
     def network(self, stage_name: str) -> nn.Module:
         """Return the stage's network in evaluation mode, batch normalization folded.
 
-        Input (1, 1, z, y, x) in [-1, 1], output logits (1, classes, z, y, x); extents are multiples of
+        Input (1, 1, z, y, x) as `intensity.network_input` gives it, output logits (1, classes, z, y, x); extents are multiples of
         `stage_multiple`.
         """
         return self._networks[stage_name]
@@ -139,6 +133,16 @@ def _triplet(value, kind, where: str) -> tuple | None:
     return result
 
 
+def _parse_intensity(content: dict, file: Path) -> Intensity:
+    low, high = (float(value) for value in content.get("output", (-1.0, 1.0)))
+    intensity = Intensity(
+        float(content["lower"]), float(content["upper"]), (low, high), bool(content.get("standardize", False))
+    )
+    if not intensity.lower < intensity.upper or not low < high:
+        raise ModelError(f"{file}: intensity: the lower value must be below the upper one.")
+    return intensity
+
+
 def _parse_stage(content: dict, position: int, file: Path) -> Stage:
     where = f"{file}: stage {position + 1}"
     stage = Stage(
@@ -153,8 +157,8 @@ def _parse_stage(content: dict, position: int, file: Path) -> Stage:
         raise ModelError(f"{where}: region must be one of {', '.join(REGIONS)}, not {stage.region!r}")
     if (stage.spacing_mm is None) == (stage.shape is None):
         raise ModelError(f"{where}: exactly one of spacing_mm and shape is needed")
-    if position == 0 and stage.region != "volume":
-        raise ModelError(f"{where}: the first stage must have the region 'volume'")
+    if position == 0 and stage.region == "organs":
+        raise ModelError(f"{where}: the first stage must have the region 'volume' or 'body'")
     return stage
 
 
@@ -184,7 +188,7 @@ def _read(folder: Path) -> tuple[ModelDescription, dict]:
             version=str(content["version"]),
             license=str(content["license"]),
             labels={int(value): str(key) for value, key in content["labels"].items()},
-            intensity=Intensity(float(content["intensity"]["lower"]), float(content["intensity"]["upper"])),
+            intensity=_parse_intensity(content["intensity"], file),
             stages=tuple(_parse_stage(stage, position, file) for position, stage in enumerate(content["stages"])),
             facts=dict(content.get("facts", {})),
         )
@@ -204,8 +208,6 @@ def _check(description: ModelDescription, file: Path) -> None:
         raise ModelError(f"{file}: unknown organs {', '.join(unknown)}; known: {', '.join(sorted(known))}.")
     if sorted(description.labels) != list(range(1, len(description.labels) + 1)):
         raise ModelError(f"{file}: labels must be numbered 1, 2, ... without gaps.")
-    if not description.intensity.lower < description.intensity.upper:
-        raise ModelError(f"{file}: intensity lower must be below upper.")
     if not description.stages:
         raise ModelError(f"{file}: there is no stage.")
 

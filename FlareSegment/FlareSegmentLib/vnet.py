@@ -12,48 +12,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-NORMALIZATIONS = ("none", "batch", "instance")
-
-
-def _normalization(kind: str, channels: int) -> nn.Module:
-    if kind == "batch":
-        return nn.BatchNorm3d(channels)
-    if kind == "instance":
-        return nn.InstanceNorm3d(channels, affine=True)
-    return nn.Identity()
-
-
-class ConvolutionUnit(nn.Module):
-    """Convolution, normalization, PReLU; ``activate=False`` leaves the PReLU to the caller."""
-
-    def __init__(self, convolution: nn.Conv3d | nn.ConvTranspose3d, normalization: str, activate: bool = True):
-        super().__init__()
-        self.convolution = convolution
-        self.normalization = _normalization(normalization, convolution.out_channels)
-        self.activation = nn.PReLU(convolution.out_channels) if activate else nn.Identity()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.activation(self.normalization(self.convolution(x)))
-
-    def fold_normalization(self) -> None:
-        """Merge a batch normalization in evaluation mode into the convolution before it: same function, one step."""
-        if not isinstance(self.normalization, nn.BatchNorm3d):
-            return
-        norm, convolution = self.normalization, self.convolution
-        weight, bias = fuse_conv_bn_weights(
-            convolution.weight,
-            convolution.bias,
-            norm.running_mean,
-            norm.running_var,
-            norm.eps,
-            norm.weight,
-            norm.bias,
-            transpose=isinstance(convolution, nn.ConvTranspose3d),
-        )
-        convolution.weight, convolution.bias = weight, bias
-        self.normalization = nn.Identity()
+from .layers import NORMALIZATIONS, ConvolutionUnit, fold_normalization, initialize
+from .unet import UNet
 
 
 class ResidualStage(nn.Module):
@@ -145,40 +106,36 @@ class VNet(nn.Module):
             channels = 2 * skip if wide_decoder else skip
             self.decoder.append(ResidualStage(2 * skip, channels, convolutions, kernel_size, normalization))
         self.head = nn.Conv3d(channels, out_channels, kernel_size=1)
-        self._initialize()
-
-    def _initialize(self) -> None:
-        """He initialization for PReLU with its initial slope of 0.25 (He et al. 2015, equation 15)."""
-        for module in self.modules():
-            if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
-                nn.init.kaiming_normal_(module.weight, a=0.25, nonlinearity="leaky_relu")
-                nn.init.zeros_(module.bias)
+        initialize(self, slope=0.25)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(x)[-1])
+
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return the results of the stages on the way up, from the coarsest; the last feeds the head."""
         skips = []
         for stage, down in zip(self.encoder, self.down):
             x = stage(x)
             skips.append(x)
             x = down(x)
         x = self.encoder[-1](x)
+        features = []
         for up, stage in zip(self.up, self.decoder):
             x = stage(torch.cat((up(x), skips.pop()), dim=1))
-        return self.head(x)
+            features.append(x)
+        return features
 
     def fold_normalization(self) -> VNet:
         """Switch to evaluation mode, merge batch normalizations into their convolutions, return self."""
-        self.eval()
-        for module in self.modules():
-            if isinstance(module, ConvolutionUnit):
-                module.fold_normalization()
+        fold_normalization(self)
         return self
 
 
-ARCHITECTURES = {"vnet": VNet}
+ARCHITECTURES = {"vnet": VNet, "unet": UNet}
 
 
 def build_network(configuration: dict) -> nn.Module:
-    """Build the network that ``configuration`` names: {"architecture": "vnet", <arguments of VNet>}.
+    """Build the network that ``configuration`` names: {"architecture": "vnet" or "unet", <its arguments>}.
 
     Raises:
         ValueError: for an unknown architecture or argument.
