@@ -1,0 +1,59 @@
+"""Volumes, densities and cut flags of `FlareSegmentLib.organ_statistics`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from FlareSegmentLib.organ_statistics import organ_statistics
+from FlareSegmentLib.organs import ORGANS
+from FlareSegmentLib.volume import Volume
+
+
+@pytest.fixture
+def case() -> tuple[Volume, np.ndarray]:
+    labels = np.zeros((10, 12, 14), np.uint8)
+    labels[2:5, 3:6, 4:8] = 1
+    labels[0:2, 8:10, 8:10] = 3
+    array = np.full(labels.shape, -1000, np.int16)
+    array[labels == 1] = np.tile([50, 70], 18)
+    array[labels == 3] = 200
+    return Volume(array, (0.5, 2.0, 5.0), direction=np.diag([-1.0, -1.0, 1.0])), labels
+
+
+def test_statistics(case: tuple[Volume, np.ndarray]) -> None:
+    result = organ_statistics(*case)
+    assert [entry["label"] for entry in result.values()] == [organ.label for organ in ORGANS]
+    assert result["liver"] == {
+        "label": 1, "found": True, "volume_ml": pytest.approx(36 * 5 / 1000), "mean_hu": 60.0, "sd_hu": 10.0,
+        "touches_border": False,
+    }
+    assert result["left_kidney"]["touches_border"] and result["left_kidney"]["mean_hu"] == 200
+    assert result["spleen"] == {
+        "label": 4, "found": False, "volume_ml": 0.0, "mean_hu": None, "sd_hu": None, "touches_border": False,
+    }
+    json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("side", [0, -1])
+def test_every_side_of_the_scan_counts_as_border(axis: int, side: int) -> None:
+    labels = np.zeros((6, 6, 6), np.uint8)
+    labels[3, 3, 3] = 4
+    index = [3, 3, 3]
+    index[axis] = side
+    assert not organ_statistics(Volume(np.zeros(labels.shape)), labels)["spleen"]["touches_border"]
+    labels[tuple(index)] = 4
+    assert organ_statistics(Volume(np.zeros(labels.shape)), labels)["spleen"]["touches_border"]
+
+
+def test_sums_do_not_overflow() -> None:
+    labels = np.ones((40, 64, 64), np.uint8)
+    volume = Volume(np.full(labels.shape, 3000, np.int16))
+    assert organ_statistics(volume, labels)["liver"]["mean_hu"] == 3000
+
+
+def test_other_shape_is_refused(case: tuple[Volume, np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        organ_statistics(case[0], case[1][1:])
