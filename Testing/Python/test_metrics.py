@@ -109,10 +109,11 @@ def test_shifted_block_by_hand() -> None:
     assert dice(a, shifted) == pytest.approx(0.9)
     assert hd95(a, shifted, (1, 1, 3)) == pytest.approx(6)
     assert nsd(a, shifted, (1, 1, 3), 6.0) == 1.0
-    # 19 elements between 20 voxels; of the walls along z, two of the 19 layers are not shared
+    # With no tolerance, the walls along z share 18 of 19 layers, and one rim lies on the other's wall.
     walls = (4 * 19 + 4 * math.hypot(0.5, 0.5)) * 3
-    ends = 2 * 19 * 19 + 8 * 19 * math.hypot(1.5, 0.5) + 8 * math.sqrt(0.25**2 + 0.75**2 + 0.75**2) / 2
-    assert nsd(a, shifted, (1, 1, 3), 0.0) == pytest.approx(17 * walls / (19 * walls + ends))
+    rim = 4 * 19 * math.hypot(1.5, 0.5) + 4 * math.sqrt(0.25**2 + 0.75**2 + 0.75**2) / 2
+    whole = 19 * walls + 2 * rim + 2 * 19 * 19
+    assert nsd(a, shifted, (1, 1, 3), 0.0) == pytest.approx((18 * walls + rim) / whole)
 
 
 def test_spacing_is_x_y_z() -> None:
