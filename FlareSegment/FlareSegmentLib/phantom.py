@@ -184,18 +184,19 @@ class _SmoothField:
 
     def __call__(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Values (channels, z, y, x) on the grid of three coordinate vectors in mm, each within 320 mm of 0."""
-        weights, used = [], []
-        for axis in (z, y, x):
-            position = (np.asarray(axis, float) + 320) / self._cell + 1
-            first, last = int(np.floor(position.min())) - 1, int(np.floor(position.max())) + 3
-            u = np.abs(position[:, None] - np.arange(first, last)[None])
-            spline = np.where(u < 1, (4 - 6 * u**2 + 3 * u**3) / 6, np.where(u < 2, (2 - u) ** 3 / 6, 0))
-            weights.append(spline.astype(np.float32))
-            used.append(np.clip(np.arange(first, last), 0, self._lattice.shape[1] - 1))
-        part = self._lattice[np.ix_(range(len(self._lattice)), *used)]
-        part = np.einsum("az,czyx->cayx", weights[0], part, optimize=True)
-        part = weights[1] @ part
-        return part @ weights[2].T
+        values = self._lattice
+        for axis, coordinates in enumerate((z, y, x), start=1):
+            position = (np.asarray(coordinates, float) + 320) / self._cell + 1
+            node = np.floor(position).astype(int)
+            u = position - node
+            weights = (1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3
+            shape = [-1 if other == axis else 1 for other in range(4)]
+            values = sum(
+                (weight / 6).astype(np.float32).reshape(shape)
+                * values.take(np.clip(node + shift, 0, self._lattice.shape[1] - 1), axis)
+                for shift, weight in zip((-1, 0, 1, 2), weights, strict=True)
+            )
+        return values
 
 
 class _Anatomy:
@@ -220,6 +221,7 @@ class _Anatomy:
         self.round_view = bool(rng.random() < 0.2)
         self.table_gap = float(rng.uniform(2, 10))
         self.steps: list[_Step] = []
+        self._cavity: tuple[_Points | None, np.ndarray] = (None, np.empty(0))
         self._body_wall()
         self._chest()
         self._skeleton()
@@ -269,18 +271,23 @@ class _Anatomy:
 
     def _from_cavity(self, points: _Points) -> np.ndarray:
         """Distance in mm from the wall of the chest and abdominal cavity, along the ray from the body's axis; negative inside."""
-        x, y, z = points
-        width, front, back = (float(v) for v in self._inner)
-        taper = 1 - 0.0022 * np.maximum(z - 75, 0) - 0.0006 * np.maximum(-z - 20, 0)
-        depth = np.where(y < 0, front, back)
-        k = ((np.abs(x) / (width * taper)) ** 2.4 + (np.abs(y) / (depth * taper)) ** 2.4) ** (1 / 2.4)
-        k = np.maximum(k, 1e-3)
-        return np.hypot(x, y) * (1 - 1 / k)
+        if self._cavity[0] is not points:  # many shapes of one step ask for the same points
+            x, y, z = points
+            width, front, back = (float(v) for v in self._inner)
+            taper = 1 - 0.0022 * np.maximum(z - 75, 0) - 0.0006 * np.maximum(-z - 20, 0)
+            across = np.abs(x) / (width * taper)
+            along = np.abs(y) / (np.where(y < 0, np.float32(front), np.float32(back)) * taper)
+            k = (
+                across * across * np.sqrt(across) + along * along * np.sqrt(along)
+            ) ** 0.4  # a superellipse of order 2.5
+            self._cavity = points, np.sqrt(x * x + y * y) * (1 - 1 / np.maximum(k, 1e-3))
+        return self._cavity[1]
 
     def _wall_thickness(self, points: _Points) -> np.ndarray:
         """The muscles: an even coat, much thicker beside the spine."""
         x, y, _ = points
-        return self._muscle + np.where(y > 0, 21 * np.exp(-((x / 78) ** 4)) - 5 * np.exp(-((x / 9) ** 2)), 0)
+        beside, furrow = (x / 78) ** 2, (x / 9) ** 2
+        return self._muscle + np.where(y > 0, 21 * np.exp(-beside * beside) - 5 * np.exp(-furrow), np.float32(0))
 
     def _body_wall(self) -> None:
         muscle = self._hounsfield("muscle")
@@ -729,12 +736,12 @@ def _paint_slab(
 
     blur = np.float32(np.hypot(1.4, voxel_mm) / float(np.mean(anatomy.scale)))
     for step in anatomy.steps:
-        where = (slice(None),) * 3
+        where, part = (slice(None),) * 3, points
         if step.box is not None:
             where = _voxels_in_box(anatomy, step.box, x, y, z)
             if where is None:
                 continue
-        part = tuple(axis[where] for axis in points)
+            part = tuple(axis[where] for axis in points)
         distance = step.shape(part)
         if distance.min() > blur / 2:
             continue

@@ -304,7 +304,7 @@ def _surface(volume: Volume, mask: np.ndarray):
         return None
     inner = mask[tuple(slice(int(indices[0]), int(indices[-1]) + 1) for indices in found)]
     spacing = np.array(volume.spacing)
-    sigma = max(2.0, 0.8 * float(spacing.max()))
+    sigma = max(3.0, 0.8 * float(spacing.max()))
     # Along the volume's own axes in mm: the corner of the padded crop, then a margin for the blur.
     corner = (np.array([int(indices[0]) for indices in found[::-1]]) - 1) * spacing
     image = sitk.GetImageFromArray(np.pad(inner, 1).astype(np.float32))
