@@ -464,15 +464,14 @@ class _Canvas:
     def write(self, path: str | os.PathLike) -> None:
         """As PNG; the file appears whole or not at all."""
         path = Path(path)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".png")
-        os.close(handle)
-        try:
-            sitk.WriteImage(sitk.GetImageFromArray(self._pixels, isVector=True), partial, useCompression=True)
+        image = sitk.GetImageFromArray(self._pixels, isVector=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".picture-") as private:
+            partial = Path(private) / "picture.png"
+            try:
+                sitk.WriteImage(image, str(partial), useCompression=True)
+            except RuntimeError as error:
+                raise OSError(f"{path} could not be written") from error
             os.replace(partial, path)
-        except RuntimeError as error:
-            raise OSError(f"{path} could not be written.") from error
-        finally:
-            Path(partial).unlink(missing_ok=True)
 
 
 @cache

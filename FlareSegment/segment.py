@@ -1,0 +1,397 @@
+"""Segment one CT without a window, in Slicer:
+
+    Slicer --no-main-window --python-script FlareSegment/segment.py [CT] [--output DIR] [--reference LABELS] [--json]
+
+CT is a NIfTI, NRRD or MetaImage file or a folder with a DICOM series; without it the built-in phantom is segmented, and its own labels are
+the reference. Five files appear in DIR, all of them or none: NAME_organs.seg.nrrd, NAME_labels.nii.gz, NAME_organs.csv, NAME_slices.png
+and NAME_3d.png. Files of the same names are replaced once everything succeeded.
+
+Exit status: 0 done; 2 bad input or usage, with one line on standard error; 1 anything else, also in one line (the environment variable
+FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises, so every way out ends in slicer.util.exit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import slicer
+from FlareSegmentLib.errors import FlareSegmentError, InputError, ModelError
+from FlareSegmentLib.organs import LABEL_TABLES, Organ, organ_by_key
+from FlareSegmentLib.volume import Volume
+
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
+_SCORES = ("dice", "nsd", "hd95_mm")
+
+
+class _ArgumentParser(argparse.ArgumentParser):
+    """Raises InputError where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> None:
+        raise InputError(f"{message} (see --help)")
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The command line's options. Raises InputError."""
+    parser = _ArgumentParser(
+        prog="segment.py", description="Segment liver, kidneys and spleen in a CT.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "ct", nargs="?", metavar="CT", help="NIfTI, NRRD, MHA or DICOM folder; default: the built-in phantom"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("output"), metavar="DIR", help="folder of the results (default: output)"
+    )
+    parser.add_argument(
+        "--reference", metavar="LABELS", help="label map on the CT's grid; adds Dice, NSD and HD95 per organ"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the network runs"
+    )
+    parser.add_argument(
+        "--model", type=Path, metavar="FOLDER", help="folder of model.json and weights.pt (default: the bundled model)"
+    )
+    parser.add_argument(
+        "--label-ids",
+        choices=tuple(LABEL_TABLES),
+        default="flaresegment",
+        help="label values of the written label map and of the reference",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, last")
+    return parser.parse_args(arguments)
+
+
+@dataclass
+class Case:
+    """What is segmented: the CT, and what is known about it."""
+
+    name: str
+    source: str
+    volume: Volume
+    reference: np.ndarray | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def load_case(source: str | None) -> Case:
+    """Read and check the CT, or make the phantom. Raises InputError."""
+    if source is None:
+        from FlareSegmentLib.phantom import make_phantom
+
+        return Case("phantom", "phantom", *make_phantom())
+    from FlareSegmentLib.image_io import check_is_ct, read_volume
+
+    volume, warnings = read_volume(source)
+    return Case(case_name(Path(source)), source, volume, None, warnings + check_is_ct(volume))
+
+
+def case_name(path: Path) -> str:
+    """The file's name without its format's suffix; a folder's own name."""
+    path = path.resolve()
+    lower = path.name.lower()
+    suffix = next((suffix for suffix in _SUFFIXES if lower.endswith(suffix) and not path.is_dir()), "")
+    return path.name[: len(path.name) - len(suffix)] or "ct"
+
+
+def load_reference(options: argparse.Namespace, volume: Volume, organs: Iterable[Organ]) -> np.ndarray:
+    """The reference in FlareSegment's label values; organs that the model does not know are left out. Raises InputError."""
+    from FlareSegmentLib.image_io import read_labels
+
+    labels = read_labels(options.reference, like=volume).array
+    table = LABEL_TABLES[options.label_ids]
+    own = {table[organ.key]: organ.label for organ in organs}
+    known = {0, *own} if options.label_ids == "flaresegment" else {0, *table.values()}
+    strange = [str(value) for value in np.unique(labels) if value not in known]
+    if strange:
+        hint = " If it follows FLARE22, say --label-ids flare22." if options.label_ids == "flaresegment" else ""
+        raise InputError(
+            f"{options.reference}: the label values {', '.join(strange[:6])} are not those of "
+            f"--label-ids {options.label_ids}.{hint}"
+        )
+    result = np.zeros(labels.shape, np.uint8)
+    for value, label in own.items():
+        result[labels == value] = label
+    return result
+
+
+def segment_case(options: argparse.Namespace, say: Callable[[str], None]) -> dict:
+    """Do everything that the command line asks for; returns what --json prints. Raises FlareSegmentError."""
+    start = time.monotonic()
+    _check_writable(options.output)
+    case = load_case(options.ct)
+    from FlareSegmentLib.model_file import bundled_model_folder, load_model
+    from FlareSegmentLib.organ_statistics import organ_statistics
+    from FlareSegmentLib.pipeline import Segmenter
+
+    model = load_model(options.model or bundled_model_folder())
+    organs = [organ_by_key(key) for _, key in sorted(model.description.labels.items())]
+    if options.reference is not None:
+        case.reference = load_reference(options, case.volume, organs)
+    segmenter = Segmenter(model, device=options.device)
+    seconds = {"load": time.monotonic() - start}
+    size = " x ".join(str(value) for value in case.volume.array.shape[::-1])
+    say(f"{case.name}: {size} voxels of {' x '.join(f'{value:.3g}' for value in case.volume.spacing)} mm")
+    last_step = ""
+
+    def progress(fraction: float, step: str) -> None:
+        nonlocal last_step
+        if step != last_step:
+            say(f"{100 * fraction:3.0f} %  {step}")
+            last_step = step
+
+    segmentation = segmenter.segment(case.volume, progress=progress)
+    seconds.update(segmentation.seconds)
+    warnings = case.warnings + segmentation.warnings
+
+    measures = organ_statistics(case.volume, segmentation.labels)
+    rows = {organ.key: {name: measures[organ.key][name] for name in ("volume_ml", "mean_hu")} for organ in organs}
+    table = LABEL_TABLES[options.label_ids]
+    rows = {key: {"label": table[key], **row} for key, row in rows.items()}
+    if case.reference is not None:
+        from FlareSegmentLib.metrics import evaluate
+
+        for key, scores in evaluate(segmentation.labels, case.reference, case.volume.spacing).items():
+            rows[key].update({name: scores[name] for name in _SCORES})
+
+    write_start = time.monotonic()
+    with _OutputFiles(options.output) as files:
+        _write_files(files, case, segmentation.labels, organs, table, rows, warnings)
+        paths = files.publish()
+    seconds["write"] = time.monotonic() - write_start
+    seconds["total"] = time.monotonic() - start
+    return _finite(
+        {
+            "input": case.source,
+            "output": paths,
+            "organs": rows,
+            "seconds": seconds,
+            "peak_rss_mib": peak_rss_mib(),
+            "device": segmentation.device,
+            "model": segmentation.model,
+            "warnings": warnings,
+        }
+    )
+
+
+# Output -----------------------------------------------------------------------------------------------------------------------------
+
+
+class _OutputFiles:
+    """Files that are written in a private folder beside their final place and appear there together, or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._created: list[Path] = []
+        self._names: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        self._created = [parent for parent in (self._folder, *self._folder.absolute().parents) if not parent.exists()]
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._private = tempfile.TemporaryDirectory(dir=self._folder, prefix=".flaresegment-")
+        except OSError as error:
+            self._remove_created()
+            raise _not_writable(self._folder, error) from error
+        return self
+
+    def path(self, kind: str, name: str) -> Path:
+        """Where to write the file that will be called `name`."""
+        self._names[kind] = name
+        return Path(self._private.name) / name
+
+    def drop(self, kind: str) -> None:
+        """Give up a file that could not be made."""
+        (Path(self._private.name) / self._names.pop(kind)).unlink(missing_ok=True)
+
+    def publish(self) -> dict[str, str]:
+        """Move all files to their place; {kind: path}. On an error those that stood there before are back. Raises InputError."""
+        kept = Path(self._private.name) / "replaced"
+        kept.mkdir()
+        done: list[str] = []
+        try:
+            for name in self._names.values():
+                if os.path.lexists(self._folder / name):
+                    os.replace(self._folder / name, kept / name)
+                done.append(name)
+                os.replace(Path(self._private.name) / name, self._folder / name)
+        except OSError as error:
+            for name in done:
+                if (kept / name).exists():
+                    os.replace(kept / name, self._folder / name)
+                else:
+                    (self._folder / name).unlink(missing_ok=True)
+            raise _not_writable(self._folder, error) from error
+        self._created = []
+        return {kind: str(self._folder / name) for kind, name in self._names.items()}
+
+    def __exit__(self, *_error: object) -> None:
+        self._private.cleanup()
+        self._remove_created()
+
+    def _remove_created(self) -> None:
+        for folder in self._created:
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise InputError where no file could be written in the folder, which need not exist yet; leaves nothing behind."""
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".flaresegment-"):
+            pass
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+
+
+def _not_writable(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{folder}: results cannot be written there ({error.strerror or error}). Choose another folder with --output."
+    )
+
+
+def _write_files(
+    files: _OutputFiles,
+    case: Case,
+    labels: np.ndarray,
+    organs: list[Organ],
+    table: dict[str, int],
+    rows: dict[str, dict],
+    warnings: list[str],
+) -> None:
+    """Write the segmentation, the label map, the table and the pictures; a picture that cannot be drawn becomes a warning."""
+    from FlareSegmentLib.image_io import write_labels
+    from FlareSegmentSlicerLib.pictures import RenderingUnavailable, slices_png, surfaces_png
+
+    _write_segmentation(files.path("segmentation", f"{case.name}_organs.seg.nrrd"), case, labels)
+
+    values = np.zeros(256, np.uint8)
+    for organ in organs:
+        values[organ.label] = table[organ.key]
+    write_labels(files.path("labels", f"{case.name}_labels.nii.gz"), values[labels], case.volume)
+
+    columns = ["label", "volume_ml", "mean_hu"] + (list(_SCORES) if case.reference is not None else [])
+    with open(files.path("table", f"{case.name}_organs.csv"), "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["organ", *columns])
+        for key, row in _finite(rows).items():
+            writer.writerow([key, *("" if row.get(column) is None else row[column] for column in columns)])
+
+    slices_png(files.path("slices", f"{case.name}_slices.png"), case.volume, labels)
+    try:
+        surfaces_png(files.path("surfaces", f"{case.name}_3d.png"), case.volume, labels)
+    except RenderingUnavailable as error:
+        files.drop("surfaces")
+        warnings.append(str(error))
+
+
+def _write_segmentation(path: Path, case: Case, labels: np.ndarray) -> None:
+    """Save the organs as Slicer saves a segmentation, with names, colors and terminology."""
+    from FlareSegmentSlicerLib.segmentation_nodes import create_segmentation
+
+    volume = case.volume
+    volume_node = slicer.util.addVolumeFromArray(volume.array, ijkToRAS=volume.affine_ras, name=case.name)
+    segmentation_node = create_segmentation(volume_node, labels)
+    if not slicer.util.saveNode(segmentation_node, str(path), {"useCompression": 1}):
+        raise OSError(f"{path.name} could not be written")
+    slicer.mrmlScene.RemoveNode(segmentation_node)
+    slicer.mrmlScene.RemoveNode(volume_node)
+
+
+# Report -----------------------------------------------------------------------------------------------------------------------------
+
+
+def peak_rss_mib() -> float | None:
+    """The largest resident memory this process has had, in MiB; None where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def _finite(value):
+    """The same JSON value, numbers rounded to what they mean and those that are not finite as null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return round(float(value), 4) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def print_report(result: dict, say: Callable[[str], None]) -> None:
+    """The result as a table for people."""
+    columns = [("volume_ml", "Volume (mL)", 1), ("mean_hu", "Mean HU", 1)]
+    if any("dice" in row for row in result["organs"].values()):
+        columns += [("dice", "Dice", 3), ("nsd", "NSD", 3), ("hd95_mm", "HD95 (mm)", 1)]
+    say(f"{'Organ':<16}" + "".join(f"{title:>13}" for _, title, _ in columns))
+    for key, row in result["organs"].items():
+        cells = ("-" if row.get(name) is None else f"{row[name]:.{digits}f}" for name, _, digits in columns)
+        say(f"{organ_by_key(key).name:<16}" + "".join(f"{cell:>13}" for cell in cells))
+    seconds = result["seconds"]
+    steps = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
+    memory = "" if result["peak_rss_mib"] is None else f"; peak memory {result['peak_rss_mib']:.0f} MiB"
+    say(f"{seconds['total']:.1f} s ({steps}) on {result['device']} with model {result['model']}{memory}")
+    for path in result["output"].values():
+        say(f"Wrote {path}")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; returns the exit status and never raises."""
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    try:
+        options = parse_arguments(arguments)
+        result = segment_case(options, say)
+        print_report(result, say)
+        for warning in result["warnings"]:
+            print(f"Warning: {_one_line(warning)}", file=sys.stderr, flush=True)
+        if options.json:
+            say(json.dumps(result, allow_nan=False))
+        return DONE
+    except SystemExit as request:  # --help
+        return int(request.code or 0)
+    except (InputError, ModelError) as error:
+        return _fail(BAD_INPUT, _one_line(error))
+    except FlareSegmentError as error:
+        return _fail(FAILED, _one_line(error))
+    except MemoryError:
+        return _fail(FAILED, "Not enough memory for this CT: close other programs, or crop the CT to the abdomen.")
+    except BaseException as error:  # noqa: BLE001  an exception that leaves the script would leave Slicer running
+        return _fail(
+            FAILED, f"Unexpected {type(error).__name__}: {_one_line(error)} (FLARESEGMENT_DEBUG=1 shows where)"
+        )
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+def _fail(status: int, message: str) -> int:
+    if os.environ.get("FLARESEGMENT_DEBUG"):
+        traceback.print_exc()
+    print(f"Error: {message}", file=sys.stderr, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    slicer.util.exit(main(sys.argv[1:]))
