@@ -95,7 +95,7 @@ class qSlicerCoreIOManager(QObject):
             storage = node.CreateDefaultStorageNode()
             scene.AddNode(storage)
             node.SetAndObserveStorageNodeID(storage.GetID())
-        if not storage.GetSupportedWriteFileExtension(path) and fileType != "NoFile":
+        if not storage.GetSupportedFileExtension(path, False, True) and fileType != "NoFile":
             _report(userMessages, f"{node.GetName()} cannot be written to {path}")
             return False
         storage.SetFileName(path)
