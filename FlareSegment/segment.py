@@ -374,6 +374,9 @@ def main(arguments: list[str]) -> int:
         return _fail(BAD_INPUT, _one_line(error))
     except FlareSegmentError as error:
         return _fail(FAILED, _one_line(error))
+    except ModuleNotFoundError as error:
+        advice = " Install Slicer's PyTorch extension and install PyTorch with it." if error.name == "torch" else ""
+        return _fail(FAILED, f"The Python package {error.name} is missing.{advice}")
     except MemoryError:
         return _fail(FAILED, "Not enough memory for this CT: close other programs, or crop the CT to the abdomen.")
     except BaseException as error:  # noqa: BLE001  an exception that leaves the script would leave Slicer running
