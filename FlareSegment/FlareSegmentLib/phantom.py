@@ -274,7 +274,7 @@ class _Anatomy:
         if self._cavity[0] is not points:  # many shapes of one step ask for the same points
             x, y, z = points
             width, front, back = (float(v) for v in self._inner)
-            taper = 1 - 0.0022 * np.maximum(z - 75, 0) - 0.0006 * np.maximum(-z - 20, 0)
+            taper = 1 - 0.0014 * np.maximum(z - 75, 0) - 0.0006 * np.maximum(-z - 20, 0)
             across = np.abs(x) / (width * taper)
             along = np.abs(y) / (np.where(y < 0, np.float32(front), np.float32(back)) * taper)
             k = (
