@@ -1,0 +1,284 @@
+"""Label maps become Slicer segmentations: names, colors, terminology, geometry, place in the scene, 3D.
+
+Segments that FlareSegment made carry tags, so that a later run knows which ones it may replace and whether somebody has
+edited them; segments of other origin are never touched. How a result was made (model, device, organ table, warnings)
+is kept in attributes of the segmentation node and is saved with the scene.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.organs import FLARE22_ORGANS, Organ, terminology_entry
+from FlareSegmentLib.volume import Volume
+from slicer.i18n import tr as _
+from vtk.util import numpy_support
+
+ORGAN_TAG = "FlareSegment.Organ"
+FINGERPRINT_TAG = "FlareSegment.Fingerprint"
+ATTRIBUTE_PREFIX = "FlareSegment."
+ORGAN_TABLE = "OrganTable"
+WARNINGS = "Warnings"
+
+
+def volume_from_node(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> Volume:
+    """The node's voxels and the geometry of the scan itself.
+
+    The array is a view of the node's memory, (z, y, x). A parent transform is not applied: it moves the patient in the
+    scene, and the labels come back on the same voxels and follow it. Raises InputError for a node without a
+    three-dimensional image.
+    """
+    image = volumeNode.GetImageData()
+    if image is None or image.GetNumberOfPoints() == 0:
+        raise InputError(_("{name} holds no image. Choose another volume.").format(name=volumeNode.GetName()))
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return Volume.from_ijk_to_ras(
+        slicer.util.arrayFromVolume(volumeNode), slicer.util.arrayFromVTKMatrix(matrix), volumeNode.GetName()
+    )
+
+
+def create_segmentation(
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    labels: np.ndarray,
+    segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
+    description: Mapping[str, Any] | None = None,
+) -> slicer.vtkMRMLSegmentationNode:
+    """Put the organs of a label map into a segmentation node; one segment for each organ that is there.
+
+    Args:
+        volumeNode: the CT.
+        labels: (z, y, x) uint8 on the grid of the CT, with the label values of `organs.FLARE22_ORGANS`.
+        segmentationNode: where to put them; None makes a new node. Segments that an earlier run made in it are replaced,
+            all others stay as they are (see `check_output` and `edited_organs`).
+        description: facts to keep as attributes ``FlareSegment.<key>``: text as it is, anything else as JSON.
+
+    Returns the segmentation node: reference geometry, parent transform and parent in the subject hierarchy are the CT's.
+    Raises InputError if the labels do not fit the CT or the node cannot take them; nothing is changed then.
+    """
+    image = volumeNode.GetImageData()
+    if image is None or labels.shape != tuple(reversed(image.GetDimensions())):
+        raise InputError(
+            _("The labels do not have the grid of {name}: the volume was changed.").format(name=volumeNode.GetName())
+        )
+    check_output(volumeNode, segmentationNode)
+    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=1)[1:]) + 1
+    organs = [organ for organ in FLARE22_ORGANS if organ.label in present]
+    if len(organs) != len(present):
+        raise InputError(_("The labels hold values that stand for no organ."))
+    if segmentationNode is None:
+        name = slicer.mrmlScene.GenerateUniqueName(_("{name} organs").format(name=volumeNode.GetName()))
+        segmentationNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    with slicer.util.NodeModify(segmentationNode):
+        segmentationNode.CreateDefaultDisplayNodes()
+        segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+        segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+        segmentation = segmentationNode.GetSegmentation()
+        for segment_id in organ_segments(segmentationNode).values():
+            segmentation.RemoveSegment(segment_id)
+        if organs:
+            labelmap = _oriented_image(volumeNode, labels)
+            for organ in organs:
+                _add_segment(segmentation, organ, labelmap)
+        for key in _attribute_names(segmentationNode):
+            segmentationNode.RemoveAttribute(key)
+        for key, value in (description or {}).items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            segmentationNode.SetAttribute(ATTRIBUTE_PREFIX + key, text)
+    _place_beside(volumeNode, segmentationNode)
+    return segmentationNode
+
+
+def check_output(
+    volumeNode: slicer.vtkMRMLScalarVolumeNode, segmentationNode: slicer.vtkMRMLSegmentationNode | None
+) -> None:
+    """Raise InputError if organs of the CT cannot be put into this segmentation without harm to what it holds."""
+    if segmentationNode is None:
+        return
+    segmentation = segmentationNode.GetSegmentation()
+    foreign = segmentation.GetNumberOfSegments() - len(organ_segments(segmentationNode))
+    if not foreign:
+        return
+    name = segmentationNode.GetName()
+    if segmentation.GetSourceRepresentationName() != _binary_labelmap():
+        raise InputError(_("{name} is made of surfaces. Choose another segmentation or create one.").format(name=name))
+    if segmentationNode.GetTransformNodeID() != volumeNode.GetTransformNodeID():
+        raise InputError(
+            _("{name} is under another transform than {volume}. Choose another segmentation or create one.").format(
+                name=name, volume=volumeNode.GetName()
+            )
+        )
+
+
+def organ_segments(segmentationNode: slicer.vtkMRMLSegmentationNode) -> dict[str, str]:
+    """Organ key -> segment ID of the segments that FlareSegment made in this node."""
+    found = {}
+    segmentation = segmentationNode.GetSegmentation()
+    for index in range(segmentation.GetNumberOfSegments()):
+        segment_id = segmentation.GetNthSegmentID(index)
+        key = _tag(segmentation.GetSegment(segment_id), ORGAN_TAG)
+        if key:
+            found[key] = segment_id
+    return found
+
+
+def edited_organs(segmentationNode: slicer.vtkMRMLSegmentationNode) -> list[str]:
+    """Names of the segments that FlareSegment made and that somebody has changed since."""
+    segmentation = segmentationNode.GetSegmentation()
+    segments = [segmentation.GetSegment(segment_id) for segment_id in organ_segments(segmentationNode).values()]
+    return [segment.GetName() for segment in segments if not _is_untouched(segment)]
+
+
+def find_result(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLSegmentationNode | None:
+    """The newest segmentation that FlareSegment made of this CT, if the scene has one."""
+    for node in reversed(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")):
+        if reference_volume(node) is volumeNode and read_description(node):
+            return node
+    return None
+
+
+def reference_volume(segmentationNode: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:
+    """The volume whose grid the segmentation refers to."""
+    return segmentationNode.GetNodeReference(
+        slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    )
+
+
+def read_description(segmentationNode: slicer.vtkMRMLSegmentationNode | None) -> dict[str, Any]:
+    """What `create_segmentation` was given as description; empty for any other segmentation."""
+    description = {}
+    for key in _attribute_names(segmentationNode) if segmentationNode else ():
+        text = segmentationNode.GetAttribute(key)
+        try:
+            description[key.removeprefix(ATTRIBUTE_PREFIX)] = json.loads(text)
+        except ValueError:
+            description[key.removeprefix(ATTRIBUTE_PREFIX)] = text
+    return description
+
+
+def show_3d(segmentationNode: slicer.vtkMRMLSegmentationNode, visible: bool) -> None:
+    """Show or hide the organs' surfaces in the 3D views; surfaces that do not exist yet are made.
+
+    The 3D views are centered on the patient when surfaces are made.
+    """
+    made = False
+    if visible and not segmentationNode.GetSegmentation().ContainsRepresentation(_closed_surface()):
+        made = bool(segmentationNode.CreateClosedSurfaceRepresentation())
+    segmentationNode.CreateDefaultDisplayNodes()
+    segmentationNode.GetDisplayNode().SetVisibility3D(visible)
+    if made and slicer.app.layoutManager() is not None:
+        slicer.util.resetThreeDViews()
+
+
+def is_shown_in_3d(segmentationNode: slicer.vtkMRMLSegmentationNode | None) -> bool:
+    """Whether surfaces of the node exist and are switched on."""
+    if segmentationNode is None or segmentationNode.GetDisplayNode() is None:
+        return False
+    has_surfaces = segmentationNode.GetSegmentation().ContainsRepresentation(_closed_surface())
+    return bool(has_surfaces and segmentationNode.GetDisplayNode().GetVisibility3D())
+
+
+def _binary_labelmap() -> str:
+    return slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+
+
+def _closed_surface() -> str:
+    return slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+
+
+def _oriented_image(volumeNode: slicer.vtkMRMLScalarVolumeNode, labels: np.ndarray) -> slicer.vtkOrientedImageData:
+    """The part of the label map that is not empty, at its place on the CT's grid."""
+    box = _bounding_box(labels)
+    image = slicer.vtkOrientedImageData()
+    image.SetExtent([limit for part in reversed(box) for limit in (part.start, part.stop - 1)])
+    scalars = numpy_support.numpy_to_vtk(
+        np.ascontiguousarray(labels[box]).ravel(), deep=1, array_type=vtk.VTK_UNSIGNED_CHAR
+    )
+    image.GetPointData().SetScalars(scalars)
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    image.SetGeometryFromImageToWorldMatrix(matrix)
+    return image
+
+
+def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    box = []
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        where = np.flatnonzero(mask.any(axis=others))
+        box.append(slice(int(where[0]), int(where[-1]) + 1))
+    return tuple(box)
+
+
+def _add_segment(segmentation: slicer.vtkSegmentation, organ: Organ, labelmap: slicer.vtkOrientedImageData) -> None:
+    # All organs share one label map and keep their label values, as segments of one layer do. Slicer's import function
+    # would number the segments anew and take their names from a color table.
+    segment = slicer.vtkSegment()
+    segment.SetName(_(organ.name))
+    segment.SetColor([value / 255 for value in organ.color])
+    segment.SetLabelValue(organ.label)
+    segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), terminology_entry(organ))
+    segment.SetTag("DICOM.SegmentAlgorithmType", "AUTOMATIC")
+    segment.SetTag("DICOM.SegmentAlgorithmName", "FlareSegment")
+    segment.SetTag(ORGAN_TAG, organ.key)
+    segment.AddRepresentation(_binary_labelmap(), labelmap)
+    segment.SetTag(FINGERPRINT_TAG, _fingerprint(segment))
+    segment_id = organ.key if segmentation.GetSegment(organ.key) is None else ""
+    segmentation.AddSegment(segment, segment_id or segmentation.GenerateUniqueSegmentID(organ.key))
+
+
+def _is_untouched(segment: slicer.vtkSegment) -> bool:
+    now, then = (np.array(text.split(), float) for text in (_fingerprint(segment), _tag(segment, FINGERPRINT_TAG)))
+    return now.size == then.size and now[0] == then[0] and np.allclose(now[1:], then[1:], rtol=0, atol=0.01)
+
+
+def _fingerprint(segment: slicer.vtkSegment) -> str:
+    """Number of voxels and center of mass (RAS, mm) of the segment: tells an edited segment from an untouched one.
+
+    It does not depend on how far the label map is cropped, so saving and loading keep it.
+    """
+    image = segment.GetRepresentation(_binary_labelmap())
+    if image is None or image.GetNumberOfPoints() == 0:
+        return "0"
+    extent = image.GetExtent()
+    shape = extent[5] - extent[4] + 1, extent[3] - extent[2] + 1, extent[1] - extent[0] + 1
+    mask = numpy_support.vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape) == segment.GetLabelValue()
+    per_slice = mask.sum(axis=0)
+    counts = mask.sum(axis=(1, 2)), per_slice.sum(axis=1), per_slice.sum(axis=0)
+    number = int(counts[0].sum())
+    if not number:
+        return "0"
+    center = [
+        float(extent[2 * axis] + count @ np.arange(count.size) / number)
+        for axis, count in enumerate(reversed(counts))
+    ]
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    position = matrix.MultiplyPoint([*center, 1.0])
+    return " ".join([str(number), *(f"{value:.3f}" for value in position[:3])])
+
+
+def _tag(segment: slicer.vtkSegment, name: str) -> str:
+    value = vtk.reference("")
+    return str(value) if segment.GetTag(name, value) else ""
+
+
+def _attribute_names(segmentationNode: slicer.vtkMRMLSegmentationNode) -> Sequence[str]:
+    return [name for name in segmentationNode.GetAttributeNames() if name.startswith(ATTRIBUTE_PREFIX)]
+
+
+def _place_beside(volumeNode: slicer.vtkMRMLScalarVolumeNode, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+    """Give the segmentation the CT's parent (its DICOM study, a folder) in the subject hierarchy."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    if hierarchy is None:
+        return
+    volume_item = hierarchy.GetItemByDataNode(volumeNode)
+    segmentation_item = hierarchy.GetItemByDataNode(segmentationNode)
+    if volume_item and segmentation_item:
+        hierarchy.SetItemParent(segmentation_item, hierarchy.GetItemParent(volume_item))

@@ -1,0 +1,284 @@
+"""The panel's end of the worker process: starts it, keeps it warm, feeds it, and survives its death.
+
+One `WorkerProcess` runs one Python process with the engine and talks to it as `FlareSegmentLib.worker_protocol` says, through
+QProcess: everything happens in the event loop of the main thread, nothing here blocks it, and no other thread touches Qt.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import qt
+from FlareSegmentLib.volume import Volume
+from FlareSegmentLib.worker_protocol import (
+    Event,
+    Failure,
+    Progress,
+    ProtocolError,
+    Ready,
+    Request,
+    Result,
+    SegmentRequest,
+    SharedFolder,
+    decode_event,
+    encode_request,
+    worker_command,
+)
+from slicer.i18n import tr as _
+
+CANCEL_PATIENCE_MS = 2000
+_KEPT_ERROR_LINES = 40
+
+
+class SegmentationListener(Protocol):
+    """What a segmentation reports. Exactly one of the last two is called, none of them after `cancel`."""
+
+    def onProgress(self, fraction: float, stage: str) -> None:
+        """Share of the work that is done (0 to 1) and what is being done, for the user."""
+
+    def onResult(self, labels: np.ndarray, result: Result) -> None:
+        """Labels (z, y, x) uint8 on the volume's grid."""
+
+    def onFailure(self, message: str) -> None:
+        """One line for the user."""
+
+
+class SegmentationWorker(Protocol):
+    """What the module's logic needs of a worker."""
+
+    def warm_up(self, model: Path, on_ready: Callable[[Ready], None], on_failure: Callable[[str], None]) -> None: ...
+
+    def segment(self, volume: Volume, model: Path, device: str, listener: SegmentationListener) -> None: ...
+
+    def cancel(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class _Task:
+    """A request that the worker has not answered yet; one without `on_event` was given up."""
+
+    request: Request | SegmentRequest
+    on_event: Callable[[Event], None] | None
+
+
+class WorkerProcess:
+    """The engine in a process of its own.
+
+    The process starts with the first request and stays warm. `cancel` takes effect at once for the caller; a worker that does
+    not stop within `CANCEL_PATIENCE_MS` is killed and started anew. If the process dies, whoever waits for it is told why
+    and the next request starts another.
+    """
+
+    def __init__(self, command: list[str] | None = None) -> None:
+        """command: program and arguments; by default the worker in the Python that Slicer itself uses."""
+        self._command = command or worker_command(python_executable())
+        self._process: qt.QProcess | None = None
+        self._ended_process: qt.QProcess | None = None
+        self._worker_pid = 0
+        self._output = b""
+        self._error_lines: deque[str] = deque(maxlen=_KEPT_ERROR_LINES)
+        self._tasks: dict[int, _Task] = {}
+        self._last_id = 0
+        self._folder: SharedFolder | None = None
+        self._patience = qt.QTimer()
+        self._patience.setSingleShot(True)
+        self._patience.setInterval(CANCEL_PATIENCE_MS)
+        self._patience.connect("timeout()", self._on_patience_lost)
+
+    def warm_up(self, model: Path, on_ready: Callable[[Ready], None], on_failure: Callable[[str], None]) -> None:
+        """Start the process and let it load torch and the model folder, so that the next segmentation begins at once."""
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Ready):
+                on_ready(event)
+            elif isinstance(event, Failure):
+                on_failure(event.message)
+
+        self._send(Request(self._next_id(), "hello", model=str(model)), on_event)
+
+    def segment(self, volume: Volume, model: Path, device: str, listener: SegmentationListener) -> None:
+        """Segment a volume; the voxels are copied before this returns. Raises OSError when there is no room for them."""
+        if self._folder is None:
+            self._folder = SharedFolder()
+        request = SegmentRequest.prepare(self._next_id(), volume, self._folder, model, device)
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Progress):
+                listener.onProgress(event.fraction, event.stage)
+            elif isinstance(event, Result):
+                try:
+                    labels = request.labels.read()
+                except (OSError, ValueError) as error:
+                    listener.onFailure(_("The result could not be read: {reason}").format(reason=error))
+                    return
+                listener.onResult(labels, event)
+            elif isinstance(event, Failure):
+                if event.details:
+                    logging.error(event.details)
+                listener.onFailure(event.message)
+            else:
+                listener.onFailure(_("The segmentation was stopped."))
+
+        self._send(request, on_event)
+
+    def cancel(self) -> None:
+        """Give up all segmentations under way: their listeners hear nothing more."""
+        for task in list(self._tasks.values()):
+            if isinstance(task.request, SegmentRequest) and task.on_event is not None:
+                task.on_event = None
+                self._write(Request(self._next_id(), "cancel", target=task.request.id))
+                self._patience.start()
+
+    def close(self) -> None:
+        """End the process and remove what it shared. The object can be used again."""
+        self._kill()
+        self._tasks.clear()
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None
+
+    def process_id(self) -> int:
+        """The operating system's number of the worker process, 0 while there is none."""
+        return self._worker_pid or (int(self._process.processId()) if self._process is not None else 0)
+
+    def _next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    def _send(self, request: Request | SegmentRequest, on_event: Callable[[Event], None]) -> None:
+        self._tasks[request.id] = _Task(request, on_event)
+        if self._process is None:
+            self._start()
+        else:
+            self._write(request)
+
+    def _write(self, request: Request | SegmentRequest) -> None:
+        self._process.write(encode_request(request))
+
+    def _start(self) -> None:
+        """Start a process and give it all requests that wait for an answer."""
+        self._output = b""
+        self._error_lines.clear()
+        self._process = qt.QProcess()
+        self._process.connect("readyReadStandardOutput()", self._on_output)
+        self._process.connect("readyReadStandardError()", self._on_error_output)
+        self._process.connect("finished(int,QProcess::ExitStatus)", self._on_finished)
+        self._process.connect("errorOccurred(QProcess::ProcessError)", self._on_process_error)
+        self._process.start(self._command[0], self._command[1:])
+        # The first answer names the worker's own process: behind Slicer's launcher it is not the one QProcess started.
+        self._write(Request(self._next_id(), "hello"))
+        for task in self._tasks.values():
+            self._write(task.request)
+
+    def _kill(self) -> None:
+        process, pid = self._process, self._worker_pid
+        self._process, self._worker_pid = None, 0
+        self._patience.stop()
+        if process is None:
+            return
+        # Kept until the next one ends: this may run in a slot of the object, which must not be deleted there.
+        self._ended_process = process
+        process.disconnect("readyReadStandardOutput()", self._on_output)
+        process.disconnect("readyReadStandardError()", self._on_error_output)
+        process.disconnect("finished(int,QProcess::ExitStatus)", self._on_finished)
+        process.disconnect("errorOccurred(QProcess::ProcessError)", self._on_process_error)
+        if pid and pid != process.processId() and process.state() != qt.QProcess.NotRunning:
+            try:
+                os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+            except OSError:
+                pass
+        process.kill()
+        process.waitForFinished(1000)
+
+    def _on_patience_lost(self) -> None:
+        """A cancelled segmentation still runs: replace the process, and give the new one what else was asked for."""
+        self._kill()
+        for task in list(self._tasks.values()):
+            if task.on_event is None:
+                self._forget(task)
+        self._start()
+
+    def _on_output(self) -> None:
+        process = self._process
+        self._output += process.readAllStandardOutput().data()
+        *lines, self._output = self._output.split(b"\n")
+        for line in lines:
+            if self._process is not process:
+                return
+            try:
+                event = decode_event(line)
+            except ProtocolError as error:
+                logging.warning("FlareSegment worker: %s: %s", error, line[:200])
+                continue
+            self._handle(event)
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Ready):
+            self._worker_pid = event.pid
+        task = self._tasks.get(event.id)
+        if task is None:
+            return
+        if not isinstance(event, Progress):
+            del self._tasks[event.id]
+            if not any(other.on_event is None for other in self._tasks.values()):
+                self._patience.stop()
+        try:
+            if task.on_event is not None:
+                task.on_event(event)
+        finally:
+            if not isinstance(event, Progress):
+                self._forget(task)
+
+    def _forget(self, task: _Task) -> None:
+        self._tasks.pop(task.request.id, None)
+        if isinstance(task.request, SegmentRequest) and self._folder is not None:
+            self._folder.remove(task.request.volume)
+            self._folder.remove(task.request.labels)
+
+    def _on_error_output(self) -> None:
+        text = self._process.readAllStandardError().data().decode(errors="replace")
+        self._error_lines.extend(line for line in text.splitlines() if line.strip())
+
+    def _on_process_error(self, error: int) -> None:
+        if error == qt.QProcess.FailedToStart:
+            self._on_death(_("The worker process could not be started: {program}").format(program=self._command[0]))
+
+    def _on_finished(self, exit_code: int, exit_status: int) -> None:
+        process = self._process
+        self._on_output()
+        if self._process is not process:
+            return
+        self._on_error_output()
+        words = self._error_lines[-1] if self._error_lines else _("it left no message; it may have run out of memory")
+        if exit_status == qt.QProcess.CrashExit:
+            end = _("was ended by the system")
+        else:
+            end = _("ended with status {status}").format(status=exit_code)
+        self._on_death(_("The worker process {end}: {words}").format(end=end, words=words))
+
+    def _on_death(self, message: str) -> None:
+        logging.error("%s\n%s", message, "\n".join(self._error_lines))
+        waiting = list(self._tasks.values())
+        self._kill()
+        for task in waiting:
+            self._forget(task)
+        for task in waiting:
+            if task.on_event is not None:
+                task.on_event(Failure(task.request.id, "internal", message))
+
+
+def python_executable() -> str:
+    """The Python that the worker runs in: Slicer sets `sys.executable` to its PythonSlicer launcher."""
+    return sys.executable or shutil.which("PythonSlicer") or "PythonSlicer"

@@ -1,0 +1,97 @@
+"""A worker without networks, for tests of the panel's side: it speaks the protocol and does what the model folder's name says.
+
+    good    two progress events, then a result: voxels of 1000 HU and more get the label value - 1000
+    slow    progress for as long as nobody cancels; answers a cancel
+    deaf    as slow, but does not hear a cancel
+    dying   one progress event, words on stderr, then death
+    wrong   an error event
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "FlareSegment"))
+
+from FlareSegmentLib.organs import ORGANS  # noqa: E402
+from FlareSegmentLib.worker_protocol import (  # noqa: E402
+    Failure,
+    Progress,
+    Ready,
+    Result,
+    Stopped,
+    decode_request,
+    encode_event,
+)
+
+
+def emit(event) -> None:
+    sys.stdout.buffer.write(encode_event(event))
+    sys.stdout.buffer.flush()
+
+
+def segment(request, cancelled) -> None:
+    kind = Path(request.model).name
+    if kind == "dying":
+        emit(Progress(request.id, 0.2, "Finding the organs"))
+        print("RuntimeError: out of breath", file=sys.stderr, flush=True)
+        os.abort()
+    if kind == "wrong":
+        emit(Failure(request.id, "input", "This is not a CT.", "details for the log"))
+        return
+    step = 0
+    while kind in ("slow", "deaf"):
+        step += 1
+        emit(Progress(request.id, min(0.9, step / 100), "Finding the organs"))
+        time.sleep(0.02)
+        if kind == "slow" and request.id in cancelled:
+            emit(Stopped(request.id))
+            return
+    emit(Progress(request.id, 0.4, "Finding the organs"))
+    emit(Progress(request.id, 0.8, "Outlining the organs"))
+    volume = request.map_volume()
+    labels = np.where(volume.array >= 1000, volume.array - 1000, 0).astype(np.uint8)
+    request.labels.write(labels)
+    organs = {}
+    for organ in ORGANS:
+        mask = labels == organ.label
+        found = bool(mask.any())
+        organs[organ.key] = {
+            "label": organ.label,
+            "volume_ml": float(mask.sum() * volume.voxel_volume_ml),
+            "mean_hu": float(volume.array[mask].mean()) if found else None,
+        }
+    seconds = {"preprocess": 0.1, "network": 0.2, "postprocess": 0.1, "total": 0.4}
+    emit(Result(request.id, seconds, ["The slices are thick."], "cpu", "fake 1", organs))
+
+
+def main() -> None:
+    requests: queue.Queue = queue.Queue()
+    cancelled: set[int] = set()
+
+    def read() -> None:
+        for line in sys.stdin.buffer:
+            request = decode_request(line)
+            if request.command == "cancel":
+                cancelled.add(request.target)
+            else:
+                requests.put(request)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (request := requests.get()).command != "shutdown":
+        if request.command == "hello":
+            emit(Ready(request.id, 1, os.getpid(), "0", "cpu", 1, request.model))
+        else:
+            segment(request, cancelled)
+
+
+if __name__ == "__main__":
+    main()
