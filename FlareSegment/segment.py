@@ -291,9 +291,9 @@ def _write_files(
         for key, row in _finite(rows).items():
             writer.writerow([key, *("" if row.get(column) is None else row[column] for column in columns)])
 
-    slices_png(files.path("slices", f"{case.name}_slices.png"), case.volume, labels)
+    slices_png(files.path("slices", f"{case.name}_slices.png"), case.volume, labels, organs)
     try:
-        surfaces_png(files.path("surfaces", f"{case.name}_3d.png"), case.volume, labels)
+        surfaces_png(files.path("surfaces", f"{case.name}_3d.png"), case.volume, labels, organs)
     except RenderingUnavailable as error:
         files.drop("surfaces")
         warnings.append(str(error))

@@ -42,17 +42,17 @@ class RenderingUnavailable(FlareSegmentError):
     """This machine has no OpenGL that VTK can draw with."""
 
 
-def slices_png(path: str | os.PathLike, volume: Volume, labels: np.ndarray) -> None:
+def slices_png(path: str | os.PathLike, volume: Volume, labels: np.ndarray, organs: Sequence[Organ] = ORGANS) -> None:
     """Write a picture of the CT with the organs' outlines: three planes through the organs, and axial levels from top to bottom.
 
-    volume: CT in HU; labels: uint8 (z, y, x) on the volume's grid, values of `organs.ORGANS`. The window is level 40, width 400 HU. Planes
+    volume: CT in HU; labels: uint8 (z, y, x) on the volume's grid, values of `organs`. The window is level 40, width 400 HU. Planes
     are those of the voxel grid nearest to axial, coronal and sagittal, drawn in true proportion. The file is written whole or not at all;
     raises OSError where it cannot be.
     """
     view, order = volume.to_lps_view()
     label_view = order.apply(labels)
     box = _box_to_show(view, label_view)
-    planes = [_busiest_slice(label_view, axis) for axis in range(3)]
+    planes = [_busiest_slice(label_view, axis, organs) for axis in range(3)]
     extents = [
         (stop - start) * step for (start, stop), step in zip(box, view.spacing[::-1], strict=True)
     ]  # z, y, x in mm
@@ -61,8 +61,8 @@ def slices_png(path: str | os.PathLike, volume: Volume, labels: np.ndarray) -> N
     row_width = _CANVAS_WIDTH - _LEGEND_WIDTH - 4 * _GAP
     pixel_mm = max(width_mm / (row_width - _GAP), max(extents[:2]) / 620)
     small_mm = max(_AXIAL_LEVELS * extents[2] / (_CANVAS_WIDTH - (_AXIAL_LEVELS + 1) * _GAP), extents[1] / 330)
-    large = [_draw_plane(view, label_view, box, axis, planes[axis], pixel_mm) for axis in range(3)]
-    levels = [_draw_plane(view, label_view, box, 0, index, small_mm) for index in _axial_levels(label_view)]
+    large = [_draw_plane(view, label_view, organs, box, axis, planes[axis], pixel_mm) for axis in range(3)]
+    levels = [_draw_plane(view, label_view, organs, box, 0, index, small_mm) for index in _axial_levels(label_view)]
 
     top = 70
     large_height = max(max(image.shape[0] for image in large), 330)
@@ -78,7 +78,7 @@ def slices_png(path: str | os.PathLike, volume: Volume, labels: np.ndarray) -> N
         if axis == 0:
             canvas.scale_bar(column + 14, top + image.shape[0] - 16, 50 / pixel_mm, "5 cm")
         column += image.shape[1] + _GAP + spare
-    canvas.legend(_CANVAS_WIDTH - _LEGEND_WIDTH, top + 10, volume, labels)
+    canvas.legend(_CANVAS_WIDTH - _LEGEND_WIDTH, top + 10, volume, labels, organs)
 
     width = max(image.shape[1] for image in levels)
     stride = (_CANVAS_WIDTH - _GAP - len(levels) * width - _GAP) // max(len(levels) - 1, 1) + width
@@ -175,7 +175,7 @@ def surfaces_png(path: str | os.PathLike, volume: Volume, labels: np.ndarray, or
         canvas.scale_bar(_GAP + 14, 70 + view_height - 16, 50 * view_height / (2 * camera.GetParallelScale()), "5 cm")
     else:
         canvas.text(_GAP + view_width, 70 + view_height // 2, "No organ was found", 24, _TEXT, "center")
-    canvas.legend(_CANVAS_WIDTH - _LEGEND_WIDTH, 80, volume, labels)
+    canvas.legend(_CANVAS_WIDTH - _LEGEND_WIDTH, 80, volume, labels, organs)
     canvas.write(path)
 
 
@@ -204,10 +204,10 @@ def _box_to_show(view: Volume, labels: np.ndarray) -> list[tuple[int, int]]:
     return box
 
 
-def _busiest_slice(labels: np.ndarray, axis: int) -> int:
+def _busiest_slice(labels: np.ndarray, axis: int, organs: Sequence[Organ]) -> int:
     """The slice where most organs are seen well: each counts by its share of its own largest cross-section."""
     score = np.zeros(labels.shape[axis])
-    for organ in ORGANS:
+    for organ in organs:
         area = np.count_nonzero(labels == organ.label, axis=tuple(other for other in range(3) if other != axis))
         if area.any():
             score += np.sqrt(area / area.max())
@@ -232,7 +232,13 @@ def _position(view: Volume, axis: int, index: int) -> str:
 
 
 def _draw_plane(
-    view: Volume, labels: np.ndarray, box: list[tuple[int, int]], axis: int, index: int, pixel_mm: float
+    view: Volume,
+    labels: np.ndarray,
+    organs: Sequence[Organ],
+    box: list[tuple[int, int]],
+    axis: int,
+    index: int,
+    pixel_mm: float,
 ) -> np.ndarray:
     """One slice of the LPS view with the organs' outlines, uint8 (rows, columns, 3), seen from the feet, the front or the left."""
     rows, columns = [other for other in range(3) if other != axis]
@@ -248,7 +254,7 @@ def _draw_plane(
     gray = _resample(plane, steps, shape, fine_mm)
     gray = np.clip((gray - (_LEVEL_HU - _WIDTH_HU / 2)) / _WIDTH_HU, 0, 1) * 255
     picture = np.repeat(gray[..., None], 3, axis=2)
-    for organ in ORGANS:
+    for organ in organs:
         mask = marks == organ.label
         if not mask.any():
             continue
@@ -447,15 +453,16 @@ class _Canvas:
         spacing = " x ".join(f"{value:.3g}" for value in volume.spacing)
         self.text(right, 40, f"{size} voxels of {spacing} mm", 16, _FAINT, "right")
 
-    def legend(self, x: int, y: int, volume: Volume, labels: np.ndarray) -> None:
+    def legend(self, x: int, y: int, volume: Volume, labels: np.ndarray, organs: Sequence[Organ]) -> None:
         """Color, name and volume of every organ."""
         counts = np.bincount(labels.ravel(), minlength=256)
-        for organ in ORGANS:
+        stride = min(66, (self.height - y) // len(organs))
+        for organ in organs:
             self.rectangle(x, y, 22, 22, organ.color)
             self.text(x + 34, y - 1, organ.name, 20)
             amount = counts[organ.label] * volume.voxel_volume_ml
             self.text(x + 34, y + 24, f"{amount:,.0f} mL" if counts[organ.label] else "not found", 18, _FAINT)
-            y += 66
+            y += stride
 
     def scale_bar(self, x: int, y: int, length: float, text: str) -> None:
         self.rectangle(x, y, round(length), 4, _TEXT)
