@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 AIR = -1.0
 """Windowed intensity of air and of everything outside the scan."""
 
@@ -44,3 +46,13 @@ def network_input(windowed, intensity: Intensity):
         deviation = float((centered * centered).mean()) ** 0.5
         windowed = centered / max(deviation, 1e-6)
     return windowed
+
+
+def body_box(hounsfield: np.ndarray, intensity: Intensity) -> tuple[slice, slice, slice]:
+    """Return the smallest box, as slices of the (z, y, x) array, of all voxels above the window's lower end; all when there is none."""
+    above = hounsfield > intensity.lower
+    box = []
+    for axis in range(3):
+        hit = np.flatnonzero(above.any(axis=tuple(other for other in range(3) if other != axis)))
+        box.append(slice(int(hit[0]), int(hit[-1]) + 1) if len(hit) else slice(0, hounsfield.shape[axis]))
+    return tuple(box)
