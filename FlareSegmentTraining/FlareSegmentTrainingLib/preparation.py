@@ -1,16 +1,32 @@
-"""Cases as training reads them: LPS axes, one isotropic spacing, intensities in -1 ... 1."""
+"""Cases as training reads them: LPS axes, on the grid of a stage's network, intensities in -1 ... 1.
+
+A prepared case can be kept in a cache folder under a key made of the files' content and every setting it depends on. It is then mapped into
+memory instead of being read: loading costs nothing, and the processes of one machine share the pages.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import SimpleITK
 import torch
-from FlareSegmentLib.model_file import Intensity
-from FlareSegmentLib.organs import ORGANS
+from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.intensity import Intensity, body_box, window
+from FlareSegmentLib.model_file import Stage
+from FlareSegmentLib.organs import organ_by_key
 
 from .cases import Case
+from .dataset_layouts import LeftOut
+
+PREPARATION_VERSION = 1
+"""Part of the cache's keys; raise it with every change of what `prepare_case` computes."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +34,9 @@ class PreparedCase:
     """A case on a stage's grid.
 
     Attributes:
-        image: (z, y, x) float32 in -1 ... 1.
-        labels: (z, y, x) uint8.
+        image: (z, y, x) float32 in -1 ... 1. From a cache it is a private mapping of the file: writing to it changes no file.
+        labels: (z, y, x) uint8; 1, 2, ... in the order of the model's organs.
+        spacing_mm: (x, y, z) of the grid.
         weights: organ key -> weight of its labels in the loss.
         organ_voxels: one (n, 3) array of (z, y, x) voxels for each organ present.
         sampling_weight: how often the case is drawn, relative to the others.
@@ -28,45 +45,128 @@ class PreparedCase:
     name: str
     image: torch.Tensor
     labels: torch.Tensor
+    spacing_mm: tuple[float, float, float]
     weights: dict[str, float]
     organ_voxels: list[np.ndarray]
     sampling_weight: float
 
 
-def prepare_case(case: Case, spacing_mm: float, intensity: Intensity) -> PreparedCase:
-    """Read, reorient to LPS and resample a case; labels by the largest share of each organ (linear, then majority)."""
-    image = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(case.image), SimpleITK.sitkFloat32), "LPS")
-    labels = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(case.labels), SimpleITK.sitkUInt8), "LPS")
-    reference = _grid(image, spacing_mm)
-    array = SimpleITK.GetArrayFromImage(_resample(image, reference, default=-1024.0))
-    scaled = (np.clip(array, intensity.lower, intensity.upper) - intensity.lower) / (intensity.upper - intensity.lower)
-    best = np.full(array.shape, 0.5, np.float32)
-    truth = np.zeros(array.shape, np.uint8)
-    for organ in ORGANS:
-        mask = SimpleITK.Cast(labels == organ.label, SimpleITK.sitkFloat32)
-        share = SimpleITK.GetArrayFromImage(_resample(mask, reference, default=0.0))
-        chosen = share >= best
-        truth[chosen] = organ.label
-        best = np.maximum(best, share)
-    voxels = [np.argwhere(truth == organ.label) for organ in ORGANS]
-    voxels = [v for v in voxels if len(v)]
+@dataclass(frozen=True)
+class _Arrays:
+    """What is kept in the cache: image float32, labels uint8, voxels int16 (n, 3) by label."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    voxels: dict[int, np.ndarray]
+    spacing_mm: tuple[float, float, float]
+
+
+def prepare_case(
+    case: Case, stage: Stage, intensity: Intensity, organs: Sequence[str], cache: Path | None = None
+) -> PreparedCase:
+    """Read a case, reorient it to LPS and bring it to a stage's grid; labels by the largest share of each organ.
+
+    The grid covers the whole volume, or for the region "body" the body's box, at `stage.spacing_mm` or in `stage.shape` voxels.
+
+    Args:
+        organs: keys of the model's organs, in the order of its labels.
+        cache: folder where the result is kept and looked for.
+
+    Raises:
+        InputError: the case cannot be used, see `Case.read`.
+    """
+    arrays = None
+    if cache is not None:
+        place = Path(cache) / _key(case, stage, intensity, organs)
+        arrays = _load(place)
+    if arrays is None:
+        arrays = _resampled(case, stage, intensity, organs)
+        if cache is not None:
+            _save(place, arrays)
+            arrays = _load(place) or arrays
+    weights = {key: case.weights.get(key, 0.0) for key in organs}
+    present = sum(weights[key] for index, key in enumerate(organs, start=1) if index in arrays.voxels)
     return PreparedCase(
         case.name,
-        torch.from_numpy(np.ascontiguousarray(2.0 * scaled - 1.0, dtype=np.float32)),
-        torch.from_numpy(truth),
-        case.weights,
-        voxels,
-        sampling_weight=0.25 + sum(case.weights[organ.key] for organ in ORGANS if (truth == organ.label).any()) / 4,
+        torch.from_numpy(arrays.image),
+        torch.from_numpy(arrays.labels),
+        arrays.spacing_mm,
+        weights,
+        list(arrays.voxels.values()),
+        sampling_weight=0.25 + present / len(organs),
     )
 
 
-def _grid(image: SimpleITK.Image, spacing_mm: float) -> SimpleITK.Image:
+def prepare_cases(
+    cases: Sequence[Case],
+    stage: Stage,
+    intensity: Intensity,
+    organs: Sequence[str],
+    cache: Path | None = None,
+    left_out: Callable[[LeftOut], None] | None = None,
+) -> list[PreparedCase]:
+    """Prepare cases; one that cannot be used, or in which none of the organs is labeled, is told to `left_out` and skipped.
+
+    Raises:
+        InputError: no case is left; or, without `left_out`, a case cannot be used.
+    """
+    prepared = []
+    for case in cases:
+        try:
+            if not case.labeled & set(organs):
+                raise InputError(f"none of {', '.join(organs)} is labeled in it")
+            prepared.append(prepare_case(case, stage, intensity, organs, cache))
+        except InputError as error:
+            if left_out is None:
+                raise InputError(f"Case {case.name}: {error}") from error
+            left_out(LeftOut(case.name, str(error)))
+    if cases and not prepared:
+        raise InputError("None of the cases can be used.")
+    return prepared
+
+
+def _resampled(case: Case, stage: Stage, intensity: Intensity, organs: Sequence[str]) -> _Arrays:
+    volume, labels, _ = case.read()
+    image = _itk(volume.array.astype(np.float32), volume)
+    label_image = _itk(labels, volume)
+    if stage.region == "body":
+        z, y, x = body_box(SimpleITK.GetArrayViewFromImage(image), intensity)
+        image, label_image = image[x, y, z], label_image[x, y, z]
+    reference = _grid(image, stage)
+    array = SimpleITK.GetArrayFromImage(_resample(image, reference, default=-1024.0))
+    best = np.full(array.shape, 0.5, np.float32)
+    truth = np.zeros(array.shape, np.uint8)
+    for index, key in enumerate(organs, start=1):
+        mask = SimpleITK.Cast(label_image == organ_by_key(key).label, SimpleITK.sitkFloat32)
+        share = SimpleITK.GetArrayFromImage(_resample(mask, reference, default=0.0))
+        chosen = share >= best
+        truth[chosen] = index
+        best = np.maximum(best, share)
+    voxels = {index: np.argwhere(truth == index).astype(np.int16) for index in range(1, len(organs) + 1)}
+    windowed = np.ascontiguousarray(window(array, intensity), dtype=np.float32)
+    return _Arrays(windowed, truth, {k: v for k, v in voxels.items() if len(v)}, tuple(reference.GetSpacing()))
+
+
+def _itk(array: np.ndarray, volume) -> SimpleITK.Image:
+    image = SimpleITK.GetImageFromArray(array)
+    image.SetSpacing(volume.spacing)
+    image.SetOrigin(volume.origin)
+    image.SetDirection(volume.direction.ravel().tolist())
+    return SimpleITK.DICOMOrient(image, "LPS")
+
+
+def _grid(image: SimpleITK.Image, stage: Stage) -> SimpleITK.Image:
     extent = np.array(image.GetSize()) * np.array(image.GetSpacing())
-    size = np.maximum(1, np.round(extent / spacing_mm)).astype(int)
+    if stage.shape is not None:
+        size = np.array(stage.shape)
+        spacing = extent / size
+    else:
+        spacing = np.array(stage.spacing_mm)
+        size = np.maximum(1, np.round(extent / spacing)).astype(int)
     reference = SimpleITK.Image(size.tolist(), SimpleITK.sitkUInt8)
-    reference.SetSpacing([spacing_mm] * 3)
+    reference.SetSpacing(spacing.tolist())
     reference.SetDirection(image.GetDirection())
-    offset = [0.5 * (spacing_mm / s - 1) for s in image.GetSpacing()]
+    offset = [0.5 * (coarse / fine - 1) for coarse, fine in zip(spacing, image.GetSpacing())]
     reference.SetOrigin(image.TransformContinuousIndexToPhysicalPoint(offset))
     return reference
 
@@ -78,3 +178,55 @@ def _resample(image: SimpleITK.Image, reference: SimpleITK.Image, default: float
             sigma = 0.4 * np.sqrt(coarse**2 - fine**2)
             image = SimpleITK.RecursiveGaussian(image, sigma=float(sigma), direction=axis)
     return SimpleITK.Resample(image, reference, SimpleITK.Transform(), SimpleITK.sitkLinear, default)
+
+
+# Cache ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _key(case: Case, stage: Stage, intensity: Intensity, organs: Sequence[str]) -> str:
+    settings = (
+        PREPARATION_VERSION,
+        case.content_hash(),
+        (stage.region, stage.spacing_mm, stage.shape),
+        (intensity.lower, intensity.upper),
+        tuple(organs),
+    )
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
+
+
+def _save(place: Path, arrays: _Arrays) -> None:
+    """Write a cache entry, whole or not at all. Raises InputError when the disk does not take it."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        private = Path(tempfile.mkdtemp(dir=place.parent, prefix=".saving-"))
+    except OSError as error:
+        raise InputError(f"{place.parent} cannot be written: {error.strerror}. Name another cache folder.") from error
+    try:
+        np.save(private / "image.npy", arrays.image)
+        np.save(private / "labels.npy", arrays.labels)
+        for label, voxels in arrays.voxels.items():
+            np.save(private / f"voxels_{label}.npy", voxels)
+        facts = {"labels": sorted(arrays.voxels), "spacing_mm": arrays.spacing_mm}
+        (private / "case.json").write_text(json.dumps(facts), encoding="utf-8")
+        if place.exists() and _load(place) is None:
+            shutil.rmtree(place, ignore_errors=True)
+        private.rename(place)
+    except OSError as error:
+        if _load(place) is None:  # otherwise another process was faster
+            raise InputError(f"{place.parent} cannot be written: {error.strerror}. Free some space.") from error
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def _load(place: Path) -> _Arrays | None:
+    """A cache entry mapped into memory, or None where there is none or it is damaged."""
+    try:
+        facts = json.loads((place / "case.json").read_text(encoding="utf-8"))
+        names = {"image": "image", "labels": "labels", **{label: f"voxels_{label}" for label in facts["labels"]}}
+        arrays = {key: np.load(place / f"{name}.npy", mmap_mode="c", allow_pickle=False) for key, name in names.items()}
+        image, labels = arrays.pop("image"), arrays.pop("labels")
+        if image.dtype != np.float32 or labels.dtype != np.uint8 or image.shape != labels.shape:
+            return None
+        return _Arrays(image, labels, arrays, tuple(float(value) for value in facts["spacing_mm"]))
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
