@@ -216,11 +216,14 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.installTorchButton.enabled = False
         slicer.app.processEvents()
         try:
-            with slicer.util.tryWithErrorDisplay(_("PyTorch could not be installed."), waitCursor=True):
+            with slicer.util.WaitCursor():
                 installTorch()
-        finally:
-            self.ui.installTorchButton.enabled = True
-        self._showMessage("")
+        except Exception as error:  # whatever pip or the extension stumbles over: the user must know it
+            logging.exception("PyTorch could not be installed")
+            self._showMessage(_("PyTorch could not be installed: {reason}").format(reason=error), "error")
+        else:
+            self._showMessage("")
+        self.ui.installTorchButton.enabled = True
         self._updateState()
         if torchInstalled():
             self.logic.warmUp(self.onWorkerReady, self.onError)
@@ -242,9 +245,10 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         parameters = self._parameterNode or self.logic.getParameterNode()
         if parameters.inputVolume is segmentation_nodes.reference_volume(segmentationNode):
             parameters.outputSegmentation = segmentationNode
+        self._showOutcome(segmentationNode)
+        self._updateState()
         with slicer.util.tryWithErrorDisplay(_("The 3D surfaces could not be made."), waitCursor=True):
             segmentation_nodes.show_3d(segmentationNode, True)
-        self._showOutcome(segmentationNode)
         self._updateState()
 
     def onError(self, message: str) -> None:
@@ -352,7 +356,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showMessage(self, text: str, kind: str = "information") -> None:
         color = {"information": "#4a90c2", "warning": "#d99a1c", "error": "#c8453b"}[kind]
-        self.ui.messageLabel.styleSheet = f"border-left: 3px solid {color}; padding: 3px 8px;"
+        self.ui.messageLabel.styleSheet = f"border: none; border-left: 3px solid {color}; padding: 3px 8px;"
         # Paths are long words: a label breaks them only where it may.
         self.ui.messageLabel.text = text.replace("/", "/\u200b").replace("\\", "\\\u200b")
         self.ui.messageLabel.setVisible(bool(text))
@@ -560,12 +564,12 @@ def installTorch() -> None:
 def _installTorchByPip() -> None:
     requirement = "torch" + TORCH_REQUIREMENT
     try:
-        import slicer.packaging
+        from slicer.packaging import pip_ensure
     except ModuleNotFoundError:  # Slicer before 5.11
         if slicer.util.confirmOkCancelDisplay(_("PyTorch will be downloaded and installed. This takes some minutes.")):
             slicer.util.pip_install([requirement])
     else:
-        slicer.packaging.pip_ensure(requirement, requester="FlareSegment")
+        pip_ensure(requirement, requester="FlareSegment")
 
 
 class FlareSegmentTest(ScriptedLoadableModuleTest):

@@ -68,7 +68,9 @@ def create_segmentation(
             _("The labels do not have the grid of {name}: the volume was changed.").format(name=volumeNode.GetName())
         )
     check_output(volumeNode, segmentationNode)
-    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=1)[1:]) + 1
+    box = _bounding_box(labels)
+    counts = sum(np.bincount(part.ravel(), minlength=256) for part in labels[box])
+    present = {int(value) for value in np.flatnonzero(counts)} - {0}
     organs = [organ for organ in FLARE22_ORGANS if organ.label in present]
     if len(organs) != len(present):
         raise InputError(_("The labels hold values that stand for no organ."))
@@ -83,7 +85,7 @@ def create_segmentation(
         for segment_id in organ_segments(segmentationNode).values():
             segmentation.RemoveSegment(segment_id)
         if organs:
-            labelmap = _oriented_image(volumeNode, labels)
+            labelmap = _oriented_image(volumeNode, labels[box], box)
             for organ in organs:
                 _add_segment(segmentation, organ, labelmap)
         for key in _attribute_names(segmentationNode):
@@ -192,13 +194,14 @@ def _closed_surface() -> str:
     return slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
 
 
-def _oriented_image(volumeNode: slicer.vtkMRMLScalarVolumeNode, labels: np.ndarray) -> slicer.vtkOrientedImageData:
-    """The part of the label map that is not empty, at its place on the CT's grid."""
-    box = _bounding_box(labels)
+def _oriented_image(
+    volumeNode: slicer.vtkMRMLScalarVolumeNode, labels: np.ndarray, box: tuple[slice, slice, slice]
+) -> slicer.vtkOrientedImageData:
+    """The part of the label map inside the box, at its place on the CT's grid."""
     image = slicer.vtkOrientedImageData()
     image.SetExtent([limit for part in reversed(box) for limit in (part.start, part.stop - 1)])
     scalars = numpy_support.numpy_to_vtk(
-        np.ascontiguousarray(labels[box]).ravel(), deep=1, array_type=vtk.VTK_UNSIGNED_CHAR
+        np.ascontiguousarray(labels).ravel(), deep=1, array_type=vtk.VTK_UNSIGNED_CHAR
     )
     image.GetPointData().SetScalars(scalars)
     matrix = vtk.vtkMatrix4x4()
@@ -207,13 +210,19 @@ def _oriented_image(volumeNode: slicer.vtkMRMLScalarVolumeNode, labels: np.ndarr
     return image
 
 
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        where = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(int(where[0]), int(where[-1]) + 1))
-    return tuple(box)
+def _bounding_box(labels: np.ndarray) -> tuple[slice, slice, slice]:
+    """The smallest box (z, y, x) around everything that is not 0; empty slices if all is 0.
+
+    Runs in the main thread on the whole volume: axis by axis, on what is left, along the memory.
+    """
+    z = _range(labels.any(axis=(1, 2)))
+    plane = labels[z].max(axis=0, initial=0)
+    return z, _range(plane.any(axis=1)), _range(plane.any(axis=0))
+
+
+def _range(mask: np.ndarray) -> slice:
+    where = np.flatnonzero(mask)
+    return slice(int(where[0]), int(where[-1]) + 1) if where.size else slice(0, 0)
 
 
 def _add_segment(segmentation: slicer.vtkSegmentation, organ: Organ, labelmap: slicer.vtkOrientedImageData) -> None:
@@ -249,8 +258,8 @@ def _fingerprint(segment: slicer.vtkSegment) -> str:
     extent = image.GetExtent()
     shape = extent[5] - extent[4] + 1, extent[3] - extent[2] + 1, extent[1] - extent[0] + 1
     mask = numpy_support.vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape) == segment.GetLabelValue()
-    per_slice = mask.sum(axis=0)
-    counts = mask.sum(axis=(1, 2)), per_slice.sum(axis=1), per_slice.sum(axis=0)
+    plane = mask.view(np.uint8).sum(axis=0, dtype=np.uint16)  # a sum of bytes is vectorized, one of truth values is not
+    counts = mask.sum(axis=(1, 2)), plane.sum(axis=1), plane.sum(axis=0)
     number = int(counts[0].sum())
     if not number:
         return "0"

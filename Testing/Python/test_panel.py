@@ -1,0 +1,444 @@
+"""The panel, driven by mouse clicks: what it offers, what it says, and what it does to the scene; with a worker without networks.
+
+`test_panel_model.py` does the same with the real engine.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from FlareSegmentLib.organs import ORGANS
+from panel_driver import Panel, segmentations
+
+FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
+
+
+@pytest.fixture
+def panel(slicer_app, load_module, repository, monkeypatch):
+    import slicer
+    from FlareSegmentSlicerLib.worker_process import WorkerProcess
+
+    load_module(repository / "FlareSegment" / "FlareSegment.py")
+    module = sys.modules["FlareSegment"]
+    monkeypatch.setattr(module, "MODEL_FOLDER", Path("good"))
+    widget = slicer.util.getModuleWidget("FlareSegment")
+    widget.logic.close()
+    monkeypatch.setattr(widget.logic, "_worker", WorkerProcess([sys.executable, str(FAKE_WORKER)]))
+    slicer.util.selectModule("FlareSegment")
+    slicer_app.processEvents()
+    opened = Panel(slicer_app, module, widget)
+    yield opened
+    widget = slicer.util.getModuleWidget("FlareSegment")
+    widget.logic.close()
+    widget._showMessage("")
+
+
+def add_ct(name="CT of the abdomen", shape=(40, 50, 60)):
+    """A volume in which 1000 HU and more stand for the organ that the worker without networks shall find."""
+    import slicer
+
+    z, y, x = np.indices(shape)
+    array = np.where((z - 20) ** 2 + (y - 25) ** 2 + (x - 30) ** 2 < 400, 40, -1000).astype(np.int16)
+    for organ, (cz, cy, cx, radius) in zip(
+        ORGANS, ((24, 20, 20, 9), (12, 32, 22, 5), (13, 32, 38, 5), (26, 28, 42, 5)), strict=True
+    ):
+        array[(z - cz) ** 2 + (y - cy) ** 2 + (x - cx) ** 2 < radius**2] = 1000 + organ.label
+    matrix = np.diag([-5.0, -5.0, 5.0, 1.0])
+    node = slicer.util.addVolumeFromArray(array, ijkToRAS=matrix, name=name)
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAutoWindowLevel(False)
+    node.GetDisplayNode().SetWindowLevel(2400, 200)
+    slicer.util.setSliceViewerLayers(background=node, fit=True)
+    return node
+
+
+def test_an_empty_scene_explains_itself(panel, screenshots):
+    ui = panel.ui
+    assert not ui.segmentButton.enabled
+    assert "Load an abdominal CT" in ui.segmentButton.toolTip
+    assert ui.hintLabel.visible and ui.hintLabel.text == ui.segmentButton.toolTip
+    assert not ui.progressBar.visible and not ui.torchFrame.visible and not ui.resultCollapsibleButton.visible
+    panel.grab(screenshots / "panel_empty.png")
+
+
+def test_the_first_volume_is_chosen(panel):
+    ct = add_ct()
+    panel.app.processEvents()
+    assert panel.ui.inputSelector.currentNode() is ct
+    assert panel.ui.segmentButton.enabled and not panel.ui.hintLabel.visible
+    assert ct.GetName() in panel.ui.segmentButton.toolTip
+    add_ct("Second")
+    assert panel.ui.inputSelector.currentNode() is ct
+
+
+def test_a_click_makes_organs_a_table_and_surfaces(panel, screenshots):
+    from FlareSegmentSlicerLib import segmentation_nodes
+
+    ct = add_ct()
+    panel.run()
+    (node,) = segmentations()
+    assert node.GetName() == "CT of the abdomen organs"
+    assert list(segmentation_nodes.organ_segments(node)) == [organ.key for organ in ORGANS]
+    assert panel.ui.outputSelector.currentNode() is node
+    assert [row[0] for row in panel.table] == [organ.name for organ in ORGANS]
+    import slicer
+
+    liver = int((slicer.util.arrayFromVolume(ct) == 1001).sum()) * 0.125
+    assert panel.table[0][1:] == [f"{liver:.1f}", "1001"]
+    assert panel.message == "The slices are thick."
+    assert segmentation_nodes.is_shown_in_3d(node) and panel.ui.show3DButton.checked
+    assert panel.ui.segmentButton.text == "Segment" and not panel.ui.progressBar.visible
+    panel.grab(screenshots / "panel_done.png")
+
+
+def test_show_3d_switches_the_surfaces(panel):
+    add_ct()
+    assert not panel.ui.show3DButton.enabled
+    panel.run()
+    display = segmentations()[0].GetDisplayNode()
+    panel.click(panel.ui.show3DButton)
+    assert not display.GetVisibility3D() and not panel.ui.show3DButton.checked
+    panel.click(panel.ui.show3DButton)
+    assert display.GetVisibility3D() and panel.ui.show3DButton.checked
+    display.SetVisibility3D(False)
+    assert not panel.ui.show3DButton.checked
+
+
+def test_cancel_leaves_the_scene_as_it_was(panel, screenshots):
+    import slicer
+
+    add_ct()
+    before = slicer.mrmlScene.GetNumberOfNodes()
+    panel.start()
+    assert panel.ui.segmentButton.text == "Cancel" and panel.ui.segmentButton.enabled
+    assert panel.ui.progressBar.visible and "Finding the organs" in panel.ui.progressBar.text
+    assert not panel.ui.inputCollapsibleButton.enabled
+    panel.grab(screenshots / "panel_running.png")
+    start = time.monotonic()
+    panel.click(panel.ui.segmentButton)
+    assert time.monotonic() - start < 0.5
+    assert not panel.logic.isRunning and panel.ui.segmentButton.text == "Segment"
+    assert not panel.ui.progressBar.visible and panel.ui.inputCollapsibleButton.enabled
+    assert panel.message == "Cancelled. Nothing was changed."
+    assert slicer.mrmlScene.GetNumberOfNodes() == before
+    panel.run()
+    assert len(segmentations()) == 1
+
+
+def test_a_killed_worker_is_one_message_and_the_next_click_works(panel, screenshots):
+    add_ct()
+    panel.start()
+    os.kill(panel.logic._worker.process_id(), 9)
+    panel.until(lambda: not panel.logic.isRunning)
+    assert "worker process" in panel.message and "memory" in panel.message
+    assert not segmentations()
+    panel.grab(screenshots / "panel_error.png")
+    panel.run()
+    assert len(segmentations()) == 1 and "worker" not in panel.message
+
+
+def test_the_last_words_of_a_worker_are_shown(panel):
+    add_ct()
+    panel.run("dying")
+    assert "out of breath" in panel.message
+    panel.run("wrong")
+    assert panel.message == "This is not a CT."
+
+
+def test_closing_the_scene_in_mid_run(panel):
+    import slicer
+
+    add_ct()
+    panel.start()
+    slicer.mrmlScene.Clear(False)
+    assert not panel.logic.isRunning
+    panel.app.processEvents()
+    assert not panel.ui.segmentButton.enabled and not segmentations()
+    assert "scene was closed" in panel.message
+    add_ct("Another")
+    panel.run()
+    assert [node.GetName() for node in segmentations()] == ["Another organs"]
+
+
+def test_removing_the_ct_in_mid_run(panel):
+    import slicer
+
+    ct = add_ct()
+    panel.start()
+    slicer.mrmlScene.RemoveNode(ct)
+    assert not panel.logic.isRunning and "CT was removed" in panel.message
+    panel.app.processEvents()
+    assert not panel.ui.segmentButton.enabled and not segmentations()
+
+
+def test_changing_the_ct_in_mid_run(panel):
+    import slicer
+
+    ct = add_ct()
+    failures = []
+    panel.logic.startSegmentation(ct, onError=failures.append, onFinished=pytest.fail)
+    slicer.util.updateVolumeFromArray(ct, np.zeros((3, 4, 5), np.int16))
+    panel.until(lambda: failures)
+    assert "was changed" in failures[0] and not segmentations()
+
+
+def test_removing_the_output_in_mid_run_makes_a_new_one(panel):
+    import slicer
+
+    add_ct()
+    panel.run()
+    (first,) = segmentations()
+    panel.click(panel.ui.segmentButton)
+    slicer.mrmlScene.RemoveNode(first)
+    panel.until(lambda: not panel.logic.isRunning)
+    (second,) = segmentations()
+    assert second is not first and panel.ui.outputSelector.currentNode() is second
+
+
+def test_reloading_the_module_in_mid_run(panel):
+    import slicer
+
+    add_ct()
+    panel.start()
+    pid = panel.logic._worker.process_id()
+    slicer.util.reloadScriptedModule("FlareSegment")
+    assert not panel.logic.isRunning
+    assert not Path(f"/proc/{pid}").exists()
+    widget = slicer.util.getModuleWidget("FlareSegment")
+    assert widget is not panel.widget
+    widget.logic.close()
+    widget.logic._worker._command = [sys.executable, str(FAKE_WORKER)]
+    again = Panel(panel.app, sys.modules["FlareSegment"], widget)
+    again.run()
+    assert len(segmentations()) == 1
+
+
+def test_leaving_the_module_in_mid_run(panel):
+    import slicer
+
+    add_ct()
+    panel.start("good")
+    panel.app._main_window._leave_module()
+    panel.until(lambda: not panel.logic.isRunning)
+    slicer.util.selectModule("FlareSegment")
+    panel.app.processEvents()
+    assert panel.ui.outputSelector.currentNode() is segmentations()[0]
+    assert len(panel.table) == 4
+
+
+def test_another_ct_never_overwrites_the_organs_of_the_first(panel):
+    first = add_ct("First")
+    panel.run()
+    second = add_ct("Second")
+    panel.ui.inputSelector.setCurrentNode(second)
+    assert panel.ui.outputSelector.currentNode() is None and panel.table == []
+    panel.run()
+    assert sorted(node.GetName() for node in segmentations()) == ["First organs", "Second organs"]
+    panel.ui.inputSelector.setCurrentNode(first)
+    assert panel.ui.outputSelector.currentNode().GetName() == "First organs"
+    assert len(panel.table) == 4
+
+
+def test_a_second_click_replaces_its_own_result(panel):
+    add_ct()
+    panel.run()
+    panel.run()
+    assert len(segmentations()) == 1
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+def test_edited_organs_are_replaced_only_after_asking(panel, monkeypatch, agreed):
+    import slicer
+    from FlareSegmentSlicerLib import segmentation_nodes
+
+    ct = add_ct()
+    panel.run()
+    (node,) = segmentations()
+    spleen = segmentation_nodes.organ_segments(node)["spleen"]
+    slicer.util.updateSegmentBinaryLabelmapFromArray(np.ones((40, 50, 60), np.uint8), node, spleen, ct)
+    questions = []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: questions.append(text) or agreed)
+    panel.run()
+    assert len(questions) == 1 and "Spleen" in questions[0]
+    new_spleen = segmentation_nodes.organ_segments(node)["spleen"]
+    count = slicer.util.arrayFromSegmentBinaryLabelmap(node, new_spleen, ct).sum()
+    assert bool(count < 1000) is agreed
+
+
+def test_a_missing_organ_is_said_in_the_table(panel):
+    import slicer
+
+    ct = add_ct()
+    array = slicer.util.arrayFromVolume(ct)
+    array[array == 1004] = 40
+    panel.run()
+    assert panel.table[3] == ["Spleen", "not found", ""]
+
+
+def test_a_saved_scene_reopens_with_the_same_panel(panel, tmp_path):
+    import slicer
+
+    add_ct()
+    panel.ui.deviceComboBox.setCurrentIndex(1)
+    panel.widget.onDeviceActivated(1)
+    panel.run()
+    table = panel.table
+    file = str(tmp_path / "scene.mrb")
+    assert slicer.util.saveScene(file)
+    slicer.mrmlScene.Clear(False)
+    assert panel.table == []
+    slicer.util.loadScene(file)
+    panel.app._main_window._leave_module()
+    slicer.util.selectModule("FlareSegment")
+    panel.app.processEvents()
+    assert panel.ui.inputSelector.currentNode().GetName() == "CT of the abdomen"
+    assert panel.table == table
+    assert panel.ui.deviceComboBox.itemData(panel.ui.deviceComboBox.currentIndex) == "cpu"
+    assert panel.ui.show3DButton.enabled
+
+
+def test_without_torch_the_panel_offers_to_install_it(panel, monkeypatch, screenshots):
+    calls = []
+
+    class Logic:
+        def installTorch(self, **arguments):
+            calls.append(arguments)
+
+    add_ct()
+    monkeypatch.setattr(panel.module, "torchInstalled", lambda: bool(calls))
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=Logic))
+    panel.widget._updateState()
+    assert panel.ui.torchFrame.visible and not panel.ui.segmentButton.enabled
+    assert "PyTorch" in panel.ui.segmentButton.toolTip
+    panel.grab(screenshots / "panel_without_torch.png")
+    panel.click(panel.ui.installTorchButton)
+    assert calls == [{"askConfirmation": True, "torchVersionRequirement": panel.module.TORCH_REQUIREMENT}]
+    assert not panel.ui.torchFrame.visible and panel.ui.segmentButton.enabled
+
+
+def test_without_the_pytorch_extension_pip_installs(panel, monkeypatch):
+    import slicer.packaging
+
+    calls = []
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    monkeypatch.setattr(slicer.packaging, "pip_ensure", lambda *args, **kwargs: calls.append((args, kwargs)))
+    panel.module.installTorch()
+    assert calls == [(("torch" + panel.module.TORCH_REQUIREMENT,), {"requester": "FlareSegment"})]
+    monkeypatch.setitem(sys.modules, "slicer.packaging", None)  # Slicer 5.10
+    monkeypatch.setattr(slicer.util, "pip_install", calls.append)
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: False)
+    panel.module.installTorch()
+    assert len(calls) == 1
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: True)
+    panel.module.installTorch()
+    assert calls[1:] == [["torch" + panel.module.TORCH_REQUIREMENT]]
+
+
+def test_a_failed_installation_is_said(panel, monkeypatch):
+    class Logic:
+        def installTorch(self, **arguments):
+            raise RuntimeError("no network")
+
+    monkeypatch.setattr(panel.module, "torchInstalled", lambda: False)
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=Logic))
+    panel.widget._updateState()
+    panel.click(panel.ui.installTorchButton)
+    assert panel.message == "PyTorch could not be installed: no network"
+    assert panel.ui.torchFrame.visible and panel.ui.installTorchButton.enabled
+
+
+def test_a_gpu_that_the_worker_found_is_offered(panel):
+    from FlareSegmentLib.worker_protocol import Ready
+
+    items = [panel.ui.deviceComboBox.itemData(i) for i in range(panel.ui.deviceComboBox.count)]
+    assert items == ["auto", "cpu"]
+    panel.widget.onWorkerReady(Ready(1, 1, 1, "2", "cuda", 1, None))
+    panel.widget.onWorkerReady(Ready(2, 1, 1, "2", "cuda", 1, None))
+    items = [panel.ui.deviceComboBox.itemData(i) for i in range(panel.ui.deviceComboBox.count)]
+    assert items == ["auto", "cpu", "cuda"]
+    panel.ui.deviceComboBox.removeItem(2)
+
+
+def test_a_narrow_panel_shows_everything(panel, screenshots):
+    add_ct("A CT with a rather long name of its own, 5 mm, portal venous")
+    panel.run()
+    widget = panel.ui.FlareSegment
+    assert widget.minimumSizeHint().width() <= 300
+    picture = screenshots / "panel_narrow.png"
+    widget.resize(300, widget.height)
+    assert widget.grab().save(str(picture))
+
+
+def test_python_gets_the_same_result_in_one_call(panel):
+    import slicer
+
+    ct = add_ct()
+    panel.use("good")
+    logic = slicer.util.getModuleLogic("FlareSegment")
+    stages = []
+    node = logic.segment(ct, onProgress=lambda fraction, stage: stages.append(stage))
+    assert node is segmentations()[0] and stages == ["Finding the organs", "Outlining the organs"]
+    assert logic.segment(ct, node) is node
+    assert not logic.isRunning
+
+
+def test_python_gets_errors_as_exceptions(panel):
+    import qt
+    import slicer
+    from FlareSegmentLib.errors import Cancelled, FlareSegmentError
+
+    ct = add_ct()
+    logic = slicer.util.getModuleLogic("FlareSegment")
+    panel.use("wrong")
+    with pytest.raises(FlareSegmentError, match="not a CT"):
+        logic.segment(ct)
+    with pytest.raises(FlareSegmentError, match="Choose a CT"):
+        logic.segment(None)
+    panel.use("slow")
+    qt.QTimer.singleShot(300, logic.cancel)
+    with pytest.raises(Cancelled):
+        logic.segment(ct)
+    assert not segmentations()
+
+
+def test_one_segmentation_at_a_time(panel):
+    ct = add_ct()
+    errors = []
+    panel.start()
+    panel.logic.startSegmentation(ct, onError=errors.append)
+    assert errors == ["A segmentation is already running."]
+    assert panel.logic.isRunning
+    panel.click(panel.ui.segmentButton)
+
+
+def test_the_window_answers_while_a_large_volume_is_segmented(panel):
+    """The main thread works for at most 100 ms at a stretch from the click to the segments (surfaces excepted).
+
+    Measured in processor time, with slack, since other work may share the machine; and never waits long for anything.
+    """
+    import qt
+    import slicer
+
+    ct = slicer.util.addVolumeFromArray(np.zeros((200, 512, 512), np.int16), name="Large")
+    beats, done = [], []
+
+    def beat():
+        beats.append((time.thread_time(), time.monotonic()))
+
+    timer = qt.QTimer()
+    timer.setInterval(5)
+    timer.connect("timeout()", beat)
+    timer.start()
+    beat()
+    panel.logic.startSegmentation(ct, onFinished=done.append, onError=pytest.fail)
+    panel.until(lambda: done)
+    timer.stop()
+    work, wall = np.diff(beats, axis=0).max(axis=0)
+    print(f"longest gap of the event loop: {1000 * work:.0f} ms of work, {1000 * wall:.0f} ms by the clock")
+    assert work < 0.15 and wall < 1.5
