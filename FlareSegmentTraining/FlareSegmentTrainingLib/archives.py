@@ -114,7 +114,8 @@ def unpack(
                     if say and (number == len(missing) or number % 10 == 0):
                         say(f"Unpacked {number} of {len(missing)} files of {archive.name}")
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, UnicodeError) as error:
-        raise InputError(f"{archive} is damaged or of an unknown kind ({error}); download it again.") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{archive} is damaged or of an unknown kind ({reason}); download it again.") from error
     except OSError as error:
         raise InputError(f"{archive} cannot be unpacked to {folder}: {error.strerror or error}.") from error
     return Unpacked(folder, len(missing), len(wanted) - len(missing), len(entries) - len(wanted))

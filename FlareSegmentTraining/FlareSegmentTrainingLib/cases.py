@@ -79,7 +79,14 @@ class Case:
 
         volume, warnings = read_volume(self.image)
         warnings = [*warnings, *check_is_ct(volume)]
-        labels = self.label_map.apply(_fitting(read_labels(self.labels), volume))
+        truth = read_labels(self.labels)
+        if not truth.same_grid(volume, tolerance_mm=0.1 * min(volume.spacing)):
+            if sorted(truth.array.shape) != sorted(volume.array.shape):
+                sizes = [" x ".join(str(count) for count in part.array.shape[::-1]) for part in (truth, volume)]
+                raise InputError(f"its labels have {sizes[0]} voxels, its image {sizes[1]}")
+            # The engine reorders the axes of labels that lie on the same voxels, and refuses others.
+            truth = read_labels(self.labels, like=volume)
+        labels = self.label_map.apply(truth.array)
         if not labels.any():
             raise InputError("its labels hold none of the organs")
         return volume, labels, warnings
@@ -93,10 +100,10 @@ class Case:
         digest = hashlib.sha256(repr((self.phantom_seed, self.label_map.organs)).encode())
         try:
             for path in (self.image, self.labels):
-                files = [] if path is None else sorted(path.rglob("*")) if path.is_dir() else [path]
-                for file in files:
-                    if file.is_file():
-                        digest.update(sha256(file).encode())
+                if path is None:
+                    continue
+                for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+                    digest.update(sha256(file).encode())
         except OSError as error:
             raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
         return digest.hexdigest()
@@ -203,16 +210,6 @@ def _grades(pair: Pair) -> dict[str, str]:
             )
         grades[organ.key] = grade
     return grades
-
-
-def _fitting(labels: Volume, volume: Volume) -> np.ndarray:
-    """The labels' whole numbers. Raises InputError when they do not lie on the image's voxels or are no whole numbers."""
-    if labels.array.shape != volume.array.shape:
-        sizes = [" x ".join(str(count) for count in array.shape[::-1]) for array in (labels.array, volume.array)]
-        raise InputError(f"its labels have {sizes[0]} voxels, its image {sizes[1]}")
-    if not labels.same_grid(volume, tolerance_mm=0.1 * min(volume.spacing)):
-        raise InputError("its labels lie elsewhere in the patient than its image (another affine)")
-    return labels.array
 
 
 def _phantoms(text: str) -> list[Case]:

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.image_io import read_volume
 from FlareSegmentLib.organs import LABEL_TABLES, Organ
 from FlareSegmentLib.volume import Volume
 
@@ -236,15 +237,25 @@ class _Conversion:
 
 
 def _write_nifti(path: Path, array: np.ndarray, volume: Volume) -> None:
-    """A NIfTI file with voxels and geometry only. Raises OSError."""
+    """A NIfTI file with voxels and geometry only, read back to be sure.
+
+    Raises:
+        InputError: NIfTI cannot hold the volume's geometry.
+        OSError: the file came out wrong.
+    """
     image = SimpleITK.GetImageFromArray(array)
     image.SetSpacing(volume.spacing)
     image.SetOrigin(volume.origin)
     image.SetDirection(volume.direction.ravel().tolist())
     try:
         SimpleITK.WriteImage(image, str(path), useCompression=True)
-    except RuntimeError as error:
-        raise OSError(None, f"{path.name} could not be written; is the disk full?") from error
+        written, _ = read_volume(path)
+    except (RuntimeError, InputError) as error:
+        raise OSError(None, "a file came out incomplete; the disk may be full") from error
+    if not np.array_equal(written.array, array):
+        raise OSError(None, "a file came out wrong; the disk may be full")
+    if not written.same_grid(volume, tolerance_mm=0.01 * min(volume.spacing)):
+        raise InputError("its axes are not at right angles (gantry tilt); resample it to a straight grid first")
 
 
 def _line(outcome: Outcome) -> str:

@@ -176,17 +176,15 @@ def label_map_of_names(name: str, names: Mapping[str, object]) -> LabelMap:
     """
     meanings: list[tuple[str, list[int]]] = []
     for key, value in names.items():
+        values = [key] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
         try:
-            if isinstance(value, str):
-                meanings.append((value, [int(key)]))
-            else:
-                meanings.append(
-                    (key, [int(item) for item in (value if isinstance(value, (list, tuple)) else (value,))])
-                )
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"{name}: the label {key!r}: {value!r} is not understood; give value: name or name: value."
-            ) from error
+            whole = [int(item) for item in values]
+            if isinstance(value, str) or whole == list(values):
+                meanings.append((value if isinstance(value, str) else key, whole))
+                continue
+        except (TypeError, ValueError, OverflowError):
+            pass
+        raise InputError(f"{name}: the label {key!r}: {value!r} is not understood; give value: name or name: value.")
     direct = {organ for meaning, _ in meanings if (organ := organ_of_name(meaning))}
     organs: dict[int, str] = {}
     others: set[int] = set()

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK
 import torch
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.intensity import Intensity, body_box, window
 from FlareSegmentLib.model_file import Stage
 from FlareSegmentLib.organs import organ_by_key
+from FlareSegmentLib.resampling import AxisGrid, resample
+from FlareSegmentLib.volume import Volume
 
 from .cases import Case
 from .dataset_layouts import LeftOut
@@ -127,57 +128,33 @@ def prepare_cases(
 
 def _resampled(case: Case, stage: Stage, intensity: Intensity, organs: Sequence[str]) -> _Arrays:
     volume, labels, _ = case.read()
-    image = _itk(volume.array.astype(np.float32), volume)
-    label_image = _itk(labels, volume)
-    if stage.region == "body":
-        z, y, x = body_box(SimpleITK.GetArrayViewFromImage(image), intensity)
-        image, label_image = image[x, y, z], label_image[x, y, z]
-    reference = _grid(image, stage)
-    array = SimpleITK.GetArrayFromImage(_resample(image, reference, default=-1024.0))
-    best = np.full(array.shape, 0.5, np.float32)
-    truth = np.zeros(array.shape, np.uint8)
+    image, order = volume.to_lps_view()
+    truth = order.apply(labels)
+    box = body_box(image.array, intensity) if stage.region == "body" else tuple(slice(0, n) for n in image.array.shape)
+    grid = _grid(box, image, stage)
+    resampled = resample(image.array, grid, outside=intensity.lower).numpy()
+    best = np.full(resampled.shape, 0.5, np.float32)
+    result = np.zeros(resampled.shape, np.uint8)
     for index, key in enumerate(organs, start=1):
-        mask = SimpleITK.Cast(label_image == organ_by_key(key).label, SimpleITK.sitkFloat32)
-        share = SimpleITK.GetArrayFromImage(_resample(mask, reference, default=0.0))
-        chosen = share >= best
-        truth[chosen] = index
-        best = np.maximum(best, share)
-    voxels = {index: np.argwhere(truth == index).astype(np.int16) for index in range(1, len(organs) + 1)}
-    windowed = np.ascontiguousarray(window(array, intensity), dtype=np.float32)
-    return _Arrays(windowed, truth, {k: v for k, v in voxels.items() if len(v)}, tuple(reference.GetSpacing()))
+        share = resample(truth == organ_by_key(key).label, grid, outside=0.0).numpy()
+        result[share >= best] = index
+        np.maximum(best, share, out=best)
+    voxels = {index: np.argwhere(result == index).astype(np.int16) for index in range(1, len(organs) + 1)}
+    spacing = tuple(axis.step * mm for axis, mm in zip(grid[::-1], image.spacing))
+    return _Arrays(window(resampled, intensity), result, {k: v for k, v in voxels.items() if len(v)}, spacing)
 
 
-def _itk(array: np.ndarray, volume) -> SimpleITK.Image:
-    image = SimpleITK.GetImageFromArray(array)
-    image.SetSpacing(volume.spacing)
-    image.SetOrigin(volume.origin)
-    image.SetDirection(volume.direction.ravel().tolist())
-    return SimpleITK.DICOMOrient(image, "LPS")
-
-
-def _grid(image: SimpleITK.Image, stage: Stage) -> SimpleITK.Image:
-    extent = np.array(image.GetSize()) * np.array(image.GetSpacing())
-    if stage.shape is not None:
-        size = np.array(stage.shape)
-        spacing = extent / size
-    else:
-        spacing = np.array(stage.spacing_mm)
-        size = np.maximum(1, np.round(extent / spacing)).astype(int)
-    reference = SimpleITK.Image(size.tolist(), SimpleITK.sitkUInt8)
-    reference.SetSpacing(spacing.tolist())
-    reference.SetDirection(image.GetDirection())
-    offset = [0.5 * (coarse / fine - 1) for coarse, fine in zip(spacing, image.GetSpacing())]
-    reference.SetOrigin(image.TransformContinuousIndexToPhysicalPoint(offset))
-    return reference
-
-
-def _resample(image: SimpleITK.Image, reference: SimpleITK.Image, default: float) -> SimpleITK.Image:
-    """Linear interpolation after a Gaussian that removes what the coarser grid cannot hold."""
-    for axis, (fine, coarse) in enumerate(zip(image.GetSpacing(), reference.GetSpacing())):
-        if coarse > 1.1 * fine:
-            sigma = 0.4 * np.sqrt(coarse**2 - fine**2)
-            image = SimpleITK.RecursiveGaussian(image, sigma=float(sigma), direction=axis)
-    return SimpleITK.Resample(image, reference, SimpleITK.Transform(), SimpleITK.sitkLinear, default)
+def _grid(box: tuple[slice, slice, slice], image: Volume, stage: Stage) -> tuple[AxisGrid, AxisGrid, AxisGrid]:
+    """The stage's grid over a box of the LPS image, as (z, y, x) axes."""
+    axes = []
+    for axis, extent in enumerate(box):
+        size = extent.stop - extent.start
+        if stage.shape is not None:
+            axes.append(AxisGrid.over(extent.start, extent.stop, stage.shape[2 - axis]))
+        else:
+            step = stage.spacing_mm[2 - axis] / image.spacing[2 - axis]
+            axes.append(AxisGrid.over(extent.start, extent.stop, max(1, round(size / step)), step))
+    return tuple(axes)
 
 
 # Cache ------------------------------------------------------------------------------------------------------------------------------
