@@ -22,7 +22,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -291,9 +291,10 @@ def _write_files(
         for key, row in _finite(rows).items():
             writer.writerow([key, *("" if row.get(column) is None else row[column] for column in columns)])
 
-    slices_png(files.path("slices", f"{case.name}_slices.png"), case.volume, labels, organs)
+    named = replace(case.volume, name=case.name)
+    slices_png(files.path("slices", f"{case.name}_slices.png"), named, labels, organs)
     try:
-        surfaces_png(files.path("surfaces", f"{case.name}_3d.png"), case.volume, labels, organs)
+        surfaces_png(files.path("surfaces", f"{case.name}_3d.png"), named, labels, organs)
     except RenderingUnavailable as error:
         files.drop("surfaces")
         warnings.append(str(error))

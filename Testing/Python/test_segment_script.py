@@ -208,6 +208,8 @@ def write_dicom_series(image, folder):
         writer.Execute(part)
 
 
+@pytest.mark.real_ct
+@pytest.mark.slow
 def test_a_real_ct_and_its_copy_stored_the_other_way(segment, flare_data, tmp_path, screenshots):
     ct, reference = (flare_data / "val" / f"c3l00189_{kind}.nii.gz" for kind in ("ct", "labels"))
     run = segment(ct, "--reference", reference, "--output", tmp_path / "a", "--json")
