@@ -1,8 +1,8 @@
 """The FlareSegment module of 3D Slicer: a CT in, abdominal organs as segments out, at one click.
 
-Only what Slicer expects in a module file is here: module, parameter node, panel, logic and self test. The panel knows the logic,
-the logic knows a worker (`FlareSegmentSlicerLib.worker_process`) and the scene (`FlareSegmentSlicerLib.segmentation_nodes`); numerics
-are in `FlareSegmentLib` and run in the worker's process.
+Only what Slicer expects in a module file is here: module, parameter node, panel, logic and self test. The panel
+knows the logic, the logic knows a worker (`FlareSegmentSlicerLib.worker_process`) and the scene
+(`FlareSegmentSlicerLib.segmentation_nodes`); numerics are in `FlareSegmentLib` and run in the worker's process.
 """
 
 import importlib.util
@@ -14,11 +14,6 @@ import numpy as np
 import qt
 import slicer
 import vtk
-from FlareSegmentLib.errors import Cancelled, FlareSegmentError, InputError
-from FlareSegmentLib.organs import organ_by_key
-from FlareSegmentLib.worker_protocol import Ready, Result
-from FlareSegmentSlicerLib import segmentation_nodes
-from FlareSegmentSlicerLib.worker_process import SegmentationWorker, WorkerProcess
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -30,6 +25,12 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
+
+from FlareSegmentLib.errors import Cancelled, FlareSegmentError, InputError
+from FlareSegmentLib.organs import organ_by_key
+from FlareSegmentLib.worker_protocol import Ready, Result
+from FlareSegmentSlicerLib import segmentation_nodes
+from FlareSegmentSlicerLib.worker_process import SegmentationWorker, WorkerProcess
 
 TORCH_REQUIREMENT = ">=2.4"
 MODEL_FOLDER = Path(__file__).resolve().parent / "Resources" / "Models" / "abdomen"
@@ -45,11 +46,12 @@ class FlareSegment(ScriptedLoadableModule):
         self.parent.dependencies = []
         self.parent.contributors = ["FlareSegment contributors"]
         self.parent.helpText = _("""
-Segments liver, kidneys and spleen in an abdominal CT within seconds: offline, on a laptop's CPU or on a GPU. Choose the CT,
-click <b>Segment</b>.
+Segments liver, kidneys and spleen in an abdominal CT within seconds: offline, on a laptop's CPU or on a GPU.
+Choose the CT, click <b>Segment</b>.
 """)
         self.parent.acknowledgementText = _("""
-The networks are V-Nets (Milletari, Navab, Ahmadi 2016). Organs and tolerances follow the FLARE22 challenge (Ma et al. 2022).
+The networks are V-Nets (Milletari, Navab, Ahmadi 2016). Organs and tolerances follow the FLARE22 challenge
+(Ma et al. 2022).
 """)
 
 
@@ -105,6 +107,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
 
         self.ui.segmentButton.connect("clicked(bool)", self.onSegmentButton)
@@ -139,10 +142,15 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneEndImport(self, caller, event) -> None:
+        """Called after a scene was loaded: what was chosen in it is taken over as a whole."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAdded(self, caller, event, node) -> None:
         """A first CT that is loaded while the panel is open is chosen, as it would have been on opening."""
-        if node.IsA("vtkMRMLScalarVolumeNode") and self._parameterNode and not slicer.mrmlScene.IsBatchProcessing():
+        if self._parameterNode and node.IsA("vtkMRMLScalarVolumeNode") and not slicer.mrmlScene.IsImporting():
             self._chooseFirstVolume()
 
     def initializeParameterNode(self) -> None:
@@ -167,7 +175,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onParameterNodeModified(self, caller=None, event=None) -> None:
         """Bring the panel in line with what is chosen."""
         parameters = self._parameterNode
-        if not parameters:
+        if not parameters or slicer.mrmlScene.IsImporting():
             return
         if parameters.inputVolume is not self._inputOfOutput:
             # Another CT must never overwrite the organs of the CT before.
@@ -211,7 +219,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNode.device = self.ui.deviceComboBox.itemData(index)
 
     def onInstallTorchButton(self) -> None:
-        """Install PyTorch after the user has agreed to it."""
+        """Install PyTorch; the extension or pip asks before anything is downloaded."""
         self._showMessage(_("Installing PyTorch. This takes some minutes."))
         self.ui.installTorchButton.enabled = False
         slicer.app.processEvents()
@@ -262,18 +270,28 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._updateState()
 
     def _chooseFirstVolume(self) -> None:
-        if not self._parameterNode.inputVolume:
-            firstVolumeNode = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-            if firstVolumeNode:
-                self._parameterNode.inputVolume = firstVolumeNode
+        if self._parameterNode.inputVolume:
+            return
+        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
+            # Label maps and color images are of derived classes.
+            if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetHideFromEditors():
+                self._parameterNode.inputVolume = node
+                return
 
     def _mayReplace(self, segmentationNode: vtkMRMLSegmentationNode) -> bool:
+        """Ask before work is lost: organs that somebody edited, or that are another CT's."""
+        name = segmentationNode.GetName()
         edited = segmentation_nodes.edited_organs(segmentationNode)
-        return not edited or slicer.util.confirmOkCancelDisplay(
-            _("{organs} in {name} were edited. Replace them by a new result?").format(
-                organs=", ".join(edited), name=segmentationNode.GetName()
+        reference = segmentation_nodes.reference_volume(segmentationNode)
+        if edited:
+            question = _("{organs} in {name} were edited. Replace them by a new result?").format(
+                organs=", ".join(edited), name=name
             )
-        )
+        elif reference is not self._parameterNode.inputVolume and segmentation_nodes.organ_segments(segmentationNode):
+            question = _("{name} holds the organs of another volume. Replace them by a new result?").format(name=name)
+        else:
+            return True
+        return slicer.util.confirmOkCancelDisplay(question)
 
     def _observeOutput(self, segmentationNode: vtkMRMLSegmentationNode | None) -> None:
         if segmentationNode is self._shownOutput:
@@ -369,8 +387,8 @@ class FlareSegmentLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
         segmentationNode = slicer.util.getModuleLogic("FlareSegment").segment(volumeNode)
 
-    The networks run in a worker process that stays warm; one segmentation runs at a time. Closing the scene, removing the CT, or the
-    death of the worker ends it cleanly: the scene is changed only by a finished result.
+    The networks run in a worker process that stays warm; one segmentation runs at a time. Closing the scene,
+    removing the CT, or the death of the worker ends it cleanly: the scene is changed only by a finished result.
     """
 
     def __init__(self, worker: SegmentationWorker | None = None) -> None:
@@ -409,11 +427,12 @@ class FlareSegmentLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     ) -> None:
         """Segment the organs of a CT and return at once.
 
-        Exactly one of onFinished (with the segmentation node), onError and onCancelled (each with one line for the user) is called,
-        later from the event loop or before this returns.
+        Exactly one of onFinished (with the segmentation node), onError and onCancelled (each with one line for the
+        user) is called, later from the event loop or before this returns.
 
         :param volumeNode: the CT
-        :param segmentationNode: receives the organs; those of an earlier run are replaced, other segments stay. None creates one.
+        :param segmentationNode: receives the organs; those of an earlier run are replaced, other segments stay.
+            None creates one.
         :param device: "auto", "cpu", "cuda" or "mps"
         :param model: model folder; None takes the bundled one
         """
@@ -445,10 +464,10 @@ class FlareSegmentLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         model: Path | None = None,
         onProgress: Callable[[float, str], None] = lambda fraction, stage: None,
     ) -> vtkMRMLSegmentationNode:
-        """Segment the organs of a CT and return the segmentation node: `startSegmentation`, waited for in the event loop.
+        """Segment the organs of a CT and return the segmentation node.
 
-        The window keeps answering meanwhile. Raises Cancelled if the segmentation was given up and FlareSegmentError, with one clear
-        line, if it failed.
+        This is `startSegmentation`, waited for in the event loop: the window keeps answering meanwhile. Raises
+        Cancelled if the segmentation was given up and FlareSegmentError, with one clear line, if it failed.
         """
         outcome: list[vtkMRMLSegmentationNode | FlareSegmentError] = []
         loop = qt.QEventLoop()
@@ -546,9 +565,9 @@ def torchInstalled() -> bool:
 
 
 def installTorch() -> None:
-    """Install PyTorch through the PyTorch extension, which picks the build for this computer; by pip only where that is absent.
+    """Install PyTorch through the PyTorch extension, which picks the build for this computer.
 
-    Asks before it downloads. Raises an exception that says why when it fails.
+    Where that extension is absent, pip does it. Asks before it downloads. Raises an exception that says why when it fails.
     """
     try:
         import PyTorchUtils
@@ -566,7 +585,8 @@ def _installTorchByPip() -> None:
     try:
         from slicer.packaging import pip_ensure
     except ModuleNotFoundError:  # Slicer before 5.11
-        if slicer.util.confirmOkCancelDisplay(_("PyTorch will be downloaded and installed. This takes some minutes.")):
+        question = _("PyTorch will be downloaded and installed. This takes some minutes.")
+        if slicer.util.confirmOkCancelDisplay(question):
             slicer.util.pip_install([requirement])
     else:
         pip_ensure(requirement, requester="FlareSegment")
@@ -599,8 +619,8 @@ class FlareSegmentTest(ScriptedLoadableModuleTest):
         names = [organ.name for organ in ORGANS]
         segmentation = segmentationNode.GetSegmentation()
         found = [segmentation.GetNthSegment(index).GetName() for index in range(segmentation.GetNumberOfSegments())]
-        self.assertEqual(found, [_(name) for name in names])
-        self.assertIs(segmentation_nodes.find_result(volumeNode), segmentationNode)
+        assert found == [_(name) for name in names]
+        assert segmentation_nodes.find_result(volumeNode) is segmentationNode
         segmentation_nodes.show_3d(segmentationNode, True)
-        self.assertTrue(segmentation_nodes.is_shown_in_3d(segmentationNode))
+        assert segmentation_nodes.is_shown_in_3d(segmentationNode)
         self.delayDisplay(_("Test passed"))

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
+from vtk.util import numpy_support
+
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import FLARE22_ORGANS, Organ, terminology_entry
 from FlareSegmentLib.volume import Volume
-from slicer.i18n import tr as _
-from vtk.util import numpy_support
 
 ORGAN_TAG = "FlareSegment.Organ"
 FINGERPRINT_TAG = "FlareSegment.Fingerprint"
@@ -55,11 +56,12 @@ def create_segmentation(
     Args:
         volumeNode: the CT.
         labels: (z, y, x) uint8 on the grid of the CT, with the label values of `organs.FLARE22_ORGANS`.
-        segmentationNode: where to put them; None makes a new node. Segments that an earlier run made in it are replaced,
-            all others stay as they are (see `check_output` and `edited_organs`).
+        segmentationNode: where to put them; None makes a new node. Segments that an earlier run made in it are
+            replaced, all others stay as they are (see `check_output` and `edited_organs`).
         description: facts to keep as attributes ``FlareSegment.<key>``: text as it is, anything else as JSON.
 
-    Returns the segmentation node: reference geometry, parent transform and parent in the subject hierarchy are the CT's.
+    Returns the segmentation node: reference geometry, parent transform and parent in the subject hierarchy are those
+    of the CT.
     Raises InputError if the labels do not fit the CT or the node cannot take them; nothing is changed then.
     """
     image = volumeNode.GetImageData()

@@ -1,11 +1,13 @@
 """The panel's end of the worker process: starts it, keeps it warm, feeds it, and survives its death.
 
-One `WorkerProcess` runs one Python process with the engine and talks to it as `FlareSegmentLib.worker_protocol` says, through
-QProcess: everything happens in the event loop of the main thread, nothing here blocks it, and no other thread touches Qt.
+One `WorkerProcess` runs one Python process with the engine and talks to it as `FlareSegmentLib.worker_protocol` says,
+through QProcess: everything happens in the event loop of the main thread, nothing here blocks it, and no other thread
+touches Qt.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -19,6 +21,8 @@ from typing import Protocol
 
 import numpy as np
 import qt
+from slicer.i18n import tr as _
+
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker_protocol import (
     Event,
@@ -34,7 +38,6 @@ from FlareSegmentLib.worker_protocol import (
     encode_request,
     worker_command,
 )
-from slicer.i18n import tr as _
 
 CANCEL_PATIENCE_MS = 2000
 _KEPT_ERROR_LINES = 40
@@ -76,9 +79,9 @@ class _Task:
 class WorkerProcess:
     """The engine in a process of its own.
 
-    The process starts with the first request and stays warm. `cancel` takes effect at once for the caller; a worker that does
-    not stop within `CANCEL_PATIENCE_MS` is killed and started anew. If the process dies, whoever waits for it is told why
-    and the next request starts another.
+    The process starts with the first request and stays warm. `cancel` takes effect at once for the caller; a worker
+    that does not stop within `CANCEL_PATIENCE_MS` is killed and started anew. If the process dies, whoever waits for it
+    is told why and the next request starts another.
     """
 
     def __init__(self, command: list[str] | None = None) -> None:
@@ -98,7 +101,7 @@ class WorkerProcess:
         self._patience.connect("timeout()", self._on_patience_lost)
 
     def warm_up(self, model: Path, on_ready: Callable[[Ready], None], on_failure: Callable[[str], None]) -> None:
-        """Start the process and let it load torch and the model folder, so that the next segmentation begins at once."""
+        """Let the process load torch and the model folder, so that the next segmentation begins at once."""
 
         def on_event(event: Event) -> None:
             if isinstance(event, Ready):
@@ -109,7 +112,7 @@ class WorkerProcess:
         self._send(Request(self._next_id(), "hello", model=str(model)), on_event)
 
     def segment(self, volume: Volume, model: Path, device: str, listener: SegmentationListener) -> None:
-        """Segment a volume; the voxels are copied before this returns. Raises OSError when there is no room for them."""
+        """Segment a volume; the voxels are copied before this returns. Raises OSError where there is no room."""
         if self._folder is None:
             self._folder = SharedFolder()
         request = SegmentRequest.prepare(self._next_id(), volume, self._folder, model, device)
@@ -195,10 +198,8 @@ class WorkerProcess:
         process.disconnect("finished(int,QProcess::ExitStatus)", self._on_finished)
         process.disconnect("errorOccurred(QProcess::ProcessError)", self._on_process_error)
         if pid and pid != process.processId() and process.state() != qt.QProcess.NotRunning:
-            try:
+            with contextlib.suppress(OSError):
                 os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-            except OSError:
-                pass
         process.kill()
         process.waitForFinished(1000)
 

@@ -1,4 +1,4 @@
-"""A worker without networks, for tests of the panel's side: it speaks the protocol and does what the model folder's name says.
+"""A worker without networks, for tests of the panel's side: it does what the model folder's name says.
 
     good    two progress events, then a result: voxels of 1000 HU and more get the label value - 1000
     slow    progress for as long as nobody cancels; answers a cancel
@@ -20,8 +20,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "FlareSegment"))
 
-from FlareSegmentLib.organs import ORGANS  # noqa: E402
-from FlareSegmentLib.worker_protocol import (  # noqa: E402
+from FlareSegmentLib.organs import ORGANS
+from FlareSegmentLib.worker_protocol import (
     Failure,
     Progress,
     Ready,

@@ -1,6 +1,6 @@
-"""The panel, driven by mouse clicks: what it offers, what it says, and what it does to the scene; with a worker without networks.
+"""The panel, driven by mouse clicks: what it offers, what it says, and what it does to the scene.
 
-`test_panel_model.py` does the same with the real engine.
+A worker without networks stands behind it here; `test_panel_model.py` does the same with the real engine.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from FlareSegmentLib.organs import ORGANS
 from panel_driver import Panel, segmentations
+
+from FlareSegmentLib.organs import ORGANS
 
 FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
 
@@ -22,6 +23,7 @@ FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
 @pytest.fixture
 def panel(slicer_app, load_module, repository, monkeypatch):
     import slicer
+
     from FlareSegmentSlicerLib.worker_process import WorkerProcess
 
     load_module(repository / "FlareSegment" / "FlareSegment.py")
@@ -62,8 +64,11 @@ def test_an_empty_scene_explains_itself(panel, screenshots):
     ui = panel.ui
     assert not ui.segmentButton.enabled
     assert "Load an abdominal CT" in ui.segmentButton.toolTip
-    assert ui.hintLabel.visible and ui.hintLabel.text == ui.segmentButton.toolTip
-    assert not ui.progressBar.visible and not ui.torchFrame.visible and not ui.resultCollapsibleButton.visible
+    assert ui.hintLabel.visible
+    assert ui.hintLabel.text == ui.segmentButton.toolTip
+    assert not ui.progressBar.visible
+    assert not ui.torchFrame.visible
+    assert not ui.resultCollapsibleButton.visible
     panel.grab(screenshots / "panel_empty.png")
 
 
@@ -71,9 +76,19 @@ def test_the_first_volume_is_chosen(panel):
     ct = add_ct()
     panel.app.processEvents()
     assert panel.ui.inputSelector.currentNode() is ct
-    assert panel.ui.segmentButton.enabled and not panel.ui.hintLabel.visible
+    assert panel.ui.segmentButton.enabled
+    assert not panel.ui.hintLabel.visible
     assert ct.GetName() in panel.ui.segmentButton.toolTip
     add_ct("Second")
+    assert panel.ui.inputSelector.currentNode() is ct
+
+
+def test_a_label_map_is_no_ct(panel):
+    import slicer
+
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")
+    assert panel.ui.inputSelector.currentNode() is None
+    ct = add_ct()
     assert panel.ui.inputSelector.currentNode() is ct
 
 
@@ -92,8 +107,10 @@ def test_a_click_makes_organs_a_table_and_surfaces(panel, screenshots):
     liver = int((slicer.util.arrayFromVolume(ct) == 1001).sum()) * 0.125
     assert panel.table[0][1:] == [f"{liver:.1f}", "1001"]
     assert panel.message == "The slices are thick."
-    assert segmentation_nodes.is_shown_in_3d(node) and panel.ui.show3DButton.checked
-    assert panel.ui.segmentButton.text == "Segment" and not panel.ui.progressBar.visible
+    assert segmentation_nodes.is_shown_in_3d(node)
+    assert panel.ui.show3DButton.checked
+    assert panel.ui.segmentButton.text == "Segment"
+    assert not panel.ui.progressBar.visible
     panel.grab(screenshots / "panel_done.png")
 
 
@@ -103,9 +120,11 @@ def test_show_3d_switches_the_surfaces(panel):
     panel.run()
     display = segmentations()[0].GetDisplayNode()
     panel.click(panel.ui.show3DButton)
-    assert not display.GetVisibility3D() and not panel.ui.show3DButton.checked
+    assert not display.GetVisibility3D()
+    assert not panel.ui.show3DButton.checked
     panel.click(panel.ui.show3DButton)
-    assert display.GetVisibility3D() and panel.ui.show3DButton.checked
+    assert display.GetVisibility3D()
+    assert panel.ui.show3DButton.checked
     display.SetVisibility3D(False)
     assert not panel.ui.show3DButton.checked
 
@@ -116,15 +135,19 @@ def test_cancel_leaves_the_scene_as_it_was(panel, screenshots):
     add_ct()
     before = slicer.mrmlScene.GetNumberOfNodes()
     panel.start()
-    assert panel.ui.segmentButton.text == "Cancel" and panel.ui.segmentButton.enabled
-    assert panel.ui.progressBar.visible and "Finding the organs" in panel.ui.progressBar.text
+    assert panel.ui.segmentButton.text == "Cancel"
+    assert panel.ui.segmentButton.enabled
+    assert panel.ui.progressBar.visible
+    assert "Finding the organs" in panel.ui.progressBar.text
     assert not panel.ui.inputCollapsibleButton.enabled
     panel.grab(screenshots / "panel_running.png")
     start = time.monotonic()
     panel.click(panel.ui.segmentButton)
     assert time.monotonic() - start < 0.5
-    assert not panel.logic.isRunning and panel.ui.segmentButton.text == "Segment"
-    assert not panel.ui.progressBar.visible and panel.ui.inputCollapsibleButton.enabled
+    assert not panel.logic.isRunning
+    assert panel.ui.segmentButton.text == "Segment"
+    assert not panel.ui.progressBar.visible
+    assert panel.ui.inputCollapsibleButton.enabled
     assert panel.message == "Cancelled. Nothing was changed."
     assert slicer.mrmlScene.GetNumberOfNodes() == before
     panel.run()
@@ -136,11 +159,13 @@ def test_a_killed_worker_is_one_message_and_the_next_click_works(panel, screensh
     panel.start()
     os.kill(panel.logic._worker.process_id(), 9)
     panel.until(lambda: not panel.logic.isRunning)
-    assert "worker process" in panel.message and "memory" in panel.message
+    assert "worker process" in panel.message
+    assert "memory" in panel.message
     assert not segmentations()
     panel.grab(screenshots / "panel_error.png")
     panel.run()
-    assert len(segmentations()) == 1 and "worker" not in panel.message
+    assert len(segmentations()) == 1
+    assert "worker" not in panel.message
 
 
 def test_the_last_words_of_a_worker_are_shown(panel):
@@ -159,7 +184,8 @@ def test_closing_the_scene_in_mid_run(panel):
     slicer.mrmlScene.Clear(False)
     assert not panel.logic.isRunning
     panel.app.processEvents()
-    assert not panel.ui.segmentButton.enabled and not segmentations()
+    assert not panel.ui.segmentButton.enabled
+    assert not segmentations()
     assert "scene was closed" in panel.message
     add_ct("Another")
     panel.run()
@@ -172,9 +198,11 @@ def test_removing_the_ct_in_mid_run(panel):
     ct = add_ct()
     panel.start()
     slicer.mrmlScene.RemoveNode(ct)
-    assert not panel.logic.isRunning and "CT was removed" in panel.message
+    assert not panel.logic.isRunning
+    assert "CT was removed" in panel.message
     panel.app.processEvents()
-    assert not panel.ui.segmentButton.enabled and not segmentations()
+    assert not panel.ui.segmentButton.enabled
+    assert not segmentations()
 
 
 def test_changing_the_ct_in_mid_run(panel):
@@ -185,7 +213,8 @@ def test_changing_the_ct_in_mid_run(panel):
     panel.logic.startSegmentation(ct, onError=failures.append, onFinished=pytest.fail)
     slicer.util.updateVolumeFromArray(ct, np.zeros((3, 4, 5), np.int16))
     panel.until(lambda: failures)
-    assert "was changed" in failures[0] and not segmentations()
+    assert "was changed" in failures[0]
+    assert not segmentations()
 
 
 def test_removing_the_output_in_mid_run_makes_a_new_one(panel):
@@ -198,7 +227,8 @@ def test_removing_the_output_in_mid_run_makes_a_new_one(panel):
     slicer.mrmlScene.RemoveNode(first)
     panel.until(lambda: not panel.logic.isRunning)
     (second,) = segmentations()
-    assert second is not first and panel.ui.outputSelector.currentNode() is second
+    assert second is not first
+    assert panel.ui.outputSelector.currentNode() is second
 
 
 def test_reloading_the_module_in_mid_run(panel):
@@ -237,7 +267,8 @@ def test_another_ct_never_overwrites_the_organs_of_the_first(panel):
     panel.run()
     second = add_ct("Second")
     panel.ui.inputSelector.setCurrentNode(second)
-    assert panel.ui.outputSelector.currentNode() is None and panel.table == []
+    assert panel.ui.outputSelector.currentNode() is None
+    assert panel.table == []
     panel.run()
     assert sorted(node.GetName() for node in segmentations()) == ["First organs", "Second organs"]
     panel.ui.inputSelector.setCurrentNode(first)
@@ -255,6 +286,7 @@ def test_a_second_click_replaces_its_own_result(panel):
 @pytest.mark.parametrize("agreed", [True, False])
 def test_edited_organs_are_replaced_only_after_asking(panel, monkeypatch, agreed):
     import slicer
+
     from FlareSegmentSlicerLib import segmentation_nodes
 
     ct = add_ct()
@@ -265,10 +297,26 @@ def test_edited_organs_are_replaced_only_after_asking(panel, monkeypatch, agreed
     questions = []
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: questions.append(text) or agreed)
     panel.run()
-    assert len(questions) == 1 and "Spleen" in questions[0]
+    assert len(questions) == 1
+    assert "Spleen" in questions[0]
     new_spleen = segmentation_nodes.organ_segments(node)["spleen"]
     count = slicer.util.arrayFromSegmentBinaryLabelmap(node, new_spleen, ct).sum()
     assert bool(count < 1000) is agreed
+
+
+def test_organs_of_another_ct_are_replaced_only_after_asking(panel, monkeypatch):
+    import slicer
+
+    add_ct("First")
+    panel.run()
+    (node,) = segmentations()
+    panel.ui.inputSelector.setCurrentNode(add_ct("Second"))
+    panel.ui.outputSelector.setCurrentNode(node)
+    questions = []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: questions.append(text))
+    panel.click(panel.ui.segmentButton)
+    assert not panel.logic.isRunning
+    assert "another volume" in questions[0]
 
 
 def test_a_missing_organ_is_said_in_the_table(panel):
@@ -294,8 +342,6 @@ def test_a_saved_scene_reopens_with_the_same_panel(panel, tmp_path):
     slicer.mrmlScene.Clear(False)
     assert panel.table == []
     slicer.util.loadScene(file)
-    panel.app._main_window._leave_module()
-    slicer.util.selectModule("FlareSegment")
     panel.app.processEvents()
     assert panel.ui.inputSelector.currentNode().GetName() == "CT of the abdomen"
     assert panel.table == table
@@ -314,12 +360,14 @@ def test_without_torch_the_panel_offers_to_install_it(panel, monkeypatch, screen
     monkeypatch.setattr(panel.module, "torchInstalled", lambda: bool(calls))
     monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=Logic))
     panel.widget._updateState()
-    assert panel.ui.torchFrame.visible and not panel.ui.segmentButton.enabled
+    assert panel.ui.torchFrame.visible
+    assert not panel.ui.segmentButton.enabled
     assert "PyTorch" in panel.ui.segmentButton.toolTip
     panel.grab(screenshots / "panel_without_torch.png")
     panel.click(panel.ui.installTorchButton)
     assert calls == [{"askConfirmation": True, "torchVersionRequirement": panel.module.TORCH_REQUIREMENT}]
-    assert not panel.ui.torchFrame.visible and panel.ui.segmentButton.enabled
+    assert not panel.ui.torchFrame.visible
+    assert panel.ui.segmentButton.enabled
 
 
 def test_without_the_pytorch_extension_pip_installs(panel, monkeypatch):
@@ -350,7 +398,8 @@ def test_a_failed_installation_is_said(panel, monkeypatch):
     panel.widget._updateState()
     panel.click(panel.ui.installTorchButton)
     assert panel.message == "PyTorch could not be installed: no network"
-    assert panel.ui.torchFrame.visible and panel.ui.installTorchButton.enabled
+    assert panel.ui.torchFrame.visible
+    assert panel.ui.installTorchButton.enabled
 
 
 def test_a_gpu_that_the_worker_found_is_offered(panel):
@@ -383,7 +432,8 @@ def test_python_gets_the_same_result_in_one_call(panel):
     logic = slicer.util.getModuleLogic("FlareSegment")
     stages = []
     node = logic.segment(ct, onProgress=lambda fraction, stage: stages.append(stage))
-    assert node is segmentations()[0] and stages == ["Finding the organs", "Outlining the organs"]
+    assert node is segmentations()[0]
+    assert stages == ["Finding the organs", "Outlining the organs"]
     assert logic.segment(ct, node) is node
     assert not logic.isRunning
 
@@ -391,6 +441,7 @@ def test_python_gets_the_same_result_in_one_call(panel):
 def test_python_gets_errors_as_exceptions(panel):
     import qt
     import slicer
+
     from FlareSegmentLib.errors import Cancelled, FlareSegmentError
 
     ct = add_ct()
@@ -441,4 +492,5 @@ def test_the_window_answers_while_a_large_volume_is_segmented(panel):
     timer.stop()
     work, wall = np.diff(beats, axis=0).max(axis=0)
     print(f"longest gap of the event loop: {1000 * work:.0f} ms of work, {1000 * wall:.0f} ms by the clock")
-    assert work < 0.15 and wall < 1.5
+    assert work < 0.15
+    assert wall < 1.5

@@ -1,15 +1,15 @@
-"""The panel with the real engine in its worker process: first any networks, then the bundled model on the phantom and on a real CT."""
+"""The panel with the real engine: first any networks, then the bundled model on the phantom and on a real CT."""
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from FlareSegmentLib.organs import ORGANS
 from panel_driver import Panel, segmentations
+
+from FlareSegmentLib.organs import ORGANS
 
 
 @pytest.fixture
@@ -32,6 +32,7 @@ def panel(slicer_app, load_module, repository):
 def untrained_model(tmp_path_factory):
     """A model folder with small networks of fixed random weights: its labels mean nothing, but are always the same."""
     import torch
+
     from FlareSegmentLib.model_file import Intensity, ModelDescription, Stage, save_model
     from FlareSegmentLib.vnet import build_network
 
@@ -53,6 +54,7 @@ def untrained_model(tmp_path_factory):
 
 def add_phantom(seed=3, spacing=(2.5, 2.5, 2.5)):
     import slicer
+
     from FlareSegmentLib.phantom import make_phantom
 
     volume, labels = make_phantom(seed, spacing)
@@ -73,6 +75,7 @@ def show(node):
 def labels_in_scene(node, ct):
     """The segmentation's labels on the grid of the CT, with the values of `organs`."""
     import slicer
+
     from FlareSegmentSlicerLib import segmentation_nodes
 
     merged = np.zeros(slicer.util.arrayFromVolume(ct).shape, np.uint8)
@@ -107,7 +110,8 @@ def test_cancelling_the_engine_takes_effect_at_once(panel, untrained_model):
     start = time.monotonic()
     panel.click(panel.ui.segmentButton)
     assert time.monotonic() - start < 0.5
-    assert not panel.logic.isRunning and not segmentations()
+    assert not panel.logic.isRunning
+    assert not segmentations()
     panel.click(panel.ui.segmentButton)
     panel.until(lambda: not panel.logic.isRunning, 120)
     assert len(segmentations()) == 1
@@ -120,7 +124,8 @@ def test_the_engine_killed_in_mid_run(panel, untrained_model):
     panel.until(lambda: panel.ui.progressBar.value > 0, 120)
     os.kill(panel.logic._worker.process_id(), 9)
     panel.until(lambda: not panel.logic.isRunning)
-    assert "worker process" in panel.message and not segmentations()
+    assert "worker process" in panel.message
+    assert not segmentations()
 
 
 def test_a_missing_model_is_one_clear_line(panel, tmp_path):
@@ -128,7 +133,8 @@ def test_a_missing_model_is_one_clear_line(panel, tmp_path):
     panel.use(tmp_path / "nothing")
     panel.click(panel.ui.segmentButton)
     panel.until(lambda: not panel.logic.isRunning, 60)
-    assert "model.json" in panel.message and "\n" not in panel.message
+    assert "model.json" in panel.message
+    assert "\n" not in panel.message
 
 
 def test_a_volume_that_is_no_ct_is_one_clear_line(panel, untrained_model):
@@ -138,7 +144,8 @@ def test_a_volume_that_is_no_ct_is_one_clear_line(panel, untrained_model):
     panel.use(untrained_model)
     panel.click(panel.ui.segmentButton)
     panel.until(lambda: not panel.logic.isRunning, 60)
-    assert panel.message and not segmentations()
+    assert panel.message
+    assert not segmentations()
 
 
 def test_the_bundled_model_through_the_module_self_test(panel):
@@ -152,6 +159,7 @@ def test_from_a_real_ct_to_organs_in_3d_by_clicks(panel, flare_data, screenshots
     """Load, click Segment, see: the organs agree with the reference, stand on the right side and in the pictures."""
     import SimpleITK as sitk
     import slicer
+
     from FlareSegmentLib.metrics import dice
     from FlareSegmentSlicerLib import segmentation_nodes
 

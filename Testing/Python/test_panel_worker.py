@@ -1,4 +1,4 @@
-"""The client of the worker process: results, cancelling, death, and nothing left behind; against a worker without networks."""
+"""The client of the worker process: results, cancelling, death, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from FlareSegmentLib.volume import Volume
 
 FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
@@ -111,7 +112,9 @@ def test_after_cancel_the_listener_hears_nothing_and_the_next_run_works(worker, 
     worker.segment(volume, Path("good"), "auto", after)
     until(lambda: after.results)
     patience = worker_process.CANCEL_PATIENCE_MS / 1000
-    assert len(cancelled.progress) == heard and not cancelled.results and not cancelled.failures
+    assert len(cancelled.progress) == heard
+    assert not cancelled.results
+    assert not cancelled.failures
     if kind == "slow":
         assert worker.process_id() == pid
         assert time.monotonic() - start < patience
@@ -125,7 +128,8 @@ def test_a_dead_worker_says_its_last_words_and_the_next_run_works(worker, volume
     listener, after = Listener(), Listener()
     worker.segment(volume, Path("dying"), "auto", listener)
     until(lambda: listener.failures)
-    assert "out of breath" in listener.failures[0] and "\n" not in listener.failures[0]
+    assert "out of breath" in listener.failures[0]
+    assert "\n" not in listener.failures[0]
     assert not shared_files()
     worker.segment(volume, Path("good"), "auto", after)
     until(lambda: after.results)
@@ -140,7 +144,8 @@ def test_a_killed_worker_is_reported_once(worker, volume, until):
     until(lambda: listener.failures)
     assert "memory" in listener.failures[0]
     until(lambda: worker.process_id() == 0)
-    assert len(listener.failures) == 1 and not listener.results
+    assert len(listener.failures) == 1
+    assert not listener.results
 
 
 def test_a_program_that_does_not_start_is_reported(slicer_app, volume, until):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import ORGANS
 
@@ -36,6 +37,7 @@ def labels():
 
 def segment_array(node, key, ct):
     import slicer
+
     from FlareSegmentSlicerLib import segmentation_nodes
 
     return slicer.util.arrayFromSegmentBinaryLabelmap(node, segmentation_nodes.organ_segments(node)[key], ct)
