@@ -249,9 +249,9 @@ def _list_of_pairs(file: Path) -> Found:
         side = str(row.get("set") or "").lower()
         if side and side not in _SET_FOLDERS:
             raise InputError(f"{file}: entry {number} has the set {side!r}; train or val is meant.")
-        missing = next((path for path in (image_path, labels_path) if not path.exists()), None)
-        if missing is not None:
-            left_out.append(LeftOut(name, f"{missing} is missing"))
+        missing = [what for what, path in (("image", image_path), ("labels", labels_path)) if not path.exists()]
+        if missing:
+            left_out.append(LeftOut(name, f"missing: its {' and its '.join(missing)}"))
             continue
         label_map = parse_label_map(str(row["label_map"])) if row.get("label_map") else None
         patient = str(row["patient"]) if row.get("patient") else None

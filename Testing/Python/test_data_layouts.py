@@ -282,7 +282,8 @@ def corrupt(folder: Path, kind: str) -> None:
     elif kind == "swapped":
         layouts.write(image, labels)
     elif kind == "nan":
-        layouts.write(image, np.where(ct > 0, np.nan, ct).astype(np.float32))
+        image.unlink()  # ITK reads NaN in NIfTI as 0
+        layouts.write(folder / "b_ct.nrrd", np.where(ct > 0, np.nan, ct).astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -303,8 +304,8 @@ def corrupt(folder: Path, kind: str) -> None:
     ],
 )
 def test_a_case_that_does_not_fit_says_why(tmp_path: Path, kind: str, reason: str) -> None:
-    good, bad = find_cases(layouts.flat(tmp_path))
-    corrupt(tmp_path, kind)
+    corrupt(layouts.flat(tmp_path), kind)
+    good, bad = find_cases(tmp_path)
     good.read()
     with pytest.raises(InputError, match=reason) as caught:
         bad.read()
