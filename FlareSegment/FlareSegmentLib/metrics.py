@@ -21,7 +21,7 @@ import numpy as np
 from scipy.ndimage import find_objects
 from scipy.spatial import cKDTree
 
-from .organs import ORGANS
+from .organs import ORGANS, Organ
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -56,13 +56,14 @@ def hd95(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> float:
 
 
 def evaluate(
-    labels: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
+    labels: np.ndarray, reference: np.ndarray, spacing: Sequence[float], organs: Sequence[Organ] = ORGANS
 ) -> dict[str, dict[str, float | None]]:
     """Dice, NSD at FLARE22's tolerances and HD95 of every organ.
 
     Args:
-        labels, reference: (z, y, x) integer label maps with the values of `organs.ORGANS`.
+        labels, reference: (z, y, x) integer label maps.
         spacing: (x, y, z) mm.
+        organs: what to compare; their labels are the label maps' values.
 
     Returns:
         {organ key: {"dice", "nsd", "hd95_mm"}}; an infinite HD95 is None, so that the result is valid JSON.
@@ -72,10 +73,10 @@ def evaluate(
     """
     if labels.shape != reference.shape:
         raise ValueError(f"shapes differ: {labels.shape} and {reference.shape}")
-    largest = max(organ.label for organ in ORGANS)
+    largest = max(organ.label for organ in organs)
     boxes = [find_objects(array, largest) for array in (labels, reference)]
     result: dict[str, dict[str, float | None]] = {}
-    for organ in ORGANS:
+    for organ in organs:
         box = _union(boxes[0][organ.label - 1], boxes[1][organ.label - 1])
         a, b = labels[box] == organ.label, reference[box] == organ.label
         surfaces = _compare_surfaces(a, b, spacing)

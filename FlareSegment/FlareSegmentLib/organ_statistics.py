@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.ndimage import find_objects
 
-from .organs import ORGANS
+from .organs import ORGANS, Organ
 from .volume import Volume
 
 
-def organ_statistics(volume: Volume, labels: np.ndarray) -> dict[str, dict[str, Any]]:
+def organ_statistics(
+    volume: Volume, labels: np.ndarray, organs: Sequence[Organ] = ORGANS
+) -> dict[str, dict[str, Any]]:
     """Measure every organ of a label map.
 
     Args:
         volume: the CT, in HU.
-        labels: (z, y, x) integers on the CT's grid, with the values of `organs.ORGANS`.
+        labels: (z, y, x) integers on the CT's grid.
+        organs: what to measure; their labels are the label map's values.
 
     Returns:
         {organ key: {"label", "found", "volume_ml", "mean_hu", "sd_hu", "touches_border"}}. ``touches_border`` says that the
@@ -28,9 +32,9 @@ def organ_statistics(volume: Volume, labels: np.ndarray) -> dict[str, dict[str, 
     """
     if labels.shape != volume.array.shape:
         raise ValueError(f"the labels' shape {labels.shape} is not the volume's, {volume.array.shape}")
-    boxes = find_objects(labels, max(organ.label for organ in ORGANS))
+    boxes = find_objects(labels, max(organ.label for organ in organs))
     result = {}
-    for organ in ORGANS:
+    for organ in organs:
         box = boxes[organ.label - 1]
         values = np.zeros(0) if box is None else volume.array[box][labels[box] == organ.label]
         found = values.size > 0

@@ -1,0 +1,568 @@
+"""The way of the data: a CT in, organ labels on the CT's own grid out.
+
+The first stage looks at the whole volume on a coarse grid and finds the organs' box; the last stage labels the voxels inside. The CT is
+read slab by slab in its stored axis order and type; class probabilities exist only on the networks' grids and are interpolated to the
+CT's grid slice by slice. Axes that lie more than OBLIQUE_DEGREES off the patient's are straightened first.
+"""
+
+from __future__ import annotations
+
+import copy
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import nn
+
+from .errors import Cancelled, InputError
+from .image_io import check_is_ct
+from .intensity import AIR, body_box, network_input, window
+from .model_file import ModelDescription, Stage
+from .organs import Organ, organ_by_key
+from .postprocessing import components, correct_sides, describe, keep_plausible
+from .resampling import AxisGrid, labels_on_array, resample
+from .volume import AxisOrder, Volume
+
+OBLIQUE_DEGREES = 15.0
+COARSE_SLICES_MM = 6.0
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+_SMALLEST_FIND_ML = 5.0
+_ORGANS_REACH_MM = 300.0
+_STAGES_SHARE = 0.7  # of the work; the rest is checking (0.02), drawing (0.2) and cleaning (0.08)
+_TILE_BYTES = 560 << 20
+_TILE_OVERLAP = 16
+
+Progress = Callable[[float, str], None]
+
+
+class SegmentationModel(Protocol):
+    """What the pipeline needs of a model (see `model_file.Model`)."""
+
+    description: ModelDescription
+
+    def network(self, stage_name: str) -> nn.Module: ...
+
+    def stage_multiple(self, stage_name: str) -> int: ...
+
+
+@dataclass
+class Segmentation:
+    """Organ labels of a CT.
+
+    Attributes:
+        labels: (z, y, x) uint8 on the CT's own grid and in its axis order, with the values of `organs`.
+        seconds: {"preprocess", "network", "postprocess"}.
+        warnings: texts for the user.
+        device: where the network ran.
+        model: the model's name and version.
+        organs: what the model can find, in the order of its classes.
+    """
+
+    labels: np.ndarray
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    device: str = "cpu"
+    model: str = ""
+    organs: tuple[Organ, ...] = ()
+
+
+class Segmenter:
+    """A model ready to run on a device; keep it for several CTs.
+
+    Args:
+        model: from `model_file.load_model`.
+        device: "auto" takes CUDA or MPS if there is one.
+        threads: CPU threads of the network; None for one per core.
+        precision: "auto" takes bfloat16 where the CPU multiplies matrices in it (Intel AMX) and on CUDA, else float32.
+
+    Raises:
+        InputError: the device does not exist here.
+    """
+
+    def __init__(
+        self, model: SegmentationModel, device: str = "auto", threads: int | None = None, precision: str = "auto"
+    ) -> None:
+        self.model = model
+        self.device = choose_device(device)
+        self.threads = threads
+        self._precision = precision
+        self._networks: dict[str, _Network] = {}
+        self.organs = tuple(organ_by_key(key) for _, key in sorted(model.description.labels.items()))
+
+    @property
+    def name(self) -> str:
+        """Name and version of the model."""
+        return f"{self.model.description.name} {self.model.description.version}"
+
+    def segment(
+        self, volume: Volume, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> Segmentation:
+        """Label the organs of a CT.
+
+        Args:
+            volume: HU, any orientation, spacing, extent and number type; not changed.
+            progress: called with the fraction of the work done, rising from 0 to 1, and what is being done.
+            cancelled: polled often, also between the network's layers.
+
+        Raises:
+            InputError: the volume is no CT.
+            Cancelled: `cancelled` returned True.
+            MemoryError: there is not enough memory on the CPU.
+        """
+        run = _Run(progress or (lambda fraction, stage: None), cancelled or (lambda: False))
+        with run.timed("preprocess"):
+            run.begin("Checking the CT", 0.02)
+            run.warnings += check_is_ct(volume)
+            if max(volume.spacing) > COARSE_SLICES_MM:
+                run.warnings.append(f"Slices are {max(volume.spacing):.1f} mm apart: small organs may be inaccurate.")
+        with _threads(self.threads), torch.inference_mode(), torch.backends.cudnn.flags(deterministic=True):
+            labels = self._on_some_device(volume, run)
+        with run.timed("postprocess"):
+            run.warnings += describe(labels, self.organs, volume.voxel_volume_ml)
+        run.finish()
+        return Segmentation(labels, run.seconds, run.warnings, self.device, self.name, self.organs)
+
+    def _on_some_device(self, volume: Volume, run: _Run) -> np.ndarray:
+        try:
+            return self._any_orientation(volume, run)
+        except (torch.OutOfMemoryError, RuntimeError, NotImplementedError) as error:
+            if self.device == "cpu":
+                if "allocate memory" in str(error):
+                    raise MemoryError("There is not enough memory for the network.") from error
+                raise
+            reason = "its memory is too small" if isinstance(error, torch.OutOfMemoryError) else "it failed"
+            run.warnings.append(f"The CPU was used instead of {self.device}: {reason}.")
+        self.device = "cpu"
+        self._networks.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return self._any_orientation(volume, run)
+
+    def _any_orientation(self, volume: Volume, run: _Run) -> np.ndarray:
+        if volume.tilt_degrees <= OBLIQUE_DEGREES:
+            return self._label(volume, run)
+        with run.timed("preprocess"):
+            run.begin("Straightening the axes", 0.0)
+            straight = _straighten(volume, self.model.description.intensity.lower)
+        labels = self._label(straight, run)
+        with run.timed("postprocess"):
+            return _labels_on_grid_of(volume, straight, labels, self.organs)
+
+    def _label(self, volume: Volume, run: _Run) -> np.ndarray:
+        stages = self.model.description.stages
+        order = volume.axis_order()
+        box: _Box | None = None
+        midline = None
+        for position, stage in enumerate(stages):
+            last = position == len(stages) - 1
+            what = "Labeling the organs" if last else "Finding the organs"
+            share = _STAGES_SHARE * (1.0 if len(stages) == 1 else 0.6 if last else 0.4 / (len(stages) - 1))
+            with run.timed("preprocess"):
+                run.begin(what, 0.3 * share)
+                grid = self._grid(stage, volume, order, box)
+                image = window(resample(volume.array, grid, self.model.description.intensity.lower, self.device, run.tick),
+                               self.model.description.intensity)
+                image = image.permute(order.permutation).contiguous()
+            with run.timed("network"):
+                run.begin(what, 0.7 * share)
+                scores = self._network(stage)(network_input(image, self.model.description.intensity), run.tick)
+            if position == 0:
+                midline = _midline(image, scores, grid, order, volume)
+            if not last:
+                with run.timed("preprocess"):
+                    box = _find_box(scores, grid, order, volume, stages[position + 1].margin_mm)
+                if box is None:
+                    return np.zeros(volume.array.shape, np.uint8)
+        with run.timed("postprocess"):
+            run.begin("Drawing the organs", 0.2)
+            scores = torch.softmax(scores, dim=0).permute(0, *(1 + axis for axis in np.argsort(order.permutation).tolist()))
+            classes, place = labels_on_array(scores, grid, volume.array.shape, run.tick)
+            run.begin("Cleaning up", 0.08)
+            return self._clean(classes, place, volume, midline, run)
+
+    def _clean(
+        self, classes: np.ndarray, place: tuple[slice, ...], volume: Volume, midline: float | None, run: _Run
+    ) -> np.ndarray:
+        labels = np.zeros(volume.array.shape, np.uint8)
+        if classes.size:
+            table = np.array([0, *(organ.label for organ in self.organs)], np.uint8)
+            part = table[classes]
+            affine = volume.affine_lps
+            affine[:3, 3] = (affine @ [*(extent.start for extent in place[::-1]), 1])[:3]
+            run.warnings += correct_sides(part, self.organs, affine, midline)
+            run.tick(0.4)
+            keep_plausible(part, self.organs, volume.voxel_volume_ml)
+            labels[place] = part
+        return labels
+
+    def _network(self, stage: Stage) -> _Network:
+        if stage.name not in self._networks:
+            dtype = _number_type(self._precision, self.device)
+            self._networks[stage.name] = _Network(
+                self.model.network(stage.name), self.model.stage_multiple(stage.name), self.device, dtype
+            )
+        return self._networks[stage.name]
+
+    def _grid(self, stage: Stage, volume: Volume, order: AxisOrder, box: _Box | None) -> tuple[AxisGrid, ...]:
+        """The stage's grid in the volume's stored axis order, laid out in the direction of the patient's axes."""
+        shape = [volume.array.shape[axis] for axis in order.permutation]
+        if stage.region == "organs" and box is not None:
+            extents = box
+        elif stage.region == "body":
+            stored = body_box(volume.array, self.model.description.intensity)
+            extents = tuple(
+                (n - stored[axis].stop, n - stored[axis].start) if flip else (stored[axis].start, stored[axis].stop)
+                for axis, flip, n in zip(order.permutation, order.flips, shape)
+            )
+        else:
+            extents = tuple((0.0, float(n)) for n in shape)
+        multiple = self.model.stage_multiple(stage.name)
+        grid: list[AxisGrid | None] = [None] * 3
+        for position, (axis, flip) in enumerate(zip(order.permutation, order.flips)):
+            start, stop = extents[position]
+            if stage.shape is not None:
+                count = stage.shape[2 - position]
+                step = (stop - start) / count
+            else:
+                step = stage.spacing_mm[2 - position] / volume.spacing[2 - axis]
+                count = max(1, int(np.ceil((stop - start) / step - 1e-3)))
+            cells = AxisGrid.over(start, stop, -(-count // multiple) * multiple, step)
+            grid[axis] = _turned(cells, shape[position]) if flip else cells
+        return tuple(grid)
+
+
+def choose_device(device: str) -> str:
+    """The device to run on. Raises InputError if it is unknown or not there."""
+    if device not in DEVICES:
+        raise InputError(f"Device {device!r} is unknown: choose {', '.join(DEVICES)}.")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if not there[device]:
+        raise InputError(f"There is no {device} device on this computer that PyTorch can use: choose auto or cpu.")
+    return device
+
+
+_Box = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+"""Outer edges along each axis of the LPS view, in its voxels; 0 is the edge before the first voxel."""
+
+
+class _Run:
+    """Progress, cancelling, times and warnings of one call."""
+
+    def __init__(self, progress: Progress, cancelled: Callable[[], bool]) -> None:
+        self.seconds = {"preprocess": 0.0, "network": 0.0, "postprocess": 0.0}
+        self.warnings: list[str] = []
+        self._progress, self._cancelled = progress, cancelled
+        self._done = self._share = self._reached = 0.0
+        self._stage = ""
+
+    def begin(self, stage: str, share: float) -> None:
+        """The next part of the work is `stage` and takes this share of it."""
+        self._done, self._share, self._stage = self._done + self._share, share, stage
+        self.tick(0.0)
+
+    def tick(self, fraction: float) -> None:
+        """This fraction of the part is done."""
+        if self._cancelled():
+            raise Cancelled("The segmentation was cancelled.")
+        self._reached = max(self._reached, min(1.0, self._done + fraction * self._share))
+        self._progress(self._reached, self._stage)
+
+    def finish(self) -> None:
+        self._progress(1.0, "Done")
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.perf_counter() - start
+
+
+class _Network:
+    """A network on a device, in tiles where one pass would take too much memory; can be stopped between its layers."""
+
+    def __init__(self, module: nn.Module, multiple: int, device: str, dtype: torch.dtype) -> None:
+        self._module = copy.deepcopy(module).to(device, dtype).eval()
+        if device != "mps":
+            self._module = self._module.to(memory_format=torch.channels_last_3d)
+        self._multiple, self._device, self._dtype = multiple, device, dtype
+        self._layers = [layer for layer in self._module.modules() if not list(layer.children())]
+        self._costs = self._measure_costs()
+        width = max((layer.out_channels for layer in self._layers[:1] if isinstance(layer, nn.Conv3d)), default=4)
+        self._tile_voxels = _TILE_BYTES // (6 * width * torch.finfo(dtype).bits // 8)
+
+    def __call__(self, image: torch.Tensor, tick: Callable[[float], None]) -> torch.Tensor:
+        """Logits (classes, z, y, x) float32 of an image (z, y, x)."""
+        tiles = _tiles(tuple(image.shape), self._multiple, self._tile_voxels)
+        if len(tiles) == 1:
+            return self._pass(image, tick)
+        total = weight = None
+        for number, tile in enumerate(tiles):
+            scores = self._pass(image[tile], lambda fraction, number=number: tick((number + fraction) / len(tiles)))
+            ramp = _tile_weight(tile, tuple(image.shape)).to(scores.device)
+            if total is None:
+                total = torch.zeros((scores.shape[0], *image.shape), device=scores.device)
+                weight = torch.zeros(image.shape, device=scores.device)
+            total[(slice(None), *tile)] += scores * ramp
+            weight[tile] += ramp
+        return total / weight
+
+    def _pass(self, image: torch.Tensor, tick: Callable[[float], None]) -> torch.Tensor:
+        done = 0.0
+
+        def before(layer: nn.Module, _: object) -> None:
+            tick(min(1.0, done))
+
+        def after(layer: nn.Module, _: object, __: object) -> None:
+            nonlocal done
+            done += self._costs.get(layer, 0.0)
+
+        hooks = [layer.register_forward_pre_hook(before) for layer in self._layers]
+        hooks += [layer.register_forward_hook(after) for layer in self._layers]
+        try:
+            batch = image[None, None].to(self._device, self._dtype)
+            return self._module(batch)[0].float().contiguous()
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _measure_costs(self) -> dict[nn.Module, float]:
+        """Each layer's share of the multiplications, counted on a small image."""
+        counts: dict[nn.Module, float] = {}
+
+        def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            weight = getattr(layer, "weight", None)
+            per_voxel = weight.numel() / weight.shape[0] if weight is not None and weight.dim() > 1 else 1.0
+            cells = inputs[0] if isinstance(layer, nn.ConvTranspose3d) else output
+            counts[layer] = counts.get(layer, 0.0) + per_voxel * cells.numel()
+
+        hooks = [layer.register_forward_hook(count) for layer in self._layers]
+        try:
+            self._module(torch.zeros((1, 1) + (self._multiple,) * 3, device=self._device, dtype=self._dtype))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {layer: value / sum(counts.values()) for layer, value in counts.items()}
+
+
+def _tiles(shape: tuple[int, ...], multiple: int, limit: int) -> list[tuple[slice, ...]]:
+    """Overlapping boxes of at most `limit` voxels (if multiples allow) that cover the shape; all cuts at multiples."""
+    pieces = [1, 1, 1]
+    while True:
+        ranges = [_split(n, count, multiple) for n, count in zip(shape, pieces)]
+        sizes = [max(stop - start for start, stop in axis) for axis in ranges]
+        widest = int(np.argmax(sizes))
+        if np.prod(sizes) <= limit or sizes[widest] <= 4 * multiple:
+            return [(slice(*z), slice(*y), slice(*x)) for z in ranges[0] for y in ranges[1] for x in ranges[2]]
+        pieces[widest] += 1
+
+
+def _split(size: int, count: int, multiple: int) -> list[tuple[int, int]]:
+    if count == 1:
+        return [(0, size)]
+    overlap = -(-_TILE_OVERLAP // multiple) * multiple
+    length = -(-(size + (count - 1) * overlap) // (count * multiple)) * multiple
+    length = min(length, size)
+    starts = [min(index * (length - overlap), size - length) // multiple * multiple for index in range(count)]
+    return [(start, min(start + length, size)) for start in dict.fromkeys(starts)]
+
+
+def _tile_weight(tile: tuple[slice, ...], shape: tuple[int, ...]) -> torch.Tensor:
+    """Falls linearly over the overlap towards the sides where another tile goes on."""
+    weight = torch.ones(())
+    for extent, size in zip(tile, shape):
+        distance = torch.arange(extent.stop - extent.start, dtype=torch.float32) + 0.5
+        low = distance if extent.start > 0 else torch.full_like(distance, _TILE_OVERLAP)
+        high = distance.flip(0) if extent.stop < size else torch.full_like(distance, _TILE_OVERLAP)
+        weight = weight[..., None] * torch.minimum(low, high).clamp(max=_TILE_OVERLAP)
+    return weight
+
+
+def _turned(axis: AxisGrid, size: int) -> AxisGrid:
+    """The grid of a flipped axis, in the stored array's indices."""
+    return AxisGrid(size - 1 - axis.first, -axis.step, axis.count)
+
+
+def _view_grid(grid: Sequence[AxisGrid], order: AxisOrder, shape: Sequence[int]) -> list[AxisGrid]:
+    """The grid in the LPS view's axes and indices."""
+    return [
+        _turned(grid[axis], shape[axis]) if flip else grid[axis] for axis, flip in zip(order.permutation, order.flips)
+    ]
+
+
+def _find_box(
+    scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume, margin_mm: float
+) -> _Box | None:
+    """The box around the organs that the stage found, or None.
+
+    Each organ counts with its largest component that lies within reach of the largest organ: what else was found, in a head or a thigh
+    of a whole-body scan, is a mistake.
+    """
+    axes = _view_grid(grid, order, volume.array.shape)
+    spacing = np.array([volume.spacing[2 - axis] for axis in order.permutation])
+    steps = np.array([axis.step for axis in axes]) * spacing
+    classes = _winners(scores)
+    pieces = []
+    for index, box in enumerate(ndimage.find_objects(classes), start=1):
+        if box is None:
+            continue
+        numbers, counts = components(classes[box] == index)
+        for number, inner in enumerate(ndimage.find_objects(numbers), start=1):
+            low = np.array([b.start + i.start for b, i in zip(box, inner)])
+            high = np.array([b.start + i.stop for b, i in zip(box, inner)])
+            pieces.append((int(counts[number]) * float(np.prod(steps)) / 1000, index, low, high))
+    pieces = sorted((piece for piece in pieces if piece[0] >= _SMALLEST_FIND_ML), key=lambda piece: -piece[0])
+    if not pieces:
+        return None
+    anchor = (pieces[0][2] + pieces[0][3]) / 2
+    chosen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for _, index, low, high in pieces:
+        if np.linalg.norm(((low + high) / 2 - anchor) * steps) <= _ORGANS_REACH_MM:
+            chosen.setdefault(index, (low, high))
+    lowest = np.min([low for low, _ in chosen.values()], axis=0)
+    highest = np.max([high for _, high in chosen.values()], axis=0)
+    result = []
+    for position, axis in enumerate(axes):
+        size = volume.array.shape[order.permutation[position]]
+        margin = margin_mm / spacing[position]
+        start = axis.first + (lowest[position] - 0.5) * axis.step + 0.5 - margin
+        stop = axis.first + (highest[position] - 0.5) * axis.step + 0.5 + margin
+        result.append((max(0.0, float(start)), min(float(size), float(stop))))
+    return result[0], result[1], result[2]
+
+
+def _midline(
+    image: torch.Tensor, scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume
+) -> float | None:
+    """LPS x (mm) that divides the body in halves at the height of the organs; None where the scan cuts the body's sides."""
+    classes = _winners(scores)
+    heights = np.flatnonzero(classes.any(axis=(1, 2)))
+    if not len(heights):
+        return None
+    axis = _view_grid(grid, order, volume.array.shape)[2]
+    size = volume.array.shape[order.permutation[2]]
+    inside = (axis.positions >= -0.5) & (axis.positions <= size - 0.5)
+    body = (image[heights[0] : heights[-1] + 1] > AIR + 0.05).cpu().numpy()[:, :, inside]
+    touching = [float(np.mean(body[:, :, side].any(axis=1))) for side in (0, -1)]
+    if max(touching) > 0.5 or abs(touching[0] - touching[1]) > 0.2:
+        return None
+    profile = np.cumsum(np.count_nonzero(body, axis=(0, 1)))
+    if profile[-1] == 0:
+        return None
+    column = float(np.interp(profile[-1] / 2, profile, np.arange(len(profile)) + 0.5))
+    place = axis.positions[inside][0] + axis.step * column
+    view = volume.to_lps_view()[0]
+    middle = [(n - 1) / 2 for n in view.array.shape[::-1]]
+    return float((view.affine_lps @ [place, middle[1], middle[2], 1])[0])
+
+
+def _winners(scores: torch.Tensor) -> np.ndarray:
+    """Class with the highest score; much faster than argmax over a leading axis."""
+    best, winner = scores[0].clone(), torch.zeros(scores.shape[1:], dtype=torch.uint8, device=scores.device)
+    for index in range(1, len(scores)):
+        winner.masked_fill_(scores[index] > best, index)
+        torch.maximum(best, scores[index], out=best)
+    return winner.cpu().numpy()
+
+
+def _straighten(volume: Volume, outside: float) -> Volume:
+    """The volume on a grid along the patient's axes, of about its own spacing."""
+    import SimpleITK as sitk
+
+    view, _ = volume.to_lps_view()
+    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
+    corners[:, :3] *= np.array(view.array.shape[::-1]) - 1
+    places = (view.affine_lps @ corners.T)[:3]
+    origin, spacing = places.min(axis=1), np.array(view.spacing)
+    size = np.ceil((places.max(axis=1) - origin) / spacing).astype(int) + 1
+    moved = sitk.Resample(
+        _image_of(volume, volume.array if volume.array.dtype in (np.int16, np.int32, np.float32) else None),
+        size.tolist(), sitk.Transform(), sitk.sitkLinear, origin.tolist(), spacing.tolist(), np.eye(3).ravel().tolist(), outside,
+    )
+    return Volume(sitk.GetArrayFromImage(moved), tuple(spacing), tuple(origin), np.eye(3), volume.name)
+
+
+def _labels_on_grid_of(
+    volume: Volume, straight: Volume, labels: np.ndarray, organs: Sequence[Organ]
+) -> np.ndarray:
+    """Labels of the straightened grid on the volume's own: each organ's share is interpolated linearly, the largest wins."""
+    import SimpleITK as sitk
+
+    result = np.zeros(volume.array.shape, np.uint8)
+    boxes = ndimage.find_objects((labels > 0).astype(np.uint8))
+    if not boxes:
+        return result
+    corners = np.array([[(s.start - 1, s.stop)[bit] for s, bit in zip(boxes[0][::-1], bits)] + [1]
+                        for bits in np.ndindex(2, 2, 2)], float)
+    indices = (np.linalg.inv(volume.affine_lps) @ straight.affine_lps @ corners.T)[:3]
+    size = np.array(volume.array.shape[::-1])
+    low = np.clip(np.floor(indices.min(axis=1)), 0, size - 1).astype(int)
+    high = np.clip(np.ceil(indices.max(axis=1)) + 1, low + 1, size).astype(int)
+    place = tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1]))
+    origin = (volume.affine_lps @ [*low, 1])[:3]
+    rest = np.ones(result[place].shape, np.float32)
+    best = np.zeros_like(rest)
+    for organ in organs:
+        mask = labels == organ.label
+        if not mask.any():
+            continue
+        share = sitk.GetArrayFromImage(sitk.Resample(
+            _image_of(straight, mask.astype(np.float32)), (high - low).tolist(), sitk.Transform(), sitk.sitkLinear,
+            origin.tolist(), volume.spacing, volume.direction.ravel().tolist(), 0.0,
+        ))
+        result[place][share > best] = organ.label
+        np.maximum(best, share, out=best)
+        rest -= share
+    result[place][rest >= best] = 0
+    return result
+
+
+def _image_of(volume: Volume, array: np.ndarray | None):  # noqa: ANN202
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(volume.array.astype(np.float32) if array is None else np.ascontiguousarray(array))
+    image.SetSpacing(volume.spacing)
+    image.SetOrigin(volume.origin)
+    image.SetDirection(volume.direction.ravel().tolist())
+    return image
+
+
+def _number_type(precision: str, device: str) -> torch.dtype:
+    if precision == "float32" or (precision == "auto" and device == "mps"):
+        return torch.float32
+    if precision == "bfloat16":
+        return torch.bfloat16
+    return torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() or device == "cpu" and has_amx() else torch.float32
+
+
+def has_amx() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices (Intel AMX); without it bfloat16 does not pay."""
+    if platform.system() != "Linux":
+        return False
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            return "amx_bf16" in file.read()
+    except OSError:
+        return False
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,149 @@
+"""From the network's labels to anatomy: one piece per organ, on the right side of the body, of a plausible size.
+
+Works on uint8 label arrays in any axis order, in place; where left and right are is told by an affine. Only numpy and scipy are needed;
+cc3d, where it is installed, finds components several times faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from .organs import Organ
+
+CLEARLY_OFF_MIDLINE_MM = 15.0
+"""How far from the body's midline a component's center must lie before its side is believed."""
+
+_MINIMUM_ML = {"liver": 2.0, "right_kidney": 2.0, "left_kidney": 2.0, "spleen": 2.0}
+_MINIMUM_ML_OF_OTHERS = 0.2
+_USUAL_ML = {"liver": (500.0, 4000.0), "right_kidney": (50.0, 500.0), "left_kidney": (50.0, 500.0), "spleen": (40.0, 1500.0)}
+_WORTH_A_WARNING_ML = 2.0
+
+
+def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Connected components (faces) of a mask: an array of their numbers from 1, and voxels per number (index 0: background)."""
+    try:
+        import cc3d
+    except ImportError:
+        numbers = ndimage.label(mask)[0]
+    else:
+        numbers = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=6)
+    return numbers, np.bincount(numbers.ravel())
+
+
+def keep_plausible(labels: np.ndarray, organs: Sequence[Organ], voxel_ml: float) -> None:
+    """Keep each organ's largest component, and none that is too small to be that organ; changes `labels`."""
+    for organ, box in _boxes(labels, organs):
+        part = labels[box]
+        mask = part == organ.label
+        numbers, counts = components(mask)
+        largest = int(counts[1:].argmax()) + 1
+        enough = counts[largest] * voxel_ml >= _MINIMUM_ML.get(organ.key, _MINIMUM_ML_OF_OTHERS)
+        if len(counts) > 2 or not enough:
+            part[mask & (numbers != largest) if enough else mask] = 0
+
+
+def correct_sides(
+    labels: np.ndarray, organs: Sequence[Organ], affine_lps: np.ndarray, midline_mm: float | None
+) -> list[str]:
+    """Give the parts of paired organs that lie on the wrong side of the body to their partner; changes `labels`.
+
+    The network sees patches, which look alike left and right; the body does not. Nothing is changed when the liver lies on the
+    left: then the scan's orientation is wrong, or the patient's organs are mirrored, and a person must look.
+
+    Args:
+        affine_lps: 4x4 from (i, j, k), the last array axis first, to LPS mm.
+        midline_mm: the body's midline along LPS x, or None if it is not known; then only two organs on each other's side, one
+            clearly left of the other, are exchanged.
+
+    Returns:
+        Warnings for the user.
+    """
+    voxel_ml = abs(float(np.linalg.det(affine_lps[:3, :3]))) / 1000
+    centers = {organ.key: _center_x(labels, organ, affine_lps) for organ in organs}
+    liver = centers.get("liver")
+    if liver is not None and midline_mm is not None and liver > midline_mm + CLEARLY_OFF_MIDLINE_MM:
+        return ["The liver lies on the patient's left: the scan's orientation may be wrong (or the organs are mirrored)."]
+    warnings = []
+    for right, left in _pairs(organs):
+        if midline_mm is None:
+            if None not in (centers[right.key], centers[left.key]):
+                distance = centers[right.key] - centers[left.key]
+                if distance > 2 * CLEARLY_OFF_MIDLINE_MM:
+                    rights = labels == right.label
+                    labels[labels == left.label] = right.label
+                    labels[rights] = left.label
+                    warnings.append(f"{right.name} and {left.name.lower()} were exchanged: each lay on the other's side.")
+            continue
+        for own, other, sign in ((right, left, 1.0), (left, right, -1.0)):
+            moved = _move_components(labels, own, other, affine_lps, midline_mm, sign) * voxel_ml
+            if moved >= _WORTH_A_WARNING_ML:
+                warnings.append(f"{moved:.0f} ml of {own.name.lower()} lay on the other side and now count as {other.name.lower()}.")
+    return warnings
+
+
+def describe(labels: np.ndarray, organs: Sequence[Organ], voxel_ml: float) -> list[str]:
+    """Warnings about organs that are missing, cut by the edge of the scan, or of an unusual volume."""
+    boxes = dict(_boxes(labels, organs))
+    if not boxes:
+        return ["None of the organs was found in this scan."]
+    missing = [organ.name.lower() for organ in organs if organ not in boxes]
+    cut = [organ for organ, box in boxes.items() if any(s.start == 0 or s.stop == n for s, n in zip(box, labels.shape))]
+    warnings = [f"Not found in this scan: {', '.join(missing)}."] if missing else []
+    if cut:
+        names = ", ".join(organ.name.lower() for organ in cut)
+        warnings.append(f"Cut by the edge of the scan, so the volume is incomplete: {names}.")
+    for organ, box in boxes.items():
+        if organ in cut or organ.key not in _USUAL_ML:
+            continue
+        volume = np.count_nonzero(labels[box] == organ.label) * voxel_ml
+        low, high = _USUAL_ML[organ.key]
+        if not low <= volume <= high:
+            warnings.append(f"{organ.name}: {volume:.0f} ml is unusual ({low:.0f} to {high:.0f} ml are common); look at the result.")
+    return warnings
+
+
+def _boxes(labels: np.ndarray, organs: Sequence[Organ]) -> list[tuple[Organ, tuple[slice, ...]]]:
+    found = ndimage.find_objects(labels, max(organ.label for organ in organs)) if labels.size else []
+    return [(organ, found[organ.label - 1]) for organ in organs if found and found[organ.label - 1] is not None]
+
+
+def _pairs(organs: Sequence[Organ]) -> list[tuple[Organ, Organ]]:
+    by_key = {organ.key: organ for organ in organs}
+    rights = [organ for organ in organs if organ.key.startswith("right_")]
+    return [(right, by_key[left]) for right in rights if (left := "left_" + right.key[len("right_") :]) in by_key]
+
+
+def _mean_x(mask: np.ndarray, box: tuple[slice, ...], affine: np.ndarray) -> float:
+    """Mean LPS x of a mask's voxels, mm; the box says where the mask lies in the whole array."""
+    total = np.count_nonzero(mask)
+    x = affine[0, 3]
+    for axis, extent in enumerate(box):
+        profile = np.count_nonzero(mask, axis=tuple(other for other in range(3) if other != axis))
+        x += affine[0, 2 - axis] * (extent.start + profile @ np.arange(len(profile)) / total)
+    return float(x)
+
+
+def _center_x(labels: np.ndarray, organ: Organ, affine: np.ndarray) -> float | None:
+    for _, box in _boxes(labels, [organ]):
+        return _mean_x(labels[box] == organ.label, box, affine)
+    return None
+
+
+def _move_components(
+    labels: np.ndarray, own: Organ, other: Organ, affine: np.ndarray, midline_mm: float, sign: float
+) -> int:
+    """Relabel the components of `own` whose center lies clearly on the side of `sign`; returns how many voxels."""
+    moved = 0
+    for _, box in _boxes(labels, [own]):
+        part = labels[box]
+        numbers, counts = components(part == own.label)
+        for number, inner in enumerate(ndimage.find_objects(numbers), start=1):
+            piece = numbers[inner] == number
+            place = tuple(slice(o.start + i.start, o.start + i.stop) for o, i in zip(box, inner))
+            if sign * (_mean_x(piece, place, affine) - midline_mm) > CLEARLY_OFF_MIDLINE_MM:
+                part[inner][piece] = other.label
+                moved += int(counts[number])
+    return moved

@@ -1,0 +1,214 @@
+"""The worker process: keeps torch and the model warm, segments one CT after another, and can die without harming Slicer.
+
+Start it as ``python FlareSegment/FlareSegmentLib/worker.py`` (see `worker_protocol.worker_command`) or ``python -m
+FlareSegmentLib.worker``. What is said over stdin and stdout is written down in ``worker_protocol.py``.
+
+Two threads: one reads requests, so that ``cancel`` is heard while the other one computes. The process ends by itself when its
+stdin closes or its parent is gone, also in the middle of a segmentation: nothing but the label file of the request is ever written.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __package__ in (None, ""):  # started by its path: the folder above is the one to import from, not this one
+    _HERE = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [os.path.dirname(_HERE), *(entry for entry in sys.path if os.path.abspath(entry or ".") != _HERE)]
+
+import ctypes
+import queue
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, BinaryIO
+
+from FlareSegmentLib.errors import Cancelled, FlareSegmentError, ModelError
+from FlareSegmentLib.worker_protocol import (
+    PROGRESS_INTERVAL_SECONDS,
+    PROTOCOL_VERSION,
+    Event,
+    Failure,
+    Progress,
+    ProtocolError,
+    Ready,
+    Request,
+    Result,
+    SegmentRequest,
+    Stopped,
+    decode_request,
+    encode_event,
+)
+
+if TYPE_CHECKING:
+    from FlareSegmentLib.pipeline import Segmenter
+
+_PARENT_CHECK_SECONDS = 1.0
+_TRACE_LINES = 12
+
+
+class Worker:
+    """Answers requests from one stream with events on another until the stream ends or ``shutdown`` comes."""
+
+    def __init__(self, requests: BinaryIO, events: BinaryIO) -> None:
+        self._requests, self._events = requests, events
+        self._sending = threading.Lock()
+        self._waiting: queue.Queue[Request | SegmentRequest] = queue.Queue()
+        self._cancelled: set[int] = set()
+        self._segmenter: Segmenter | None = None
+        self._loaded: tuple[str, str, int | None] | None = None
+
+    def run(self) -> None:
+        """Serve until ``shutdown``; when the stream of requests ends, the process ends at once."""
+        threading.Thread(target=self._read, daemon=True).start()
+        while True:
+            request = self._waiting.get()
+            if request.command == "shutdown":
+                return
+            self._answer(request)
+            self._cancelled.discard(request.id)
+
+    def _read(self) -> None:
+        for line in self._requests:
+            if not line.strip():
+                continue
+            try:
+                request = decode_request(line)
+            except ProtocolError as error:
+                self._send(Failure(None, "internal", f"The worker did not understand a request: {error}"))
+                continue
+            if isinstance(request, Request) and request.command == "cancel":
+                if request.target is not None:
+                    self._cancelled.add(request.target)
+            else:
+                self._waiting.put(request)
+        if self._waiting.empty() or self._waiting.queue[-1].command != "shutdown":
+            os._exit(0)
+
+    def _send(self, event: Event) -> None:
+        with self._sending:
+            try:
+                self._events.write(encode_event(event))
+                self._events.flush()
+            except OSError:  # nobody listens any more
+                os._exit(0)
+
+    def _answer(self, request: Request | SegmentRequest) -> None:
+        try:
+            if isinstance(request, SegmentRequest):
+                self._send(self._segment(request))
+            else:
+                self._send(self._hello(request))
+        except Cancelled:
+            self._send(Stopped(request.id))
+        except FlareSegmentError as error:
+            self._send(Failure(request.id, "model" if isinstance(error, ModelError) else "input", str(error)))
+        except MemoryError:
+            message = "There is not enough memory for this CT: close other programs, or crop the CT."
+            self._send(Failure(request.id, "memory", message, _trace()))
+        except Exception as error:  # whatever it is, the client must hear of it
+            reason = str(error).strip().splitlines()
+            message = f"The segmentation failed: {reason[0] if reason else type(error).__name__}"
+            self._send(Failure(request.id, "internal", message, _trace()))
+
+    def _hello(self, request: Request) -> Ready:
+        import torch
+
+        name = None
+        device = request.device
+        if request.model is not None:
+            segmenter = self._segmenter_for(request.model, request.device, request.threads)
+            device, name = segmenter.device, segmenter.name
+        threads = request.threads or torch.get_num_threads()
+        return Ready(request.id, PROTOCOL_VERSION, os.getpid(), torch.__version__, device, threads, name)
+
+    def _segment(self, request: SegmentRequest) -> Result:
+        from FlareSegmentLib.organ_statistics import organ_statistics
+
+        start = time.perf_counter()
+        sent = 0.0
+
+        def cancelled() -> bool:
+            return request.id in self._cancelled
+
+        def progress(fraction: float, stage: str) -> None:
+            nonlocal sent
+            now = time.perf_counter()
+            if now - sent >= PROGRESS_INTERVAL_SECONDS:
+                sent = now
+                self._send(Progress(request.id, fraction, stage))
+
+        if cancelled():
+            raise Cancelled
+        volume = request.map_volume()
+        self._send(Progress(request.id, 0.0, "Loading the model" if self._segmenter is None else "Checking the CT"))
+        segmenter = self._segmenter_for(request.model, request.device, request.threads)
+        found = segmenter.segment(volume, progress, cancelled)
+        organs = organ_statistics(volume, found.labels, found.organs)
+        if cancelled():
+            raise Cancelled
+        request.labels.write(found.labels)
+        seconds = found.seconds | {"total": time.perf_counter() - start}
+        return Result(request.id, seconds, found.warnings, found.device, found.model, organs)
+
+    def _segmenter_for(self, model: str, device: str, threads: int | None) -> Segmenter:
+        if self._segmenter is None or self._loaded != (model, device, threads):
+            from FlareSegmentLib.model_file import load_model
+            from FlareSegmentLib.pipeline import Segmenter
+
+            self._segmenter = None  # two models need not fit into memory at once
+            self._segmenter = Segmenter(load_model(model), device, threads)
+            self._loaded = (model, device, threads)
+        return self._segmenter
+
+
+def _trace() -> str:
+    return "\n".join(traceback.format_exc().splitlines()[-_TRACE_LINES:])
+
+
+def _keep_stdout_for_events() -> BinaryIO:
+    """The stream for events; whatever else is printed from now on, by C code too, goes to stderr."""
+    sys.stdout.flush()
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.stdout = sys.stderr
+    return events
+
+
+def _keep_freed_memory() -> None:
+    """Stop glibc from giving large blocks back to the kernel and taking them again at every layer.
+
+    ``mallopt`` changes the whole process, so it is done only here. M_MMAP_MAX is -4 and M_TRIM_THRESHOLD -1 in malloc.h.
+    """
+    if sys.platform == "linux":
+        try:
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+        except (OSError, AttributeError):  # another C library
+            return
+        mallopt(-4, 0)
+        mallopt(-1, 2**31 - 1)
+
+
+def _end_with_parent() -> None:
+    """On POSIX an orphan gets another parent; its stdin may stay open in a process that inherited the other end."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_CHECK_SECONDS)
+        os._exit(0)
+
+    if os.name == "posix":
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> None:
+    """Serve stdin and stdout."""
+    events = _keep_stdout_for_events()
+    _keep_freed_memory()
+    _end_with_parent()
+    Worker(sys.stdin.buffer, events).run()
+
+
+if __name__ == "__main__":
+    main()
