@@ -2,12 +2,14 @@
 
     Slicer --no-main-window --python-script FlareSegment/segment.py [CT] [--output DIR] [--reference LABELS] [--json]
 
-CT is a NIfTI, NRRD or MetaImage file or a folder with a DICOM series; without it the built-in phantom is segmented, and its own labels are
-the reference. Five files appear in DIR, all of them or none: NAME_organs.seg.nrrd, NAME_labels.nii.gz, NAME_organs.csv, NAME_slices.png
-and NAME_3d.png. Files of the same names are replaced once everything succeeded.
+CT is a NIfTI, NRRD or MetaImage file or a folder with a DICOM series; without it the built-in phantom is segmented,
+and its own labels are the reference. Five files appear in DIR, all of them or none: NAME_organs.seg.nrrd,
+NAME_labels.nii.gz, NAME_organs.csv, NAME_slices.png and NAME_3d.png. Files of the same names are replaced once
+everything succeeded.
 
-Exit status: 0 done; 2 bad input or usage, with one line on standard error; 1 anything else, also in one line (the environment variable
-FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises, so every way out ends in slicer.util.exit.
+Exit status: 0 done; 2 bad input or usage, with one line on standard error; 1 anything else, also in one line (the
+environment variable FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises, so every way
+out ends in slicer.util.exit.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import slicer
+
 from FlareSegmentLib.errors import FlareSegmentError, InputError, ModelError
 from FlareSegmentLib.organs import LABEL_TABLES, Organ, organ_by_key
 from FlareSegmentLib.volume import Volume
@@ -86,15 +89,15 @@ class Case:
 
 
 def load_case(source: str | None) -> Case:
-    """Read and check the CT, or make the phantom. Raises InputError."""
+    """Read the CT, or make the phantom. Raises InputError."""
     if source is None:
         from FlareSegmentLib.phantom import make_phantom
 
         return Case("phantom", "phantom", *make_phantom())
-    from FlareSegmentLib.image_io import check_is_ct, read_volume
+    from FlareSegmentLib.image_io import read_volume
 
     volume, warnings = read_volume(source)
-    return Case(case_name(Path(source)), source, volume, None, warnings + check_is_ct(volume))
+    return Case(case_name(Path(source)), source, volume, None, warnings)
 
 
 def case_name(path: Path) -> str:
@@ -105,8 +108,8 @@ def case_name(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix)] or "ct"
 
 
-def load_reference(options: argparse.Namespace, volume: Volume, organs: Iterable[Organ]) -> np.ndarray:
-    """The reference in FlareSegment's label values; organs that the model does not know are left out. Raises InputError."""
+def load_reference(options: argparse.Namespace, volume: Volume, organs: Sequence[Organ]) -> np.ndarray:
+    """The reference in FlareSegment's label values, without organs that the model does not know. Raises InputError."""
     from FlareSegmentLib.image_io import read_labels
 
     labels = read_labels(options.reference, like=volume).array
@@ -135,11 +138,10 @@ def segment_case(options: argparse.Namespace, say: Callable[[str], None]) -> dic
     from FlareSegmentLib.organ_statistics import organ_statistics
     from FlareSegmentLib.pipeline import Segmenter
 
-    model = load_model(options.model or bundled_model_folder())
-    organs = [organ_by_key(key) for _, key in sorted(model.description.labels.items())]
+    segmenter = Segmenter(load_model(options.model or bundled_model_folder()), device=options.device)
+    organs = segmenter.organs
     if options.reference is not None:
         case.reference = load_reference(options, case.volume, organs)
-    segmenter = Segmenter(model, device=options.device)
     seconds = {"load": time.monotonic() - start}
     size = " x ".join(str(value) for value in case.volume.array.shape[::-1])
     say(f"{case.name}: {size} voxels of {' x '.join(f'{value:.3g}' for value in case.volume.spacing)} mm")
@@ -155,14 +157,14 @@ def segment_case(options: argparse.Namespace, say: Callable[[str], None]) -> dic
     seconds.update(segmentation.seconds)
     warnings = case.warnings + segmentation.warnings
 
-    measures = organ_statistics(case.volume, segmentation.labels)
+    measures = organ_statistics(case.volume, segmentation.labels, organs)
     rows = {organ.key: {name: measures[organ.key][name] for name in ("volume_ml", "mean_hu")} for organ in organs}
     table = LABEL_TABLES[options.label_ids]
     rows = {key: {"label": table[key], **row} for key, row in rows.items()}
     if case.reference is not None:
         from FlareSegmentLib.metrics import evaluate
 
-        for key, scores in evaluate(segmentation.labels, case.reference, case.volume.spacing).items():
+        for key, scores in evaluate(segmentation.labels, case.reference, case.volume.spacing, organs).items():
             rows[key].update({name: scores[name] for name in _SCORES})
 
     write_start = time.monotonic()
@@ -185,7 +187,7 @@ def segment_case(options: argparse.Namespace, say: Callable[[str], None]) -> dic
     )
 
 
-# Output -----------------------------------------------------------------------------------------------------------------------------
+# Output -------------------------------------------------------------------------------------------
 
 
 class _OutputFiles:
@@ -216,7 +218,10 @@ class _OutputFiles:
         (Path(self._private.name) / self._names.pop(kind)).unlink(missing_ok=True)
 
     def publish(self) -> dict[str, str]:
-        """Move all files to their place; {kind: path}. On an error those that stood there before are back. Raises InputError."""
+        """Move all files to their place; returns {kind: path}.
+
+        Raises InputError where that cannot be done; files that stood there before are back then.
+        """
         kept = Path(self._private.name) / "replaced"
         kept.mkdir()
         done: list[str] = []
@@ -249,7 +254,7 @@ class _OutputFiles:
 
 
 def _check_writable(folder: Path) -> None:
-    """Raise InputError where no file could be written in the folder, which need not exist yet; leaves nothing behind."""
+    """Raise InputError where no file could be written in the folder, which need not exist yet."""
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     try:
         with tempfile.TemporaryDirectory(dir=existing, prefix=".flaresegment-"):
@@ -268,12 +273,12 @@ def _write_files(
     files: _OutputFiles,
     case: Case,
     labels: np.ndarray,
-    organs: list[Organ],
+    organs: Sequence[Organ],
     table: dict[str, int],
     rows: dict[str, dict],
     warnings: list[str],
 ) -> None:
-    """Write the segmentation, the label map, the table and the pictures; a picture that cannot be drawn becomes a warning."""
+    """Write the segmentation, the label map, the table and the pictures; without OpenGL a warning is added instead."""
     from FlareSegmentLib.image_io import write_labels
     from FlareSegmentSlicerLib.pictures import RenderingUnavailable, slices_png, surfaces_png
 
@@ -313,7 +318,7 @@ def _write_segmentation(path: Path, case: Case, labels: np.ndarray) -> None:
     slicer.mrmlScene.RemoveNode(volume_node)
 
 
-# Report -----------------------------------------------------------------------------------------------------------------------------
+# Report -------------------------------------------------------------------------------------------
 
 
 def peak_rss_mib() -> float | None:
@@ -380,7 +385,7 @@ def main(arguments: list[str]) -> int:
         return _fail(FAILED, f"The Python package {error.name} is missing.{advice}")
     except MemoryError:
         return _fail(FAILED, "Not enough memory for this CT: close other programs, or crop the CT to the abdomen.")
-    except BaseException as error:  # noqa: BLE001  an exception that leaves the script would leave Slicer running
+    except BaseException as error:  # noqa: BLE001  one that leaves the script would leave Slicer running
         return _fail(
             FAILED, f"Unexpected {type(error).__name__}: {_one_line(error)} (FLARESEGMENT_DEBUG=1 shows where)"
         )

@@ -1,15 +1,16 @@
 """The built-in phantom: a CT of a torso made from formulas, with the organs' labels known exactly.
 
-It is what `segment.py` runs on when no CT is given, what the tests run on (no patient data in the repository), and, seeded, a set of
-torsos to train and validate on. Only numpy is needed.
+It is what `segment.py` runs on when no CT is given, what the tests run on (no patient data in the repository), and,
+seeded, a set of torsos to train and validate on. Only numpy is needed.
 
-How it is made: `_Anatomy` draws the sizes, positions and tissue values of one patient from the seed and lists the organs as painting
-steps, from the body wall inwards; each step is an implicit shape (a signed distance in mm, negative inside). `_render` paints them slab
-by slab onto the voxel grid. A step covers a voxel by the fraction that its distance gives (partial volume), and owns the voxel's label
-from one half on. The patient's coordinates are warped smoothly before the shapes are evaluated, so no two patients share an outline.
+How it is made: `_Anatomy` draws the sizes, positions and tissue values of one patient from the seed and lists the
+organs as painting steps, from the body wall inwards; each step is an implicit shape (a signed distance in mm,
+negative inside). `_render` paints them slab by slab onto the voxel grid. A step covers a voxel by the fraction that
+its distance gives (partial volume), and owns the voxel's label from one half on. The patient's coordinates are warped
+smoothly before the shapes are evaluated, so no two patients share an outline.
 
-Coordinates are LPS in mm: x to the patient's left, y to the back, z to the head; the origin lies inside the body in the midline, at the
-height of the first lumbar vertebra. The liver is therefore at low x.
+Coordinates are LPS in mm: x to the patient's left, y to the back, z to the head; the origin lies inside the body in
+the midline, at the height of the first lumbar vertebra. The liver is therefore at low x.
 """
 
 from __future__ import annotations
@@ -26,8 +27,7 @@ _AIR = -1000.0
 _FAT = -103.0
 _LOWEST_HU, _HIGHEST_HU = -1024, 3071
 _SLAB_VOXELS = 400_000
-_CONTRAST_PHASES = ("plain", "arterial", "portal venous", "delayed")
-# HU of a tissue in each of the four contrast phases; typical values of abdominal CT at 120 kVp.
+# HU of a tissue without contrast, in the arterial, portal venous and delayed phase; typical of 120 kVp.
 _ENHANCEMENT = {
     "liver": (58, 72, 112, 95),
     "spleen": (48, 118, 122, 98),
@@ -51,7 +51,8 @@ _Shape = Callable[[_Points], np.ndarray]
 class _Step:
     """One coat of paint: `value` HU (a number, or a function of the points) wherever `shape` is negative.
 
-    `label` None keeps the labels below (a vessel within the liver stays liver); `box` is (lower, upper) corners in mm, None for everywhere.
+    `label` None keeps the labels below (a vessel within the liver stays liver); `box` is (lower, upper) corners in
+    mm, None for everywhere.
     """
 
     shape: _Shape
@@ -69,19 +70,19 @@ def make_phantom(
 
     seed: the patient. The same arguments give the same voxels.
     spacing: (x, y, z) in mm, at least 0.5; None draws 0.8 to 2 mm in plane and 1 to 5 mm between slices.
-    z_range: lowest and highest slice in mm, 0 at the first lumbar vertebra: lungs begin at about 100, kidneys end at about -75. None draws
-        one: most show all organs, some cut through them.
+    z_range: lowest and highest slice in mm, 0 at the first lumbar vertebra: lungs begin at about 100, kidneys end at
+        about -75. None draws one: most show all organs, some cut through them.
 
-    Returns (volume, labels): the volume holds int16 HU and labels are uint8, both (z, y, x), direction identity in LPS; labels are those
-    of `organs.ORGANS`. Raises ValueError for a spacing or a range that makes no image.
+    Returns (volume, labels): the volume holds int16 HU and labels are uint8, both (z, y, x), direction identity in
+    LPS; labels are those of `organs.ORGANS`. Raises ValueError for a spacing or a range that makes no image.
     """
     rng = np.random.default_rng(seed)
     anatomy = _Anatomy(rng)
     drawn_spacing = (*(2 * [rng.uniform(0.8, 2.0)]), rng.choice([1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0]))
     drawn_range = (rng.uniform(-200, -95), rng.uniform(105, 210))
-    if rng.random() < 0.25:
-        drawn_range = (rng.uniform(-110, 40), 0.0)
-        drawn_range = (drawn_range[0], drawn_range[0] + rng.uniform(60, 160))
+    if rng.random() < 0.25:  # a scan that ends within the organs
+        bottom = rng.uniform(-110, 40)
+        drawn_range = (bottom, bottom + rng.uniform(60, 160))
     spacing = tuple(float(value) for value in (drawn_spacing if spacing is None else spacing))
     low, high = drawn_range if z_range is None else z_range
     if len(spacing) != 3 or not min(spacing) >= 0.5:
@@ -200,7 +201,7 @@ class _SmoothField:
 
 
 class _Anatomy:
-    """One patient: sizes, positions and tissue values drawn from `rng`, and the painting steps (`steps`) made of them."""
+    """One patient: sizes, positions and tissue values drawn from `rng`, and the painting steps made of them."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -232,7 +233,7 @@ class _Anatomy:
         self._vessels()
         self._kidneys()
 
-    # Helpers -----------------------------------------------------------------------------------------------------------------------
+    # Helpers --------------------------------------------------------------------------------------
 
     def _hounsfield(self, tissue: str) -> float:
         value = _ENHANCEMENT[tissue][self.phase]
@@ -267,10 +268,10 @@ class _Anatomy:
         reach = float(np.max(radii)) + 3
         self._paint(_tube(nodes, radii), value, label, (nodes.min(0) - reach, nodes.max(0) + reach))
 
-    # The wall ----------------------------------------------------------------------------------------------------------------------
+    # The wall -------------------------------------------------------------------------------------
 
     def _from_cavity(self, points: _Points) -> np.ndarray:
-        """Distance in mm from the wall of the chest and abdominal cavity, along the ray from the body's axis; negative inside."""
+        """Distance in mm from the wall of chest and belly, along the ray from the body's axis; negative inside."""
         if self._cavity[0] is not points:  # many shapes of one step ask for the same points
             x, y, z = points
             width, front, back = (float(v) for v in self._inner)
@@ -451,7 +452,7 @@ class _Anatomy:
             ((-190, 0, -400), (190, 130, -90)),
         )
 
-    # Belly -------------------------------------------------------------------------------------------------------------------------
+    # Belly ----------------------------------------------------------------------------------------
 
     def _gut(self, nodes, radii, content: str) -> None:
         """A piece of bowel: wall, content, and gas that has risen to the front."""
@@ -613,7 +614,7 @@ class _Anatomy:
             radii = np.array((28, 25, 55)) * size
 
             def local(offset, axes=axes, center=center, size=size) -> np.ndarray:
-                """A point given along the kidney's own axes (toward the flank, back, up), for a kidney of ordinary size."""
+                """A point given along the kidney's own axes (flank, back, up), for a kidney of ordinary size."""
                 return center + size * (np.asarray(offset, float) @ axes)
 
             bean = _ellipsoid(center, radii, axes)
@@ -686,7 +687,8 @@ def _render(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Paint the anatomy onto a grid of `size` (x, y, z) voxels: (int16 HU, uint8 labels), both (z, y, x).
 
-    Thick slices are painted as an odd number of thin ones whose HU are averaged, as a scanner does; labels are those of the middle one.
+    Thick slices are painted as an odd number of thin ones whose HU are averaged, as a scanner does; labels are those
+    of the middle one.
     """
     thin = 1 + 2 * int(np.ceil((spacing[2] / 2.6 - 1) / 2)) if spacing[2] > 2.6 else 1
     x, y = (origin[axis] + spacing[axis] * np.arange(size[axis]) for axis in (0, 1))

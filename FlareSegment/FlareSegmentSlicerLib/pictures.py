@@ -1,9 +1,11 @@
 """Two pictures of a result for people to look at: slices with the organs' outlines, and the organs in 3D.
 
-Drawn with VTK and SimpleITK alone, without a window, a display or the scene, so that the headless script and the tests can use them.
-The slices need no OpenGL; the 3D picture does, and `surfaces_png` raises `RenderingUnavailable` on a machine that has none.
+Drawn with VTK and SimpleITK alone, without a window, a display or the scene, so that the headless script and the
+tests can use them. The slices need no OpenGL; the 3D picture does, and `surfaces_png` raises `RenderingUnavailable`
+on a machine that has none.
 
-Both follow the radiological convention: the patient's right is on the left of the picture (but for the view from behind).
+Both follow the radiological convention: the patient's right is on the left of the picture (but for the view from
+behind).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+
 from FlareSegmentLib.errors import FlareSegmentError
 from FlareSegmentLib.organs import ORGANS, Organ
 from FlareSegmentLib.volume import Volume
@@ -43,11 +46,12 @@ class RenderingUnavailable(FlareSegmentError):
 
 
 def slices_png(path: str | os.PathLike, volume: Volume, labels: np.ndarray, organs: Sequence[Organ] = ORGANS) -> None:
-    """Write a picture of the CT with the organs' outlines: three planes through the organs, and axial levels from top to bottom.
+    """Write a picture of the CT with the organs' outlines: three planes through the organs, and axial levels from top
+    to bottom.
 
-    volume: CT in HU; labels: uint8 (z, y, x) on the volume's grid, values of `organs`. The window is level 40, width 400 HU. Planes
-    are those of the voxel grid nearest to axial, coronal and sagittal, drawn in true proportion. The file is written whole or not at all;
-    raises OSError where it cannot be.
+    volume: CT in HU; labels: uint8 (z, y, x) on the volume's grid, values of `organs`. The window is level 40, width
+    400 HU. Planes are those of the voxel grid nearest to axial, coronal and sagittal, drawn in true proportion. The
+    file is written whole or not at all; raises OSError where it cannot be.
     """
     view, order = volume.to_lps_view()
     label_view = order.apply(labels)
@@ -103,8 +107,8 @@ def slices_png(path: str | os.PathLike, volume: Volume, labels: np.ndarray, orga
 def surfaces_png(path: str | os.PathLike, volume: Volume, labels: np.ndarray, organs: Sequence[Organ] = ORGANS) -> None:
     """Write a picture of the organs in 3D, from the front and from behind.
 
-    Surfaces are smoothed for the eye; volumes in the legend are those of the voxels. Arguments as of `slices_png`. Raises
-    RenderingUnavailable, or OSError where the file cannot be written.
+    Surfaces are smoothed for the eye; volumes in the legend are those of the voxels. Arguments as of `slices_png`.
+    Raises RenderingUnavailable, or OSError where the file cannot be written.
     """
     _require_opengl()
     from vtkmodules import vtkRenderingOpenGL2  # noqa: F401  the factory's implementation of the classes below
@@ -179,13 +183,16 @@ def surfaces_png(path: str | os.PathLike, volume: Volume, labels: np.ndarray, or
     canvas.write(path)
 
 
-# Slices -----------------------------------------------------------------------------------------------------------------------------
+# Slices -------------------------------------------------------------------------------------------
 
 _SIDES = ("RLAP", "RLSI", "APSI")  # left, right, top and bottom of an axial, coronal and sagittal panel
 
 
 def _box_to_show(view: Volume, labels: np.ndarray) -> list[tuple[int, int]]:
-    """The part worth drawing, (start, stop) along z, y and x: the body without the air around it, in height the organs' surroundings."""
+    """The part worth drawing, (start, stop) along z, y and x.
+
+    Across, the body without the air around it; in height, the organs and their surroundings.
+    """
     coarse = tuple(max(1, round(4.0 / step)) for step in view.spacing[::-1])
     body = view.array[tuple(slice(None, None, step) for step in coarse)] > -250
     box = []
@@ -215,7 +222,7 @@ def _busiest_slice(labels: np.ndarray, axis: int, organs: Sequence[Organ]) -> in
 
 
 def _axial_levels(labels: np.ndarray) -> list[int]:
-    """Slices from the organs' top to their bottom, without the outermost tips; of the whole volume where there is no organ."""
+    """Slices from the organs' top to their bottom without the tips; of the whole volume where there is no organ."""
     rows = np.flatnonzero(labels.any(axis=(1, 2)))
     low, high = (rows[0], rows[-1]) if rows.size else (0, labels.shape[0] - 1)
     shares = (np.arange(_AXIAL_LEVELS) + 0.6) / (_AXIAL_LEVELS + 0.2)
@@ -240,7 +247,10 @@ def _draw_plane(
     index: int,
     pixel_mm: float,
 ) -> np.ndarray:
-    """One slice of the LPS view with the organs' outlines, uint8 (rows, columns, 3), seen from the feet, the front or the left."""
+    """One slice of the LPS view with the organs' outlines, uint8 (rows, columns, 3).
+
+    It is seen from the feet (axis 0), from the front (1) or from the patient's left (2).
+    """
     rows, columns = [other for other in range(3) if other != axis]
     cut: list = [slice(start, stop) for start, stop in box]
     cut[axis] = index
@@ -289,14 +299,14 @@ def _eroded(mask: np.ndarray) -> np.ndarray:
     return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
 
 
-# Surfaces ---------------------------------------------------------------------------------------------------------------------------
+# Surfaces -----------------------------------------------------------------------------------------
 
 
 def _surface(volume: Volume, mask: np.ndarray):
     """vtkPolyData of a mask (z, y, x) in LPS mm with normals, or None for an empty mask.
 
-    The mask is blurred in millimeters on an isotropic grid before it is contoured: smoothing a surface of thick slices would keep
-    their steps.
+    The mask is blurred in millimeters on an isotropic grid before it is contoured: smoothing a surface of thick
+    slices would keep their steps.
     """
     from vtkmodules.util.numpy_support import numpy_to_vtk
     from vtkmodules.vtkCommonDataModel import vtkImageData
@@ -390,11 +400,12 @@ def _require_opengl() -> None:
         os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
     if not _opengl_works():
         raise RenderingUnavailable(
-            "No 3D picture was made: this machine has no OpenGL. Install a graphics driver or Mesa (Debian: libegl1, libgl1-mesa-dri)."
+            "No 3D picture was made: this machine has no OpenGL. "
+            "Install a graphics driver or Mesa (Debian: libegl1, libgl1-mesa-dri)."
         )
 
 
-# Canvas -----------------------------------------------------------------------------------------------------------------------------
+# Canvas -------------------------------------------------------------------------------------------
 
 
 class _Canvas:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from FlareSegmentLib.organs import ORGANS, organ_by_key
 from FlareSegmentLib.phantom import make_phantom
 

@@ -10,6 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from FlareSegmentLib.organs import organ_by_key
 from FlareSegmentLib.phantom import make_phantom
 from FlareSegmentLib.volume import Volume

@@ -1,4 +1,4 @@
-"""The headless script's parts that need no CT: names, files that appear together or not at all, one line for every error."""
+"""The headless script's parts: names, files that appear together or not at all, one line for every error."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("slicer_core", reason="slicer-core is not installed")
 
 import segment
+
 from FlareSegmentLib.errors import Cancelled, InputError, ModelError
 
 
