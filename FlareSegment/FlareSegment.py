@@ -95,9 +95,16 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.ui.deviceComboBox.addItem(_("Automatic"), "auto")
         self.ui.deviceComboBox.addItem(_("CPU"), "cpu")
-        columns = [_("Organ"), _("Volume (mL)"), _("Mean (HU)")]
+        columns = {
+            _("Organ"): "",
+            _("mL"): _("Volume of the organ as it was segmented, in milliliters"),
+            _("HU"): _("Mean of the CT in the organ, in Hounsfield units"),
+        }
         self.ui.organTable.setColumnCount(len(columns))
-        self.ui.organTable.setHorizontalHeaderLabels(columns)
+        for column, (text, toolTip) in enumerate(columns.items()):
+            item = qt.QTableWidgetItem(text)
+            item.setToolTip(toolTip)
+            self.ui.organTable.setHorizontalHeaderItem(column, item)
         header = self.ui.organTable.horizontalHeader()
         header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
@@ -567,7 +574,7 @@ def torchInstalled() -> bool:
 def installTorch() -> None:
     """Install PyTorch through the PyTorch extension, which picks the build for this computer.
 
-    Where that extension is absent, pip does it. Asks before it downloads. Raises an exception that says why when it fails.
+    Where that extension is absent, pip does it. Asks before it downloads; raises an exception that says why it failed.
     """
     try:
         import PyTorchUtils
