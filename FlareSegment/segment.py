@@ -89,14 +89,15 @@ class Case:
 
 
 def load_case(source: str | None) -> Case:
-    """Read the CT, or make the phantom. Raises InputError."""
+    """Read and check the CT, or make the phantom. Raises InputError."""
     if source is None:
         from FlareSegmentLib.phantom import make_phantom
 
         return Case("phantom", "phantom", *make_phantom())
-    from FlareSegmentLib.image_io import read_volume
+    from FlareSegmentLib.image_io import check_is_ct, read_volume
 
     volume, warnings = read_volume(source)
+    check_is_ct(volume)  # refused before PyTorch is loaded; its warnings are given with the result
     return Case(case_name(Path(source)), source, volume, None, warnings)
 
 

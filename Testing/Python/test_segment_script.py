@@ -295,7 +295,7 @@ def reference_elsewhere(folder):
 
 
 def reference_in_other_numbers(folder):
-    """A FLARE22 reference must not be compared under FlareSegment's numbers: 3 is the spleen in one, a kidney in the other."""
+    """A FLARE22 reference must not be taken for FlareSegment's: 3 is the spleen in one, a kidney in the other."""
     _, labels = write_phantom(folder / "ct.nrrd", spacing=(8.0, 8.0, 8.0))
     sitk.WriteImage(sitk.ChangeLabel(labels, changeMap={3: 13, 4: 3}), str(folder / "flare22.nrrd"))
     return [folder / "ct.nrrd", "--reference", folder / "flare22.nrrd"], "--label-ids flare22"
