@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -45,6 +47,10 @@ def _boot(testing):
 
     if sys.platform.startswith("linux") and "DISPLAY" not in os.environ:
         os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    if sys.platform.startswith("linux") and not os.environ.get("XDG_RUNTIME_DIR"):
+        # The folder that Qt would take, made without its warning: scripts owe their users a clean stderr.
+        os.environ["XDG_RUNTIME_DIR"] = os.path.join(tempfile.gettempdir(), f"runtime-{getpass.getuser()}")
+        os.makedirs(os.environ["XDG_RUNTIME_DIR"], mode=0o700, exist_ok=True)
     prefer_off_screen_rendering()
     import slicer
     import slicer.util
