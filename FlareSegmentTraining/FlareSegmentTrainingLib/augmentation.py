@@ -6,44 +6,14 @@ seed and the step's number alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from FlareSegmentLib.model_file import Intensity
+from FlareSegmentLib.intensity import AIR, Intensity, window
 
-AIR = -1.0
-"""Intensity of air and of everything outside the scan, after the window is mapped to -1 ... 1."""
-
-
-@dataclass(frozen=True)
-class AugmentationSettings:
-    """How strongly patches vary; ranges are (lowest, highest), angles in degrees, probabilities 0 to 1.
-
-    Attributes:
-        rotation_degrees: about the patient's (x, y, z) axes, drawn uniformly from plus and minus this.
-        scale: overall zoom; `stretch` adds an independent factor of 1 +- stretch along each axis.
-        elastic_mm: largest displacement of the control points of a smooth deformation.
-        phase_probability: of redrawing the enhancement of each labeled organ.
-        organ_hu: organ label -> range of mean HU over plain, arterial, venous and delayed scans.
-    """
-
-    rotation_degrees: tuple[float, float, float] = (12.0, 12.0, 15.0)
-    scale: tuple[float, float] = (0.8, 1.25)
-    stretch: float = 0.1
-    elastic_mm: float = 12.0
-    elastic_probability: float = 0.5
-    field_of_view_probability: float = 0.3
-    thick_slices_probability: float = 0.25
-    blur_probability: float = 0.2
-    noise_probability: float = 0.5
-    noise: float = 0.12
-    contrast_probability: float = 0.6
-    phase_probability: float = 0.4
-    organ_hu: dict[int, tuple[float, float]] = field(
-        default_factory=lambda: {1: (40.0, 140.0), 2: (25.0, 220.0), 3: (25.0, 220.0), 4: (40.0, 160.0)}
-    )
+from .configuration import AugmentationSettings
 
 
 def sample_patch(
@@ -51,7 +21,8 @@ def sample_patch(
     labels: torch.Tensor,
     center: np.ndarray,
     patch: tuple[int, int, int],
-    spacing_mm: float,
+    spacing_mm: Sequence[float],
+    organs: Sequence[str],
     intensity: Intensity,
     settings: AugmentationSettings,
     generator: np.random.Generator,
@@ -59,17 +30,18 @@ def sample_patch(
     """Cut a bent and re-scanned patch out of a prepared case.
 
     Args:
-        image: (z, y, x) intensities in -1 ... 1.
+        image: (z, y, x) windowed intensities, -1 ... 1.
         labels: (z, y, x) uint8.
         center: (z, y, x) voxel about which the patch lies.
         patch: (z, y, x) extents of the result.
-        spacing_mm: edge length of the case's isotropic voxels.
+        spacing_mm: (x, y, z) of the case's grid.
+        organs: keys of the labels 1, 2, ...
         intensity: the window that was mapped to -1 ... 1.
 
     Returns:
-        (image, labels) of the patch's shape, float32 and uint8.
+        (image, labels) of the patch's shape, float32 and uint8; the image still windowed, -1 ... 1.
     """
-    image = _contrast_phase(image, labels, center, patch, intensity, settings, generator)
+    image = _contrast_phase(image, labels, center, patch, organs, intensity, settings, generator)
     grid = _sampling_grid(center, patch, spacing_mm, settings, generator)
     low = grid.amin(dim=(0, 1, 2)).floor().long() - 1
     high = grid.amax(dim=(0, 1, 2)).ceil().long() + 2
@@ -92,15 +64,17 @@ def sample_patch(
 def _sampling_grid(
     center: np.ndarray,
     patch: tuple[int, int, int],
-    spacing_mm: float,
+    spacing_mm: Sequence[float],
     settings: AugmentationSettings,
     generator: np.random.Generator,
 ) -> torch.Tensor:
     """Return (z, y, x, 3) source voxel coordinates (z, y, x) of the patch's voxels."""
+    spacing = np.asarray(spacing_mm, dtype=float)[::-1]
     about_x, about_y, about_z = np.radians([generator.uniform(-angle, angle) for angle in settings.rotation_degrees])
-    matrix = _rotation(about_z, 1, 2) @ _rotation(about_y, 0, 2) @ _rotation(about_x, 0, 1)
+    turn = _rotation(about_z, 1, 2) @ _rotation(about_y, 0, 2) @ _rotation(about_x, 0, 1)
     zoom = generator.uniform(*settings.scale) * generator.uniform(1 - settings.stretch, 1 + settings.stretch, size=3)
-    matrix = torch.from_numpy((matrix * zoom).astype(np.float32))
+    # Turned in mm, so that voxels of any shape stay right-angled; columns are scaled by each patch axis's zoom.
+    matrix = torch.from_numpy((turn * zoom * spacing / spacing[:, None]).astype(np.float32))
     axes = [torch.arange(count, dtype=torch.float32) - (count - 1) / 2 for count in patch]
     # The affine map of a regular grid is a sum of three rows, one per axis.
     grid = (
@@ -109,8 +83,9 @@ def _sampling_grid(
         + axes[2][None, None, :, None] * matrix[:, 2]
     )
     if generator.random() < settings.elastic_probability:
-        strength = generator.uniform(0.0, settings.elastic_mm) / spacing_mm
-        points = torch.from_numpy(generator.uniform(-strength, strength, size=(1, 3, 4, 5, 5)).astype(np.float32))
+        strength = (generator.uniform(0.0, settings.elastic_mm) / spacing)[None, :, None, None, None]
+        points = strength * generator.uniform(-1.0, 1.0, size=(1, 3, 4, 5, 5))
+        points = torch.from_numpy(points.astype(np.float32))
         field_ = F.interpolate(points, size=patch, mode="trilinear", align_corners=True)[0]
         grid = grid + field_.permute(1, 2, 3, 0)
     return grid + torch.from_numpy(np.asarray(center, dtype=np.float32))
@@ -128,24 +103,27 @@ def _contrast_phase(
     labels: torch.Tensor,
     center: np.ndarray,
     patch: tuple[int, int, int],
+    organs: Sequence[str],
     intensity: Intensity,
     settings: AugmentationSettings,
     generator: np.random.Generator,
 ) -> torch.Tensor:
-    """Move each organ's median to another phase's, its texture kept; the two kidneys share one draw."""
-    if generator.random() >= settings.phase_probability:
+    """Move each organ's median to another phase's, its texture kept; left and right organs share one draw."""
+    if not settings.organ_hu or generator.random() >= settings.phase_probability:
         return image
     reach = [int(0.75 * count) for count in patch]
     block = tuple(slice(max(0, int(middle) - half), int(middle) + half + 1) for middle, half in zip(center, reach))
     image = image.clone()
     part, truth = image[block], labels[block]
-    draws: dict[tuple[float, float], float] = {}
-    for label, limits in settings.organ_hu.items():
+    draws: dict[str, float] = {}
+    for label, key in enumerate(organs, start=1):
         mask = truth == label
-        if not bool(mask.any()):
+        if key not in settings.organ_hu or not bool(mask.any()):
             continue
-        target = draws.setdefault(limits, generator.uniform(*limits))
-        target = 2.0 * (target - intensity.lower) / (intensity.upper - intensity.lower) - 1.0
+        target = draws.setdefault(
+            key.removeprefix("left_").removeprefix("right_"), generator.uniform(*settings.organ_hu[key])
+        )
+        target = float(window(np.float64(target), intensity))
         soft_mask = F.avg_pool3d(mask.float()[None, None], 3, stride=1, padding=1)[0, 0] * mask
         part += (target - float(part[mask].median())) * soft_mask
     return image.clamp_(-1.0, 1.0)
@@ -168,7 +146,7 @@ def _cut_field_of_view(
 
 
 def _rescan(image: torch.Tensor, settings: AugmentationSettings, generator: np.random.Generator) -> torch.Tensor:
-    """Thick slices, blur, contrast and brightness, noise."""
+    """Thick slices or blur, contrast and brightness, gamma, noise."""
     inside = image > AIR
     if generator.random() < settings.thick_slices_probability:
         slices = max(2, int(image.shape[0] / generator.uniform(1.3, 3.0)))
@@ -179,6 +157,9 @@ def _rescan(image: torch.Tensor, settings: AugmentationSettings, generator: np.r
         image = torch.lerp(image, smooth, float(generator.uniform(0.3, 1.0)))
     if generator.random() < settings.contrast_probability:
         image = image * float(generator.uniform(0.8, 1.25)) + float(generator.uniform(-0.12, 0.12))
+    if generator.random() < settings.gamma_probability:
+        exponent = float(np.exp(generator.uniform(*np.log(settings.gamma))))
+        image = 2.0 * (0.5 * (image.clamp(-1.0, 1.0) + 1.0)) ** exponent - 1.0
     if generator.random() < settings.noise_probability:
         seed = torch.Generator().manual_seed(int(generator.integers(2**62)))
         noise = torch.randn(image.shape, generator=seed)

@@ -1,249 +1,293 @@
-"""The training loop of one stage's network: steps, evaluation, checkpoints, resume.
+"""Training of one stage's network: steps, averaged weights, evaluation, and the state that a checkpoint holds.
 
-A step depends on the seed, the step's number and the state that a checkpoint holds, and on nothing else: a run that was
-stopped and resumed continues as if it had not been.
+A step depends on the seed, the step's number and that state, and on nothing else: a run that was stopped and resumed continues as if it
+had not been.
 """
 
 from __future__ import annotations
 
-import csv
-import os
-import time
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from FlareSegmentLib.model_file import Intensity, Stage
-from FlareSegmentLib.organs import ORGANS
+from FlareSegmentLib.errors import FlareSegmentError, InputError
+from FlareSegmentLib.intensity import AIR, Intensity, network_input
 from FlareSegmentLib.vnet import build_network
 from torch import nn
 
-from .augmentation import AIR, AugmentationSettings, sample_patch
-from .losses import segmentation_loss
+from .batches import Batch
+from .configuration import StageSettings, TrainingSettings
+from .distributed import Group, synchronize_normalization
+from .losses import deeply_supervised_loss
 from .preparation import PreparedCase
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainingFailed(FlareSegmentError):
+    """The run cannot go on; the last checkpoint stands."""
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How long and how fast a stage learns.
+class Scores:
+    """How the averaged network does on the validation cases, on the stage's own grid.
 
     Attributes:
-        steps: gradient steps in all, one batch each.
-        patch: (z, y, x) voxels.
-        learning_rate: highest rate of AdamW, after `warmup_steps`; falls to 0 along a half cosine.
-        freeze_normalization_at: fraction of the steps after which batch normalization keeps its running statistics, so
-            that training ends on the very function that inference folds into the convolutions.
-        average_decay: decay of the exponential moving average of the weights; the average is what is evaluated and kept.
-        organ_centers: fraction of the patches that are centered in an organ; the others anywhere in the scan.
+        dice: case name -> organ key -> Dice, nan where the organ was not labeled or neither side has it.
+        accuracy: fraction of voxels labeled right.
     """
 
-    steps: int
-    patch: tuple[int, int, int]
-    batch: int = 1
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 1e-2
-    warmup_steps: int = 100
-    gradient_norm: float = 5.0
-    freeze_normalization_at: float = 0.5
-    average_decay: float = 0.995
-    organ_centers: float = 0.7
-    evaluate_every: int = 500
+    dice: dict[str, dict[str, float]]
+    accuracy: float
+
+    def organ_means(self) -> dict[str, float]:
+        """Return the mean over the cases of each organ; nan where no case has it."""
+        keys = next(iter(self.dice.values()), {})
+        return {key: _mean([case[key] for case in self.dice.values()]) for key in keys}
+
+    def mean(self) -> float:
+        """Return the mean over organs and cases; nan without any."""
+        return _mean([value for case in self.dice.values() for value in case.values()])
 
 
 class StageTrainer:
-    """Trains the network of one stage on prepared cases.
+    """Takes gradient steps on the network of one stage.
 
     Args:
-        stage: the network and its grid.
-        training, validation: cases prepared at the stage's spacing.
-        folder: where `last.pt`, `best.pt` and `log.csv` are written; made when missing.
-        start_from: state dictionary to begin with instead of random weights; ignored on resume.
+        steps: length of the whole schedule.
+        precision: "fp32", "bf16" or "fp16", as `devices.choose_precision` gives it.
         compiled: compile forward and backward for this machine (torch.compile).
+
+    Raises:
+        InputError: when the configuration makes no network, or one that the patches do not fit.
     """
 
     def __init__(
         self,
-        stage: Stage,
-        schedule: Schedule,
-        augmentation: AugmentationSettings,
+        settings: StageSettings,
+        steps: int,
         intensity: Intensity,
-        training: list[PreparedCase],
-        validation: list[PreparedCase],
-        folder: Path,
-        seed: int = 0,
-        start_from: dict[str, torch.Tensor] | None = None,
-        compiled: bool = False,
-        report: Callable[[str], None] = print,
+        organs: tuple[str, ...],
+        seed: int,
+        device: torch.device,
+        precision: str,
+        compiled: bool,
+        group: Group,
     ):
-        self.stage, self.schedule, self.augmentation, self.intensity = stage, schedule, augmentation, intensity
-        self.training, self.validation, self.seed, self.report = training, validation, seed, report
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.settings, self.steps, self.organs, self._intensity = settings, steps, organs, intensity
+        self._device, self._group = device, group
+        training = settings.training
         torch.manual_seed(seed)
-        self.network = build_network(stage.network)
-        if start_from is not None:
-            self.network.load_state_dict(start_from)
-        self.network.to(memory_format=torch.channels_last_3d)
-        self.average = build_network(stage.network).requires_grad_(False)
-        self.average.load_state_dict(self.network.state_dict())
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
-        )
-        self.step = 0
-        self.best = -1.0
-        self._forward = torch.compile(self.network) if compiled else self.network
-
-    def resume(self) -> bool:
-        """Continue from `last.pt`; returns False where there is none."""
-        file = self.folder / "last.pt"
-        if not file.is_file():
-            return False
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.best = state["step"], state["best"]
-        return True
-
-    def run(self) -> nn.Module:
-        """Train to the end of the schedule and return the best averaged network, in evaluation mode."""
-        started, first, losses = time.monotonic(), self.step, []
-        while self.step < self.schedule.steps:
-            losses.append(self._train_step())
-            self.step += 1
-            if self.step % 50 == 0:
-                elapsed = time.monotonic() - started
-                remaining = elapsed / (self.step - first) * (self.schedule.steps - self.step)
-                self.report(
-                    f"{self.stage.name} step {self.step}/{self.schedule.steps} loss {np.mean(losses[-50:]):.4f} "
-                    f"{elapsed / (self.step - first):.2f} s/step, {remaining / 60:.0f} min left"
-                )
-            if self.step % self.schedule.evaluate_every == 0 or self.step == self.schedule.steps:
-                self._evaluate_and_save(float(np.mean(losses[-self.schedule.evaluate_every :])))
-        best = build_network(self.stage.network)
-        best.load_state_dict(torch.load(self.folder / "best.pt", map_location="cpu", weights_only=True))
-        return best.eval()
-
-    def _train_step(self) -> float:
-        schedule = self.schedule
-        frozen = self.step >= schedule.freeze_normalization_at * schedule.steps
-        self.network.train()
-        for module in self.network.modules():
+        try:
+            network = build_network(settings.stage.network)
+        except ValueError as error:
+            raise InputError(f"Stage {settings.stage.name}: {error}.") from error
+        self._check_patch(network.multiple)
+        self.precision = self._reliable_precision(precision, network)
+        self._model = _Supervised(network, len(training.loss.deep_supervision), len(organs) + 1)
+        self.network = self._model.network
+        self._average = build_network(settings.stage.network).requires_grad_(False)
+        if group.size > 1:
+            synchronize_normalization(self._model)
+        for module in self._model.modules():
             if isinstance(module, nn.BatchNorm3d):
-                module.momentum = 0.03
-                module.train(not frozen)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-        generator = np.random.default_rng((self.seed, self.step))
-        images, labels, weights = self._batch(generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = self._forward(images.contiguous(memory_format=torch.channels_last_3d))
-        loss = segmentation_loss(logits, labels, weights)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), schedule.gradient_norm)
-        self.optimizer.step()
-        self._update_average()
-        return float(loss.detach())
+                module.momentum = training.normalization_momentum
+        self._model.to(device, memory_format=torch.channels_last_3d)
+        self._average.to(device)
+        self._average.load_state_dict(self.network.state_dict())
+        self._optimizer = _optimizer(self._model, training)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self._forward = self._model
+        if group.size > 1:
+            ids = [device.index] if device.type == "cuda" else None
+            self._forward = nn.parallel.DistributedDataParallel(self._model, device_ids=ids, broadcast_buffers=False)
+        if compiled:
+            self._forward = torch.compile(self._forward)
+        self.step = 0
 
-    def _learning_rate(self) -> float:
-        schedule = self.schedule
-        warmup = min(1.0, (self.step + 1) / schedule.warmup_steps)
-        return schedule.learning_rate * warmup * 0.5 * (1.0 + np.cos(np.pi * self.step / schedule.steps))
+    def _check_patch(self, multiple: int) -> None:
+        patch = self.settings.training.patch or self.settings.stage.shape
+        if any(extent % multiple for extent in patch):
+            raise InputError(
+                f"Stage {self.settings.stage.name}: patches of {' x '.join(map(str, patch))} voxels do not fit its network; every extent "
+                f"must be a multiple of {multiple}."
+            )
+
+    def _reliable_precision(self, precision: str, network: nn.Module) -> str:
+        """Return fp32 instead of bf16 where a CPU's bf16 gradients are wrong.
+
+        Measured with torch 2.13 (oneDNN): when a volume is smaller than a convolution's kernel, the gradient of the weights in bf16
+        holds memory that was never written. The lowest level is the smallest.
+        """
+        if self._device.type != "cpu" or precision != "bf16":
+            return precision
+        patch = self.settings.training.patch or self.settings.stage.shape
+        kernels = [max(m.kernel_size) for m in network.encoder[-1].modules() if isinstance(m, nn.Conv3d)]
+        return precision if min(patch) // network.multiple >= max(kernels) else "fp32"
+
+    def start_from(self, weights: dict[str, torch.Tensor]) -> None:
+        """Begin with these weights instead of random ones."""
+        self.network.load_state_dict(weights)
+        self._average.load_state_dict(weights)
+
+    def average(self) -> dict[str, torch.Tensor]:
+        """Return the averaged weights, which are the stage's result, as tensors on the CPU."""
+        return {key: value.detach().cpu().clone() for key, value in self._average.state_dict().items()}
+
+    def state(self) -> dict:
+        """Return everything that a resumed run needs, as tensors and plain values."""
+        return {
+            "step": self.step,
+            "model": self._model.state_dict(),
+            "average": self._average.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_state(self, state: dict) -> None:
+        """Continue from `state()`."""
+        self._model.load_state_dict(state["model"])
+        self._average.load_state_dict(state["average"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+
+    def learning_rate(self) -> float:
+        """Return the rate of the last step taken."""
+        return self._optimizer.param_groups[0]["lr"]
+
+    def _scheduled_rate(self) -> float:
+        training, progress = self.settings.training, self.step / self.steps
+        factor = {
+            "constant": 1.0,
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
+            "poly": (1.0 - progress) ** training.power,
+            "step": training.step_factor ** (self.step // training.step_every),
+        }[training.schedule]
+        warmup = min(1.0, (self.step + 1) / training.warmup_steps) if training.warmup_steps else 1.0
+        return training.learning_rate * warmup * factor
+
+    def train_step(self, batch: Batch) -> float:
+        """Take one gradient step and return the loss of the whole batch.
+
+        Raises:
+            TrainingFailed: when the loss is not a finite number; the weights are as before the step.
+        """
+        training = self.settings.training
+        self._set_modes(frozen=self.step >= training.freeze_normalization_at * self.steps)
+        for parameters in self._optimizer.param_groups:
+            parameters["lr"] = self._scheduled_rate()
+        images = batch.images.to(self._device, memory_format=torch.channels_last_3d, non_blocking=True)
+        labels = batch.labels.to(self._device, non_blocking=True)
+        weights = batch.weights.to(self._device)
+        with torch.autocast(self._device.type, _DTYPES.get(self.precision), enabled=self.precision in _DTYPES):
+            outputs = self._forward(images)
+        share = deeply_supervised_loss(outputs, labels, weights, training.loss, self._group.total)
+        loss = float(self._group.total(share.detach()))
+        if not math.isfinite(loss):
+            raise TrainingFailed(
+                f"The loss of stage {self.settings.stage.name} became {loss} at step {self.step + 1}. "
+                "Resume with a lower training.learning_rate, with training.gradient_norm=1 or with precision=fp32."
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        # DistributedDataParallel averages the processes' gradients; the shares add up to the loss.
+        self._scaler.scale(share * self._group.size).backward()
+        self._scaler.unscale_(self._optimizer)
+        if training.gradient_norm:
+            nn.utils.clip_grad_norm_(self._model.parameters(), training.gradient_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._update_average()
+        self.step += 1
+        return loss
+
+    def _set_modes(self, frozen: bool) -> None:
+        self._model.train()
+        if frozen:
+            for module in self._model.modules():
+                if isinstance(module, nn.BatchNorm3d):
+                    module.eval()
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        decay = min(self.schedule.average_decay, (self.step + 1) / (self.step + 10))
+        decay = min(self.settings.training.average_decay, (self.step + 1) / (self.step + 10))
         state = self.network.state_dict()
-        for key, value in self.average.state_dict().items():
+        for key, value in self._average.state_dict().items():
             if value.is_floating_point():
                 value.lerp_(state[key], 1.0 - decay)
             else:
                 value.copy_(state[key])
 
-    def _batch(self, generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        images, labels, weights = [], [], []
-        sampling = np.array([case.sampling_weight for case in self.training])
-        for _ in range(self.schedule.batch):
-            case = self.training[int(generator.choice(len(self.training), p=sampling / sampling.sum()))]
-            image, truth = sample_patch(
-                case.image,
-                case.labels,
-                self._center(case, generator),
-                self.schedule.patch,
-                self.stage.spacing_mm[0],
-                self.intensity,
-                self.augmentation,
-                generator,
-            )
-            images.append(image)
-            labels.append(truth)
-            weights.append(torch.tensor([case.weights[organ.key] for organ in ORGANS]))
-        return torch.stack(images)[:, None], torch.stack(labels), torch.stack(weights)
-
-    def _center(self, case: PreparedCase, generator: np.random.Generator) -> np.ndarray:
-        """Draw an organ present in the case and a voxel of it, or any voxel of the scan."""
-        if case.organ_voxels and generator.random() < self.schedule.organ_centers:
-            voxels = case.organ_voxels[int(generator.integers(len(case.organ_voxels)))]
-            center = voxels[int(generator.integers(len(voxels)))].astype(np.float64)
-            jitter = 0.25 * np.array(self.schedule.patch)
-            return center + generator.uniform(-jitter, jitter)
-        return generator.uniform(0, np.array(case.image.shape))
-
     @torch.no_grad()
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """Return Dice per validation case and organ of the averaged network, on the stage's own grid."""
-        network = build_network(self.stage.network)
-        network.load_state_dict(self.average.state_dict())
-        network.fold_normalization().to(memory_format=torch.channels_last_3d)
-        scores = {}
-        for case in self.validation:
-            shape = case.image.shape
-            padding = [value for extent in reversed(shape) for value in (0, -extent % network.multiple)]
-            padded = F.pad(case.image[None, None], padding, value=AIR)
-            logits = network(padded.contiguous(memory_format=torch.channels_last_3d))
-            prediction = logits.argmax(1)[0, : shape[0], : shape[1], : shape[2]]
-            scores[case.name] = {
-                organ.key: _dice(prediction == organ.label, case.labels == organ.label) for organ in ORGANS
-            }
-        return scores
+    def evaluate(self, cases: list[PreparedCase]) -> Scores:
+        """Return the averaged network's scores on whole prepared cases, in fp32."""
+        network = build_network(self.settings.stage.network)
+        network.load_state_dict(self._average.state_dict())
+        network.fold_normalization().to(self._device, memory_format=torch.channels_last_3d)
+        # Dice of each organ, then right and all voxels; each process fills the rows of its own cases.
+        table = torch.zeros(len(cases), len(self.organs) + 2, dtype=torch.float64)
+        for number in range(self._group.rank, len(cases), self._group.size):
+            table[number] = self._score(network, cases[number])
+        table = self._group.total(table.to(self._device) if self._device.type == "cuda" else table).cpu()
+        dice = {case.name: dict(zip(self.organs, row[:-2])) for case, row in zip(cases, table.tolist())}
+        right, voxels = table[:, -2:].sum(dim=0).tolist() if len(cases) else (0.0, 0.0)
+        return Scores(dice, right / voxels if voxels else math.nan)
 
-    def _evaluate_and_save(self, loss: float) -> None:
-        scores = self.evaluate()
-        mean = float(np.mean([value for case in scores.values() for value in case.values()])) if scores else -loss
-        rows = {f"{name} {key}": f"{value:.4f}" for name, case in scores.items() for key, value in case.items()}
-        self.report(f"{self.stage.name} step {self.step}: mean Dice {mean:.4f} " + str(rows))
-        log = self.folder / "log.csv"
-        is_new = not log.exists()
-        with open(log, "a", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            if is_new:
-                writer.writerow(["step", "loss", "mean_dice", *rows])
-            writer.writerow([self.step, f"{loss:.5f}", f"{mean:.4f}", *rows.values()])
-        if mean >= self.best:
-            self.best = mean
-            _save(self.average.state_dict(), self.folder / "best.pt")
-        _save(
-            {
-                "network": self.network.state_dict(),
-                "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-                "best": self.best,
-            },
-            self.folder / "last.pt",
+    def _score(self, network: nn.Module, case: PreparedCase) -> torch.Tensor:
+        shape = case.image.shape
+        padding = [value for extent in reversed(shape) for value in (0, -extent % network.multiple)]
+        padded = network_input(F.pad(case.image[None, None], padding, value=AIR), self._intensity).to(self._device)
+        logits = network(padded.contiguous(memory_format=torch.channels_last_3d))
+        prediction = logits.argmax(1)[0, : shape[0], : shape[1], : shape[2]].cpu()
+        scores = [
+            _dice(prediction == label, case.labels == label) if case.weights[key] > 0 else math.nan
+            for label, key in enumerate(self.organs, start=1)
+        ]
+        return torch.tensor(
+            [*scores, float((prediction == case.labels).sum()), float(case.labels.numel())], dtype=torch.float64
         )
+
+
+class _Supervised(nn.Module):
+    """A network with auxiliary heads on its coarser decoder stages; gives logits from full to coarsest resolution."""
+
+    def __init__(self, network: nn.Module, levels: int, classes: int):
+        super().__init__()
+        self.network = network
+        self.heads = nn.ModuleList(nn.LazyConv3d(classes, kernel_size=1) for _ in range(levels))
+        if levels:
+            self._check(levels)
+            edge = 2 * network.multiple
+            self.eval()
+            with torch.no_grad():
+                self(torch.zeros(1, 1, edge, edge, edge))
+
+    def _check(self, levels: int) -> None:
+        coarser = len(self.network.decoder) - 1
+        if levels > coarser:
+            raise InputError(f"loss.deep_supervision: the network has {coarser} coarser levels, not {levels}.")
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        features = self.network.features(x)
+        coarser = reversed(features[:-1])
+        return [self.network.head(features[-1]), *(head(feature) for head, feature in zip(self.heads, coarser))]
+
+
+def _optimizer(model: nn.Module, training: TrainingSettings) -> torch.optim.Optimizer:
+    arguments = {"lr": training.learning_rate, "weight_decay": training.weight_decay}
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), momentum=training.momentum, **arguments)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
+    return kind(model.parameters(), **arguments)
 
 
 def _dice(prediction: torch.Tensor, truth: torch.Tensor) -> float:
     total = int(prediction.sum()) + int(truth.sum())
-    return 2.0 * int((prediction & truth).sum()) / total if total else 1.0
+    return 2.0 * int((prediction & truth).sum()) / total if total else math.nan
 
 
-def _save(content: dict, file: Path) -> None:
-    temporary = file.with_suffix(".saving")
-    torch.save(content, temporary)
-    os.replace(temporary, file)
+def _mean(values: list[float]) -> float:
+    counted = [value for value in values if not math.isnan(value)]
+    return float(np.mean(counted)) if counted else math.nan
