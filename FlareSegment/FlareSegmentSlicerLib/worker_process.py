@@ -267,7 +267,11 @@ class WorkerProcess:
             end = _("was ended by the system")
         else:
             end = _("ended with status {status}").format(status=exit_code)
-        self._on_death(_("The worker process {end}: {words}").format(end=end, words=words))
+        self._on_death(
+            _("The segmentation stopped, its worker process {end}: {words}. Nothing was changed; try again.").format(
+                end=end, words=words.rstrip(".")
+            )
+        )
 
     def _on_death(self, message: str) -> None:
         logging.error("%s\n%s", message, "\n".join(self._error_lines))
