@@ -2,12 +2,14 @@
 
     Slicer --no-main-window --python-script FlareSegmentTraining/prepare.py --data LOCATION [--data ...] --output DIR
 
-LOCATION is FLARE22Train.zip or another .zip or .tar, a folder (Medical Segmentation Decathlon, nnU-Net raw, images/ with labels/, pairs
-<case>_ct and <case>_labels), a CSV or JSON list of pairs, or phantom:N. In DIR appear <case>_ct.nii.gz, <case>_labels.nii.gz, labels.json,
-quality.json, report.csv and report.json; cases that cannot be used are named with the reason and left out. A second run goes on.
+LOCATION is FLARE22Train.zip or another .zip or .tar, a folder (Medical Segmentation Decathlon, nnU-Net raw, images/
+with labels/, pairs <case>_ct and <case>_labels), a CSV or JSON list of pairs, or phantom:N. In DIR appear
+<case>_ct.nii.gz, <case>_labels.nii.gz, labels.json, quality.json, report.csv and report.json; cases that cannot be
+used are named with the reason and left out. A second run goes on.
 
-Exit status: 0 done; 2 bad input or usage, with one line on standard error; 1 anything else, also in one line (the environment variable
-FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises, so every way out ends in slicer.util.exit.
+Exit status: 0 done; 2 bad input or usage, with one line on standard error; 1 anything else, also in one line (the
+environment variable FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises, so every way
+out ends in slicer.util.exit.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--label-map",
         metavar="MAP",
-        help=f"meaning of the label values where the data do not say it: {', '.join(LABEL_MAPS)}, a JSON file, or 1=liver,2=other",
+        help="meaning of the label values where the data do not say it: "
+        f"{', '.join(LABEL_MAPS)}, a JSON file, or 1=liver,2=other",
     )
     parser.add_argument(
         "--label-ids", choices=tuple(LABEL_TABLES), default="flaresegment", help="label values that are written"
@@ -67,7 +70,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--patient-pattern",
         metavar="REGEX",
-        help="regular expression with one group that finds the patient in a case's name; patients stay on one side of a split",
+        help="regular expression with one group that finds the patient in a case's name; "
+        "patients stay on one side of a split",
     )
     parser.add_argument(
         "--keep-names",
@@ -125,7 +129,8 @@ def prepare(options: argparse.Namespace) -> dict:
     }
     _print_table(outcomes)
     _say(
-        f"{counts['taken']} cases taken, {counts['present']} there already, {counts['left out']} left out: {options.output}"
+        f"{counts['taken']} cases taken, {counts['present']} there already, {counts['left out']} left out: "
+        f"{options.output}"
     )
     if not counts["taken"] + counts["present"]:
         raise InputError(f"None of the {len(outcomes)} cases can be used; the reasons stand above.")

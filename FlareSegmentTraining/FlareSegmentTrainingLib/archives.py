@@ -1,8 +1,10 @@
-"""Zip and tar files of data sets, unpacked as a stranger's file must be: checked whole before the first byte is written.
+"""Zip and tar files of data sets, unpacked as a stranger's file must be: checked whole before the first byte is
+written.
 
-Refused: entries that would land outside the folder, links and devices, encrypted or overlapping entries, two entries for one file, and more
-bytes than the limits allow (counted while unpacking, whatever the archive claims). Only volumes and the lists beside them are unpacked.
-Every file appears whole or not at all, and a second run unpacks only what is missing.
+Refused: entries that would land outside the folder, links and devices, encrypted or overlapping entries, two entries
+for one file, and more bytes than the limits allow (counted while unpacking, whatever the archive claims). Only volumes
+and the lists beside them are unpacked. Every file appears whole or not at all, and a second run unpacks only what is
+missing.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ class Limits:
     Attributes:
         files: number of entries.
         file_bytes, total_bytes: unpacked sizes.
-        ratio: unpacked by packed size of the whole archive; an archive that stays below `small_bytes` may exceed it, as label maps of
-            few values do.
+        ratio: unpacked by packed size of the whole archive; an archive that stays below `small_bytes` may exceed it,
+            as label maps of few values do.
     """
 
     files: int = 100_000
@@ -89,10 +91,12 @@ def sha256(file: Path) -> str:
 def unpack(
     archive: Path, folder: Path, limits: Limits | None = None, say: Callable[[str], None] | None = None
 ) -> Unpacked:
-    """Unpack the volumes and lists of a zip or tar file into a folder, which is made; files of the right size there are kept.
+    """Unpack the volumes and lists of a zip or tar file into a folder, which is made; files of the right size there
+    are kept.
 
     Raises:
-        InputError: the archive is damaged or unsafe (nothing is written when its list of contents shows it), or the disk is full.
+        InputError: the archive is damaged or unsafe (nothing is written when its list of contents shows it), or the
+            disk is full.
     """
     limits = limits or Limits()
     opener = _open_zip if archive.name.lower().endswith(".zip") else _open_tar
@@ -106,7 +110,8 @@ def unpack(
             free = shutil.disk_usage(folder).free
             if needed > free:
                 raise InputError(
-                    f"{archive.name} needs {_gigabytes(needed)} in {folder}, where {_gigabytes(free)} are free; choose another folder."
+                    f"{archive.name} needs {_gigabytes(needed)} in {folder}, where {_gigabytes(free)} are free; "
+                    "choose another folder."
                 )
             with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as private:
                 for number, entry in enumerate(missing, start=1):

@@ -1,7 +1,8 @@
 """Cases: a CT with its labels, wherever they come from, and how far each organ's labels can be trusted.
 
-`find_cases` takes what a person has: a folder in any layout of `dataset_layouts`, an archive, a list, or `phantom:N`; `Case.read` gives the
-voxels, checked, with labels in FlareSegment's own values. What cannot be used is reported by name and left out.
+`find_cases` takes what a person has: a folder in any layout of `dataset_layouts`, an archive, a list, or `phantom:N`;
+`Case.read` gives the voxels, checked, with labels in FlareSegment's own values. What cannot be used is reported by
+name and left out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import FLARE22_ORGANS, ORGANS, organ_by_key
 from FlareSegmentLib.phantom import make_phantom
@@ -35,8 +37,8 @@ class Case:
 
     Attributes:
         image, labels: the files (or a DICOM folder); None for a phantom.
-        weights: organ key -> weight of its labels in the loss, for every organ of FLARE22; 0 where the organ was not labeled, so
-            that neither labeling it nor leaving it out is punished.
+        weights: organ key -> weight of its labels in the loss, for every organ of FLARE22; 0 where the organ was not
+            labeled, so that neither labeling it nor leaving it out is punished.
         label_map: meaning of the values in the label file.
         patient: whose scan it is; cases of one patient stay on one side of a split.
         fixed_set: "train" or "val" where the data set fixes the side.
@@ -70,8 +72,8 @@ class Case:
             (CT in HU, labels in FlareSegment's values, uint8 (z, y, x) on the CT's grid, warnings).
 
         Raises:
-            InputError: a file cannot be read, the image is no CT, or the labels do not fit it: another shape or place, a value that
-                the label map does not explain, or none of the organs.
+            InputError: a file cannot be read, the image is no CT, or the labels do not fit it: another shape or
+                place, a value that the label map does not explain, or none of the organs.
         """
         if self.phantom_seed is not None:
             return (*make_phantom(self.phantom_seed), [])
@@ -126,7 +128,8 @@ def find_cases(
     """Return the cases of one or several locations, sorted by name within each.
 
     Args:
-        locations: folders, archives (.zip, .tar, .tar.gz), CSV or JSON lists, or `phantom:N` (N torsos, a tenth of them to validate on).
+        locations: folders, archives (.zip, .tar, .tar.gz), CSV or JSON lists, or `phantom:N` (N torsos, a tenth of
+            them to validate on).
         label_map: replaces what the data sets say about their labels' values.
         layout: forces one of `dataset_layouts.LAYOUTS`.
         unpack_to: folder under which archives are unpacked; by default beside the archive.
@@ -237,7 +240,9 @@ def _unpacked(archive: Path, unpack_to: Path | None, say: Callable[[str], None])
 
 
 def _challenge_archives(folder: Path, unpack_to: Path | None, say: Callable[[str], None]) -> Path:
-    """A folder that holds images.zip and labels.zip, as FLARE22's challenge page gives them: both are unpacked beside each other."""
+    """A folder that holds images.zip and labels.zip, as FLARE22's challenge page gives them: both are unpacked beside
+    each other.
+    """
     archives = [folder / "images.zip", folder / "labels.zip"]
     if not all(archive.is_file() for archive in archives) or (folder / "images").is_dir():
         return folder
@@ -249,7 +254,9 @@ def _challenge_archives(folder: Path, unpack_to: Path | None, say: Callable[[str
 
 
 def organs_by_keys(keys: Sequence[str] | None) -> tuple:
-    """The organs of these keys, in the order of their labels; the bundled model's four without keys. Raises InputError."""
+    """The organs of these keys, in the order of their labels; the bundled model's four without keys. Raises
+    InputError.
+    """
     if keys is None:
         return ORGANS
     known = {organ.key for organ in FLARE22_ORGANS}

@@ -1,10 +1,12 @@
 """Data sets of any layout become the project's plain one: what `prepare.py` does.
 
-Written per case: `<case>_ct.nii.gz` (int16 HU, clipped to -1024 ... 3071), `<case>_labels.nii.gz` (uint8), both on the CT's own grid; and for
-all: `labels.json` (what the values mean), `quality.json` (per case and organ: not labeled, absent, cut), `report.json` and `report.csv`.
+Written per case: `<case>_ct.nii.gz` (int16 HU, clipped to -1024 ... 3071), `<case>_labels.nii.gz` (uint8), both on
+the CT's own grid; and for all: `labels.json` (what the values mean), `quality.json` (per case and organ: not labeled,
+absent, cut), `report.json` and `report.csv`.
 
-Files are made anew from voxels, so nothing of a header's text comes along, and a name that does not come from a public data set is replaced
-by one made from the content. A run that was stopped goes on where it was: a case is done once the report says so.
+Files are made anew from voxels, so nothing of a header's text comes along, and a name that does not come from a
+public data set is replaced by one made from the content. A run that was stopped goes on where it was: a case is done
+once the report says so.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK
+
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.image_io import read_volume
 from FlareSegmentLib.organs import LABEL_TABLES, Organ
@@ -35,7 +38,9 @@ HU_RANGE = (-1024, 3071)
 PUBLIC_NAME = re.compile(
     r"FLARE\w*_\d{4,5}|(liver|spleen|pancreas|hepaticvessel|colon|lung)_\d{1,3}|amos_\d{4}|s\d{4}|[Cc]ase_\d{5}|phantom\d{7}|case_[0-9a-f]{12}"
 )
-"""Names that public data sets (FLARE, MSD, AMOS, TotalSegmentator, KiTS), the phantoms and this module gave: they tell of nobody."""
+"""Names that public data sets (FLARE, MSD, AMOS, TotalSegmentator, KiTS), the phantoms and this module gave: they
+tell of nobody.
+"""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ def convert_cases(
             return _Conversion(output, Path(private), settings, say).run(cases, left_out)
     except OSError as error:
         raise InputError(
-            f"{output} cannot be written: {error.strerror or error}. Free space or choose another folder; run again to go on."
+            f"{output} cannot be written: {error.strerror or error}. Free space or choose another folder; "
+            "run again to go on."
         ) from error
 
 

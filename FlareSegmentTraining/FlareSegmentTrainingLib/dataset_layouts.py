@@ -1,11 +1,14 @@
-"""The ways in which data sets lie on a disk, found out by looking: which image goes with which labels, and what the values mean.
+"""The ways in which data sets lie on a disk, found out by looking: which image goes with which labels, and what the
+values mean.
 
-Each layout is one function that looks at a folder and returns what it found there, or None when the folder is not laid out that way.
-Nothing but names and small lists is read here; whether labels fit their image is seen when a case is read (`cases.Case.read`).
+Each layout is one function that looks at a folder and returns what it found there, or None when the folder is not
+laid out that way. Nothing but names and small lists is read here; whether labels fit their image is seen when a case
+is read (`cases.Case.read`).
 
-Layouts: `msd` (Medical Segmentation Decathlon: dataset.json with a list of pairs), `nnunet` (imagesTr/, labelsTr/ and dataset.json, versions
-1 and 2), `flare22` (FLARE22_Tr_0001_0000.nii.gz in images/, FLARE22_Tr_0001.nii.gz in labels/), `folders` (images/ and labels/), `flat`
-(<case>_ct.nii.gz beside <case>_labels.nii.gz; the project's own), and `list` (a CSV or JSON file of pairs).
+Layouts: `msd` (Medical Segmentation Decathlon: dataset.json with a list of pairs), `nnunet` (imagesTr/, labelsTr/ and
+dataset.json, versions 1 and 2), `flare22` (FLARE22_Tr_0001_0000.nii.gz in images/, FLARE22_Tr_0001.nii.gz in labels/),
+`folders` (images/ and labels/), `flat` (<case>_ct.nii.gz beside <case>_labels.nii.gz; the project's own), and `list` (a
+CSV or JSON file of pairs).
 """
 
 from __future__ import annotations
@@ -80,7 +83,8 @@ class Found:
 def find_pairs(location: Path, layout: str | None = None) -> Found:
     """Look at a folder, or at a CSV or JSON list, and return its cases, sorted by name.
 
-    layout: the only layout to look for; by default all, the most telling first. A folder that only holds other folders is looked into.
+    layout: the only layout to look for; by default all, the most telling first. A folder that only holds other
+    folders is looked into.
 
     Raises:
         InputError: nothing is found, several data sets are, or a list cannot be read.
@@ -137,7 +141,7 @@ def _sorted(found: Found) -> Found:
     return Found(found.layout, tuple(sorted(found.pairs, key=lambda pair: pair.name)), found.left_out)
 
 
-# Layouts ----------------------------------------------------------------------------------------------------------------------------
+# Layouts ------------------------------------------------------------------------------------------
 
 
 def _dataset_json(folder: Path) -> Found | None:
@@ -212,7 +216,9 @@ def _folders(folder: Path) -> Found | None:
 
 
 def _flat(folder: Path) -> Found | None:
-    """The project's own layout: <case>_ct.nii.gz beside <case>_labels.nii.gz, with quality.json and labels.json here or one folder above."""
+    """The project's own layout: <case>_ct.nii.gz beside <case>_labels.nii.gz, with quality.json and labels.json here
+    or one folder above.
+    """
     volumes = _volumes(folder)
     names = [stem.removesuffix("_ct") for stem in volumes if stem.endswith("_ct")]
     if not any(name + "_labels" in volumes for name in names):
@@ -232,9 +238,11 @@ def _flat(folder: Path) -> Found | None:
 
 
 def _list_of_pairs(file: Path) -> Found:
-    """A list: CSV with the columns image, labels and, if wanted, case, patient, set, label_map; or JSON objects with the same keys.
+    """A list: CSV with the columns image, labels and, if wanted, case, patient, set, label_map; or JSON objects with
+    the same keys.
 
-    JSON may be an array, or an object with arrays named cases, training and validation. Paths are relative to the list's folder.
+    JSON may be an array, or an object with arrays named cases, training and validation. Paths are relative to the
+    list's folder.
     """
     rows = _rows_of_csv(file) if file.suffix.lower() == ".csv" else _rows_of_json(file)
     pairs, left_out = [], []
@@ -271,7 +279,7 @@ FOLDER_LAYOUTS: dict[str, Callable[[Path], Found | None]] = {
 LAYOUTS = (*FOLDER_LAYOUTS, "list")
 
 
-# Help -------------------------------------------------------------------------------------------------------------------------------
+# Help ---------------------------------------------------------------------------------------------
 
 
 def volume_stem(name: str) -> str:
@@ -321,7 +329,9 @@ def _volumes(folder: Path) -> dict[str, Path]:
 
 
 def _paired(folder: Path, images: str, labels: str, layout: str) -> Found | None:
-    """Pair the volumes of two folders by name: the same name, nnU-Net's channel taken off, or what says "image" and "label" taken off."""
+    """Pair the volumes of two folders by name: the same name, nnU-Net's channel taken off, or what says "image" and
+    "label" taken off.
+    """
     if not (folder / images).is_dir() or not (folder / labels).is_dir():
         return None
     image_files, label_files = _volumes(folder / images), _volumes(folder / labels)

@@ -1,7 +1,9 @@
-"""What the values in a label map mean: named tables of public data sets, data sets' own names, and maps given by the user.
+"""What the values in a label map mean: named tables of public data sets, data sets' own names, and maps given by the
+user.
 
-A `LabelMap` turns any of them into FlareSegment's own values (`organs.LABEL_TABLES["flaresegment"]`) and knows which organs were labeled
-at all: a value that means another structure becomes background, a value that nobody explained is an error, never a guess.
+A `LabelMap` turns any of them into FlareSegment's own values (`organs.LABEL_TABLES["flaresegment"]`) and knows which
+organs were labeled at all: a value that means another structure becomes background, a value that nobody explained is an
+error, never a guess.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import FLARE22_ORGANS, LABEL_TABLES, ORGANS, organ_by_key
 
@@ -167,9 +170,10 @@ def organ_of_name(name: str) -> str | None:
 def label_map_of_names(name: str, names: Mapping[str, object]) -> LabelMap:
     """The label map of a data set's own list, in either order.
 
-    names: {"1": "liver"} (Medical Segmentation Decathlon, nnU-Net version 1) or {"liver": 1}, {"liver": [1, 2]} (nnU-Net version 2, whose
-        regions may overlap: an organ keeps its values). A tumor belongs to the organ in its name, or to the only organ there is. A
-        structure called "ignore" stays unexplained, so cases that hold it are left out.
+    names: {"1": "liver"} (Medical Segmentation Decathlon, nnU-Net version 1) or {"liver": 1}, {"liver": [1, 2]}
+        (nnU-Net version 2, whose regions may overlap: an organ keeps its values). A tumor belongs to the organ in its
+        name, or to the only organ there is. A structure called "ignore" stays unexplained, so cases that hold it are
+        left out.
 
     Raises:
         InputError: the list has another form, a value is no whole number above 0, or one value has two organs.

@@ -1,13 +1,15 @@
 """Cases as training reads them: LPS axes, on the grid of a stage's network, intensities in -1 ... 1.
 
-A prepared case can be kept in a cache folder under a key made of the files' content and every setting it depends on. It is then mapped into
-memory instead of being read: loading costs nothing, and the processes of one machine share the pages.
+A prepared case can be kept in a cache folder under a key made of the files' content and every setting it depends on.
+It is then mapped into memory instead of being read: loading costs nothing, and the processes of one machine share the
+pages.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.intensity import Intensity, body_box, window
 from FlareSegmentLib.model_file import Stage
@@ -35,7 +38,8 @@ class PreparedCase:
     """A case on a stage's grid.
 
     Attributes:
-        image: (z, y, x) float32 in -1 ... 1. From a cache it is a private mapping of the file: writing to it changes no file.
+        image: (z, y, x) float32 in -1 ... 1. From a cache it is a private mapping of the file: writing to it changes
+            no file.
         labels: (z, y, x) uint8; 1, 2, ... in the order of the model's organs.
         spacing_mm: (x, y, z) of the grid.
         weights: organ key -> weight of its labels in the loss.
@@ -67,7 +71,8 @@ def prepare_case(
 ) -> PreparedCase:
     """Read a case, reorient it to LPS and bring it to a stage's grid; labels by the largest share of each organ.
 
-    The grid covers the whole volume, or for the region "body" the body's box, at `stage.spacing_mm` or in `stage.shape` voxels.
+    The grid covers the whole volume, or for the region "body" the body's box, at `stage.spacing_mm` or in
+    `stage.shape` voxels.
 
     Args:
         organs: keys of the model's organs, in the order of its labels.
@@ -106,7 +111,8 @@ def prepare_cases(
     cache: Path | None = None,
     left_out: Callable[[LeftOut], None] | None = None,
 ) -> list[PreparedCase]:
-    """Prepare cases; one that cannot be used, or in which none of the organs is labeled, is told to `left_out` and skipped.
+    """Prepare cases; one that cannot be used, or in which none of the organs is labeled, is told to `left_out` and
+    skipped.
 
     Raises:
         InputError: no case is left; or, without `left_out`, a case cannot be used.
@@ -145,7 +151,9 @@ def _resampled(case: Case, stage: Stage, intensity: Intensity, organs: Sequence[
 
 
 def _grid(box: tuple[slice, slice, slice], image: Volume, stage: Stage) -> tuple[AxisGrid, AxisGrid, AxisGrid]:
-    """The stage's grid over a box of the LPS image, as (z, y, x) axes."""
+    """The stage's grid over a box of the LPS image, as (z, y, x) axes: the pipeline's, before it is filled up to a
+    multiple.
+    """
     axes = []
     for axis, extent in enumerate(box):
         size = extent.stop - extent.start
@@ -153,11 +161,11 @@ def _grid(box: tuple[slice, slice, slice], image: Volume, stage: Stage) -> tuple
             axes.append(AxisGrid.over(extent.start, extent.stop, stage.shape[2 - axis]))
         else:
             step = stage.spacing_mm[2 - axis] / image.spacing[2 - axis]
-            axes.append(AxisGrid.over(extent.start, extent.stop, max(1, round(size / step)), step))
+            axes.append(AxisGrid.over(extent.start, extent.stop, max(1, math.ceil(size / step - 1e-3)), step))
     return tuple(axes)
 
 
-# Cache ------------------------------------------------------------------------------------------------------------------------------
+# Cache --------------------------------------------------------------------------------------------
 
 
 def _key(case: Case, stage: Stage, intensity: Intensity, organs: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Which cases train and which validate: by patient, reproducible, written down.
 
-Patients, not cases, are dealt out, in an order that depends on the seed and the patient's name alone: the split does not change with the
-order of the files, and one more patient moves no other from a fold's list to the end of it. Cases whose data set fixes their side keep it.
+Patients, not cases, are dealt out, in an order that depends on the seed and the patient's name alone: the split does
+not change with the order of the files. Cases whose data set fixes their side keep it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Split:
 
 
 def check_apart(training: Sequence[Case], validation: Sequence[Case]) -> None:
-    """Raise InputError when a case or a patient is among the training and the validation cases, or a file is in both."""
+    """Raise InputError when a case or a patient is among the training and the validation cases, or a file is in
+    both.
+    """
     patients = {case.patient for case in training} & {case.patient for case in validation}
     if patients:
         names = [case.name for case in (*training, *validation) if case.patient in patients]
@@ -80,7 +82,8 @@ def read_split(file: Path) -> Split:
             raise TypeError("names of cases must be strings")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f'{file} is no split ({type(error).__name__}: {error}); {{"training": [names], "validation": [names]}} is needed.'
+            f"{file} is no split ({type(error).__name__}: {error}); "
+            '{"training": [names], "validation": [names]} is needed.'
         ) from error
     return Split(tuple(training), tuple(validation), str(content.get("method", f"list {Path(file).name}")))
 
@@ -94,9 +97,9 @@ def split_cases(
 ) -> Split:
     """Deal the cases out by patient.
 
-    Data sets that fix both sides (folders train/ and val/, a column of a list) are split as they say, with every other case in training. All
-    others: `training_fraction` of the patients train, at least one on each side; or, with `folds`, every `folds`-th patient validates,
-    beginning at number `fold`.
+    Data sets that fix both sides (folders train/ and val/, a column of a list) are split as they say, with every other
+    case in training. All others: `training_fraction` of the patients train, at least one on each side; or, with
+    `folds`, every `folds`-th patient validates, beginning at number `fold`.
 
     Raises:
         InputError: fewer than two patients, an impossible fraction or fold, or a fixed side that would share a patient.
@@ -114,7 +117,8 @@ def split_cases(
     if folds is not None:
         if not 2 <= folds <= len(patients) or not 0 <= fold < folds:
             raise InputError(
-                f"Fold {fold} of {folds} is not possible with {len(patients)} patients: 2 to {len(patients)} folds, numbered from 0."
+                f"Fold {fold} of {folds} is not possible with {len(patients)} patients: 2 to {len(patients)} folds, "
+                "numbered from 0."
             )
         chosen = set(patients[fold::folds])
         method = f"fold {fold} of {folds}, seed {seed}"

@@ -1,4 +1,6 @@
-"""Small synthetic CTs with labels, written in the ways public data sets lie on a disk; used by the `test_data_*.py` files."""
+"""Small synthetic CTs with labels, written in the ways public data sets lie on a disk; used by the `test_data_*.py`
+files.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ SPACING = (3.0, 2.5, 4.0)
 
 
 def ct_and_labels(seed: int, values: tuple[int, ...] = (1, 2, 3, 4)) -> tuple[np.ndarray, np.ndarray]:
-    """A body with fat around it in air, int16 HU, with one block of 3 x 4 x 4 voxels for each value, uint8; (z, y, x)."""
+    """A body with fat around it in air, int16 HU, with one block of 3 x 4 x 4 voxels for each value, uint8; (z, y,
+    x).
+    """
     generator = np.random.default_rng(seed)
     ct = np.full(SHAPE, -1000, np.int16)
     ct[:, 2:-2, 2:-2] = -100
@@ -58,7 +62,9 @@ def flare22(folder: Path, count: int = 3) -> Path:
 
 def decathlon(folder: Path, task: str = "liver", count: int = 2) -> Path:
     """A task of the Medical Segmentation Decathlon with its hidden macOS files."""
-    labels = {"liver": {"0": "background", "1": "liver", "2": "cancer"}, "spleen": {"0": "background", "1": "spleen"}}[task]
+    labels = {"liver": {"0": "background", "1": "liver", "2": "cancer"}, "spleen": {"0": "background", "1": "spleen"}}[
+        task
+    ]
     names = [f"{task}_{number}" for number in range(count)]
     for number, name in enumerate(names):
         values = tuple(int(value) for value in labels if value != "0")
@@ -95,7 +101,9 @@ def nnunet(folder: Path, version: int, count: int = 2) -> Path:
     return folder
 
 
-def flat(folder: Path, names: tuple[str, ...] = ("a", "b"), values: tuple[int, ...] = (1, 2, 3, 4), first_seed: int = 0) -> Path:
+def flat(
+    folder: Path, names: tuple[str, ...] = ("a", "b"), values: tuple[int, ...] = (1, 2, 3, 4), first_seed: int = 0
+) -> Path:
     """The project's own layout."""
     for seed, name in enumerate(names, start=first_seed):
         write_pair(folder / f"{name}_ct.nii.gz", folder / f"{name}_labels.nii.gz", seed, values)

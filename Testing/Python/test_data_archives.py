@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from FlareSegmentLib.errors import InputError
 from FlareSegmentTrainingLib import archives
 from FlareSegmentTrainingLib.archives import Limits, unpack
@@ -67,7 +68,11 @@ def test_only_data_is_unpacked(tmp_path: Path, kind: str) -> None:
     if kind == "zip":
         zip_of(archive, files)
     else:
-        tar_of(archive, [(tarfile.TarInfo(name), content) for name, content in files.items()], "w:gz" if "gz" in kind else "w")
+        tar_of(
+            archive,
+            [(tarfile.TarInfo(name), content) for name, content in files.items()],
+            "w:gz" if "gz" in kind else "w",
+        )
     result = unpack(archive, tmp_path / "out")
 
     assert everything_below(tmp_path / "out") == ["set/dataset.json", "set/images/a_0000.nii.gz", "set/labels/a.nii.gz"]
@@ -90,7 +95,8 @@ def test_unsafe_names_are_refused_before_anything_is_written(tmp_path: Path, nam
 
 
 @pytest.mark.parametrize(
-    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE]
+    "kind",
+    [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE],
 )
 def test_links_and_devices_in_tar_are_refused(tmp_path: Path, kind: bytes) -> None:
     link = tarfile.TarInfo("images/a.nii")
@@ -145,7 +151,10 @@ def test_limits(tmp_path: Path, limits: Limits, reason: str, kind: str) -> None:
 def test_default_limits_stop_a_real_bomb(tmp_path: Path) -> None:
     """3 GB of zeros in 3 MB, made of one compressed block without writing the 3 GB."""
     archive = tmp_path / "bomb.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file, file.open("a.nii", "w") as stream:
+    with (
+        zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file,
+        file.open("a.nii", "w") as stream,
+    ):
         for _ in range(256):
             stream.write(bytes(1 << 20))
     content = bytearray(archive.read_bytes())

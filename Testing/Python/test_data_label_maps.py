@@ -1,4 +1,6 @@
-"""Meaning of label values: public tables against the data sets' own lists, users' maps, and what must never be guessed."""
+"""Meaning of label values: public tables against the data sets' own lists, users' maps, and what must never be
+guessed.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.organs import FLARE22_ORGANS, organ_by_key
-from FlareSegmentTrainingLib.label_maps import LABEL_MAPS, LabelMap, label_map_of_names, parse_label_map
 from hypothesis import given
 from hypothesis import strategies as st
 
+from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.organs import FLARE22_ORGANS, organ_by_key
+from FlareSegmentTrainingLib.label_maps import LABEL_MAPS, LabelMap, label_map_of_names, parse_label_map
+
 # The lists as the data sets publish them.
-FLARE22_NAMES = """background liver,right kidney,spleen,pancreas,aorta,inferior vena cava,right adrenal gland,left adrenal gland,gallbladder,
-esophagus,stomach,duodenum,left kidney""".replace("background ", "background,")
+FLARE22_NAMES = """background liver,right kidney,spleen,pancreas,aorta,inferior vena cava,right adrenal gland,left
+adrenal gland,gallbladder, esophagus,stomach,duodenum,left kidney""".replace("background ", "background,")
 BTCV_NAMES = """background,spleen,rkid,lkid,gall,eso,liver,sto,aorta,IVC,veins,pancreas,rad,lad"""
-AMOS_NAMES = """background,spleen,right kidney,left kidney,gall bladder,esophagus,liver,stomach,arota,postcava,pancreas,right adrenal gland,
-left adrenal gland,duodenum,bladder,prostate/uterus"""
+AMOS_NAMES = """background,spleen,right kidney,left kidney,gall
+bladder,esophagus,liver,stomach,arota,postcava,pancreas,right adrenal gland, left adrenal
+gland,duodenum,bladder,prostate/uterus"""
 
 
 def names(text: str) -> dict[str, str]:
@@ -58,7 +62,11 @@ def test_every_table_maps_every_value_it_knows(table: LabelMap) -> None:
 def test_tumors_belong_to_their_organ() -> None:
     liver = label_map_of_names("x", {"0": "background", "1": "liver", "2": "cancer"})
     assert liver.organs == LABEL_MAPS["msd-liver"].organs
-    assert label_map_of_names("x", {"liver": 1, "spleen": 2, "liver tumor": 3}).organs == ((1, "liver"), (2, "spleen"), (3, "liver"))
+    assert label_map_of_names("x", {"liver": 1, "spleen": 2, "liver tumor": 3}).organs == (
+        (1, "liver"),
+        (2, "spleen"),
+        (3, "liver"),
+    )
     two = label_map_of_names("x", {"liver": 1, "spleen": 2, "tumor": 3})
     assert (two.organs, two.others) == (((1, "liver"), (2, "spleen")), {3})
     vessels = label_map_of_names("x", {"0": "background", "1": "Vessel", "2": "Tumour"})
@@ -72,8 +80,14 @@ def test_ignored_region_stays_unexplained() -> None:
     assert ignoring.unknown_values(np.array([0, 1, 2])) == [2]
 
 
-@pytest.mark.parametrize("text", ["1=liver,2=liver,3=spleen,7=other", '{"1": "liver", "2": "liver", "3": "spleen", "7": "other"}',
-                                  '{"liver": [1, 2], "spleen": 3, "other": 7}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1=liver,2=liver,3=spleen,7=other",
+        '{"1": "liver", "2": "liver", "3": "spleen", "7": "other"}',
+        '{"liver": [1, 2], "spleen": 3, "other": 7}',
+    ],
+)
 def test_users_maps(tmp_path: Path, text: str) -> None:
     if text.startswith("{"):
         (tmp_path / "map.json").write_text(text)

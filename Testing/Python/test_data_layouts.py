@@ -7,11 +7,13 @@ import hashlib
 import json
 import shutil
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import data_layouts as layouts
 import numpy as np
 import pytest
+
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import FLARE22_ORGANS, ORGANS, organ_by_key
 from FlareSegmentTrainingLib import archives, cases
@@ -90,7 +92,9 @@ def test_decathlon_liver_counts_the_tumor_as_liver(tmp_path: Path) -> None:
 
 
 def test_decathlon_spleen_has_only_the_spleen(tmp_path: Path) -> None:
-    archive = shutil.make_archive(str(tmp_path / "Task09_Spleen"), "tar", layouts.decathlon(tmp_path / "x/Task09_Spleen", "spleen").parent)
+    archive = shutil.make_archive(
+        str(tmp_path / "Task09_Spleen"), "tar", layouts.decathlon(tmp_path / "x/Task09_Spleen", "spleen").parent
+    )
     found = find_cases(archive, say=lambda line: None)
     check(found[0], 0, {1: "spleen"})
     assert found[0].labeled == {"spleen"}
@@ -198,10 +202,12 @@ def rows(folder: Path) -> list[dict]:
     layouts.write_pair(folder / "one scan.nii.gz", folder / "ein Ümlaut.nii.gz", 1, (1, 2, 3, 4))
     layouts.write_pair(folder / "b.nrrd", folder / "b_seg.nrrd", 2, (1, 2, 3, 13))
     return [
-        {"case": "first", "image": "one scan.nii.gz", "labels": "ein Ümlaut.nii.gz", "patient": "7", "set": "train",
-         "label_map": "flaresegment"},
-        {"case": "second", "image": "b.nrrd", "labels": "b_seg.nrrd", "patient": "8", "set": "val", "label_map": "flare22"},
-        {"case": "third", "image": "missing.nii", "labels": "b_seg.nrrd", "patient": "", "set": "", "label_map": ""},
+        {"case": "first", "image": "one scan.nii.gz", "labels": "ein Ümlaut.nii.gz", "patient": "7",
+         "set": "train", "label_map": "flaresegment"},
+        {"case": "second", "image": "b.nrrd", "labels": "b_seg.nrrd", "patient": "8",
+         "set": "val", "label_map": "flare22"},
+        {"case": "third", "image": "missing.nii", "labels": "b_seg.nrrd", "patient": "",
+         "set": "", "label_map": ""},
     ]  # fmt: skip
 
 
@@ -354,13 +360,58 @@ def test_a_layout_can_be_forced(tmp_path: Path) -> None:
         find_pairs(folder, "something")
 
 
-@pytest.mark.parametrize("location", ["phantom:", "phantom:1", "phantom:x", "phantom:-3", "phantom:999999", "nothing/here", "", "file.txt"])
+@pytest.mark.parametrize(
+    "location", ["phantom:", "phantom:1", "phantom:x", "phantom:-3", "phantom:999999", "nothing/here", "", "file.txt"]
+)
 def test_bad_locations_give_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file.txt").write_text("text")
     with pytest.raises(InputError) as caught:
         find_cases(location)
     assert "\n" not in str(caught.value)
+
+
+def test_odd_data_sets_give_one_line(tmp_path: Path) -> None:
+    def refused(folder: Path, words: str) -> None:
+        with pytest.raises(InputError, match=words) as caught:
+            find_cases(folder, left_out=lambda item: None)
+        assert "\n" not in str(caught.value)
+
+    twice = layouts.flat(tmp_path / "twice", ("a",))
+    layouts.write(twice / "a_ct.nii", layouts.ct_and_labels(0)[0])
+    refused(twice, "twice")
+    both_sides = layouts.flat(tmp_path / "both/train", ("a",)).parent
+    layouts.flat(both_sides / "val", ("a",))
+    refused(both_sides, "case a is there twice")
+    unexplained = layouts.decathlon(tmp_path / "unexplained")
+    (unexplained / "dataset.json").write_text('{"training": []}')
+    refused(unexplained, "what the labels mean")
+    two_channels = layouts.nnunet(tmp_path / "two", 2)
+    content = json.loads((two_channels / "dataset.json").read_text())
+    (two_channels / "dataset.json").write_text(json.dumps({**content, "channel_names": {"0": "CT", "1": "PET"}}))
+    refused(two_channels, "2 channels")
+    (two_channels / "dataset.json").write_text(json.dumps({**content, "dataset": {"x": {"images": []}}}))
+    refused(two_channels, "names no images")
+    vessels = layouts.decathlon(tmp_path / "vessels")
+    content = json.loads((vessels / "dataset.json").read_text())
+    (vessels / "dataset.json").write_text(json.dumps({**content, "labels": {"1": "vessel", "2": "tumour"}}))
+    refused(vessels, "no case that can be used")
+
+
+def test_missing_halves_are_named(tmp_path: Path) -> None:
+    folder = layouts.decathlon(tmp_path / "msd", count=3)
+    (folder / "labelsTr/liver_1.nii.gz").unlink()
+    told: list[LeftOut] = []
+    assert [case.name for case in find_cases(folder, left_out=told.append)] == ["liver_0", "liver_2"]
+    plain = layouts.flare22(tmp_path / "plain")
+    (plain / "images/FLARE22_Tr_0001_0000.nii.gz").unlink()
+    (plain / "labels/FLARE22_Tr_0002.nii.gz").unlink()
+    assert [case.name for case in find_cases(plain, left_out=told.append)] == ["FLARE22_Tr_0003"]
+    assert [(item.name, item.reason) for item in told] == [
+        ("liver_1", "its labels are missing"),
+        ("FLARE22_Tr_0002_0000", "no labels of its name in labels/"),
+        ("FLARE22_Tr_0001", "no image of its name in images/"),
+    ]
 
 
 def test_content_hash_follows_content_and_meaning(tmp_path: Path) -> None:
@@ -378,7 +429,8 @@ def test_content_hash_follows_content_and_meaning(tmp_path: Path) -> None:
         second.content_hash()
 
 
-def test_phantoms_read_as_cases() -> None:
+def test_phantoms_read_as_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "make_phantom", partial(cases.make_phantom, spacing=(5.0, 5.0, 5.0)))
     first = find_cases("phantom:3")[0]
     volume, labels, warnings = first.read()
     assert volume.array.shape == labels.shape and not warnings
@@ -388,13 +440,19 @@ def test_phantoms_read_as_cases() -> None:
 
 def test_real_cases(flare_data: Path) -> None:
     found = {case.name: case for case in find_cases(flare_data)}
-    assert sum(case.fixed_set == "train" for case in found.values()) == len(list((flare_data / "train").glob("*_ct.nii.gz")))
+    assert sum(case.fixed_set == "train" for case in found.values()) == len(
+        list((flare_data / "train").glob("*_ct.nii.gz"))
+    )
     split = split_cases(list(found.values()))
-    assert set(split.validation) == {path.name.removesuffix("_ct.nii.gz") for path in (flare_data / "val").glob("*_ct.nii.gz")}
+    assert set(split.validation) == {
+        path.name.removesuffix("_ct.nii.gz") for path in (flare_data / "val").glob("*_ct.nii.gz")
+    }
     assert found["pe_chest_slab"].labeled == {"liver", "right_kidney", "left_kidney"}
     volume, labels, _ = found["crlm1004"].read()
     assert volume.array.shape == labels.shape
-    liters = {key: (labels == organ_by_key(key).label).sum() * volume.voxel_volume_ml / 1000 for key in ("liver", "spleen")}
+    liters = {
+        key: (labels == organ_by_key(key).label).sum() * volume.voxel_volume_ml / 1000 for key in ("liver", "spleen")
+    }
     assert 0.8 < liters["liver"] < 3 and 0.05 < liters["spleen"] < 1
 
 

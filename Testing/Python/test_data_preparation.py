@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
+
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.intensity import Intensity, window
-from FlareSegmentLib.model_file import Stage
+from FlareSegmentLib.model_file import ModelDescription, Stage
 from FlareSegmentLib.organs import ORGANS, organ_by_key
+from FlareSegmentLib.pipeline import Segmenter
 from FlareSegmentTrainingLib import preparation
 from FlareSegmentTrainingLib.cases import Case, find_cases
 from FlareSegmentTrainingLib.dataset_layouts import LeftOut
@@ -56,7 +58,9 @@ def test_the_cts_own_spacing_changes_nothing(case: Case) -> None:
 
 @pytest.mark.parametrize("axes", list(permutations("LPS")))
 @pytest.mark.parametrize("flips", [(0, 0, 0), (1, 0, 0), (0, 1, 1), (1, 1, 1)])
-def test_the_files_axes_do_not_matter(tmp_path: Path, case: Case, axes: tuple[str, ...], flips: tuple[int, ...]) -> None:
+def test_the_files_axes_do_not_matter(
+    tmp_path: Path, case: Case, axes: tuple[str, ...], flips: tuple[int, ...]
+) -> None:
     opposite = {"L": "R", "P": "A", "S": "I"}
     code = "".join(opposite[axis] if flip else axis for axis, flip in zip(axes, flips))
     for suffix in ("ct", "labels"):
@@ -64,7 +68,10 @@ def test_the_files_axes_do_not_matter(tmp_path: Path, case: Case, axes: tuple[st
         (tmp_path / "turned").mkdir(exist_ok=True)
         SimpleITK.WriteImage(SimpleITK.DICOMOrient(image, code), str(tmp_path / f"turned/a_{suffix}.nii.gz"))
     grid = stage((4.0, 4.0, 4.0))
-    expected, result = prepare_case(case, grid, WINDOW, FOUR), prepare_case(find_cases(tmp_path / "turned")[0], grid, WINDOW, FOUR)
+    expected, result = (
+        prepare_case(case, grid, WINDOW, FOUR),
+        prepare_case(find_cases(tmp_path / "turned")[0], grid, WINDOW, FOUR),
+    )
     np.testing.assert_allclose(result.image, expected.image, atol=1e-4)
     np.testing.assert_array_equal(result.labels, expected.labels)
 
@@ -74,8 +81,63 @@ def test_shape_and_spacing_cover_the_volume(case: Case) -> None:
     assert tuple(fixed.image.shape) == (12, 8, 16)
     assert fixed.spacing_mm == pytest.approx((24 * 3.0 / 16, 20 * 2.5 / 8, 12 * 4.0 / 12))
     coarse = prepare_case(case, stage((5.0, 6.0, 7.0)), WINDOW, FOUR)
-    assert tuple(coarse.image.shape) == (round(48 / 7), round(50 / 6), round(72 / 5))
+    assert tuple(coarse.image.shape) == (7, 9, 15)
     assert coarse.spacing_mm == pytest.approx((5.0, 6.0, 7.0))
+
+
+class Recorder(torch.nn.Module):
+    """A network that keeps what it is given and finds nothing."""
+
+    seen: list[torch.Tensor] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv3d(1, 5, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.seen.append(image[0, 0].clone())
+        return self.layer(image)
+
+
+class RecordingModel:
+    def __init__(self, only: Stage):
+        self.description = ModelDescription("recorder", "1", "", dict(enumerate(FOUR, start=1)), WINDOW, (only,))
+
+    def network(self, name: str) -> torch.nn.Module:
+        return Recorder()
+
+    def stage_multiple(self, name: str) -> int:
+        return 8
+
+
+@pytest.mark.parametrize(
+    "only",
+    [
+        stage((2.0, 2.0, 2.0)),
+        stage((4.1, 4.3, 5.9)),
+        stage(shape=(16, 8, 24)),
+        stage((3.0, 3.0, 3.0), region="body"),
+        stage(shape=(16, 8, 24), region="body"),
+    ],
+    ids=lambda value: f"{value.region} {value.spacing_mm or value.shape}",
+)
+@pytest.mark.parametrize("code", ["LPS", "RAS", "SPR", "AIL"])
+def test_training_sees_exactly_what_inference_sees(tmp_path: Path, case: Case, only: Stage, code: str) -> None:
+    for suffix in ("ct", "labels"):
+        image = SimpleITK.ReadImage(str(tmp_path / f"data/a_{suffix}.nii.gz"))
+        (tmp_path / "turned").mkdir(exist_ok=True)
+        SimpleITK.WriteImage(SimpleITK.DICOMOrient(image, code), str(tmp_path / f"turned/a_{suffix}.nii.gz"))
+    turned = find_cases(tmp_path / "turned")[0]
+    prepared = prepare_case(turned, only, WINDOW, FOUR).image
+    Recorder.seen.clear()
+    Segmenter(RecordingModel(only), "cpu", precision="float32").segment(turned.read()[0])
+    inference = Recorder.seen[-1]
+    shape = prepared.shape
+    assert tuple(inference.shape) == tuple(-(-count // 8) * 8 for count in shape)
+    torch.testing.assert_close(inference[: shape[0], : shape[1], : shape[2]], prepared, rtol=0, atol=1e-5)
+    filled = inference.clone()
+    filled[: shape[0], : shape[1], : shape[2]] = -1
+    assert (filled == -1).all()
 
 
 def test_the_bodys_box_leaves_the_air_out(case: Case) -> None:
@@ -94,10 +156,16 @@ def test_labels_count_in_the_models_order(tmp_path: Path) -> None:
     assert result.weights == {"spleen": 1.0, "liver": 1.0, "pancreas": 1.0}
     assert result.sampling_weight == 1.25
     spleen_only = find_cases(layouts.decathlon(tmp_path / "msd", "spleen"))[0]
-    assert prepare_case(spleen_only, stage(layouts.SPACING), WINDOW, organs).weights == {"spleen": 1.0, "liver": 0.0, "pancreas": 0.0}
+    assert prepare_case(spleen_only, stage(layouts.SPACING), WINDOW, organs).weights == {
+        "spleen": 1.0,
+        "liver": 0.0,
+        "pancreas": 0.0,
+    }
 
 
-def test_the_cache_gives_the_same_mapped_into_memory(tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_gives_the_same_mapped_into_memory(
+    tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "cache"
     fresh = prepare_case(case, stage((4.0, 4.0, 4.0)), WINDOW, FOUR)
     same(fresh, prepare_case(case, stage((4.0, 4.0, 4.0)), WINDOW, FOUR, cache))
@@ -153,7 +221,9 @@ def test_a_damaged_entry_is_made_anew(tmp_path: Path, case: Case, file: str, dam
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [entry.name]
 
 
-def test_a_cache_that_cannot_be_written_gives_one_line(tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_gives_one_line(
+    tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         prepare_case(case, stage((4.0, 4.0, 4.0)), WINDOW, FOUR, tmp_path / "file/cache")
@@ -172,7 +242,9 @@ def test_cases_that_cannot_be_used_are_told(tmp_path: Path, case: Case) -> None:
     layouts.write(other.labels, np.zeros(layouts.SHAPE, np.uint8))
     spleen_only = find_cases(layouts.decathlon(tmp_path / "msd", "spleen"))
     told: list[LeftOut] = []
-    prepared = prepare_cases([case, other, spleen_only[0]], stage((4.0, 4.0, 4.0)), WINDOW, ["liver"], left_out=told.append)
+    prepared = prepare_cases(
+        [case, other, spleen_only[0]], stage((4.0, 4.0, 4.0)), WINDOW, ["liver"], left_out=told.append
+    )
     assert [item.name for item in prepared] == ["a"]
     assert [(item.name, item.reason) for item in told] == [
         ("b", "its labels hold none of the organs"),

@@ -1,4 +1,6 @@
-"""`prepare.py` as people run it: every kind of input, bad input, stopping and going on, and nothing that tells of a patient."""
+"""`prepare.py` as people run it: every kind of input, bad input, stopping and going on, and nothing that tells of a
+patient.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import data_layouts as layouts
@@ -16,9 +19,10 @@ import numpy as np
 import prepare
 import pytest
 import SimpleITK
+
 from FlareSegmentLib.image_io import read_labels, read_volume
 from FlareSegmentLib.organs import FLARE22_ORGANS, ORGANS
-from FlareSegmentTrainingLib import conversion
+from FlareSegmentTrainingLib import cases, conversion
 from FlareSegmentTrainingLib.cases import find_cases
 
 
@@ -96,7 +100,12 @@ def test_cases_that_do_not_fit_are_named_and_left_out(tmp_path: Path, capsys: py
     status = prepare.main(["--data", str(source), "--output", str(tmp_path / "out"), "--keep-names"])
     out = capsys.readouterr().out
     assert status == 0
-    for name, reason in (("shape", "24 x 20 x 11"), ("value", "label value 9"), ("the_copy", "is that of good"), ("alone", "missing")):
+    for name, reason in (
+        ("shape", "24 x 20 x 11"),
+        ("value", "label value 9"),
+        ("the_copy", "is that of good"),
+        ("alone", "missing"),
+    ):
         assert any(line.startswith(name) and "left out" in line and reason in line for line in out.splitlines()), name
     assert len(find_cases(tmp_path / "out")) == 1
     with open(tmp_path / "out/report.csv", newline="", encoding="utf-8") as stream:
@@ -158,7 +167,9 @@ def test_a_second_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture, mon
 
     status, result, _ = run(capsys, *arguments)
     assert (status, result["taken"], result["present"]) == (0, 2, 1)
-    times = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in files(tmp_path / "out") if name.endswith("gz")}
+    times = {
+        name: (tmp_path / "out" / name).stat().st_mtime_ns for name in files(tmp_path / "out") if name.endswith("gz")
+    }
     status, result, _ = run(capsys, *arguments)
     assert (result["taken"], result["present"]) == (0, 3)
     assert times == {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in times}
@@ -171,7 +182,9 @@ def test_a_second_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture, mon
     assert status == 2 and "other organs" in errors
 
 
-def test_a_full_disk_leaves_whole_cases_only(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_whole_cases_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = layouts.flat(tmp_path / "source", ("a", "b"))
     write = SimpleITK.WriteImage
     calls = 0
@@ -193,7 +206,10 @@ def test_a_full_disk_leaves_whole_cases_only(tmp_path: Path, capsys: pytest.Capt
     assert len(find_cases(tmp_path / "out")) == 2
 
 
-def test_phantoms_keep_their_sides(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_phantoms_keep_their_sides(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cases, "make_phantom", partial(cases.make_phantom, spacing=(5.0, 5.0, 5.0)))
     assert run(capsys, "--data", "phantom:2", "--output", tmp_path / "out")[0] == 0
     found = find_cases(tmp_path / "out")
     assert [(case.name, case.fixed_set) for case in found] == [("phantom0000000", "train"), ("phantom1000000", "val")]
@@ -254,7 +270,11 @@ def test_started_as_people_do(tmp_path: Path, repository: Path, host: str) -> No
         pytest.importorskip("slicer_core", reason="slicer-core is not installed")
         pytest.importorskip("PyQt5", reason="PyQt5 is not installed")
     script = str(repository / "FlareSegmentTraining/prepare.py")
-    start = [sys.executable, script] if host == "python" else [sys.executable, "-m", "slicerhost", "--no-main-window", "--python-script", script]
+    start = (
+        [sys.executable, script]
+        if host == "python"
+        else [sys.executable, "-m", "slicerhost", "--no-main-window", "--python-script", script]
+    )
     environment = {**os.environ, "PYTHONPATH": str(repository / "Testing"), "QT_QPA_PLATFORM": "offscreen"}
     source = layouts.flat(tmp_path / "source", ("a",))
     for data, status in ((source, 0), (tmp_path / "nothing", 2)):

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
 from FlareSegmentLib.errors import InputError
 from FlareSegmentTrainingLib.cases import Case, find_cases
 from FlareSegmentTrainingLib.splits import Split, check_apart, read_split, split_cases
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 
 def cases_of(patients: list[int]) -> list[Case]:
@@ -61,7 +62,9 @@ def test_phantoms_of_training_and_validation_are_disjoint_at_any_number(count: i
     training, validation = split_cases(small := find_cases(f"phantom:{count}")).apply(small)
     larger_training, _ = split_cases(large := find_cases("phantom:200")).apply(large)
     assert len(training) + len(validation) == count and validation
-    assert not {case.phantom_seed for case in validation} & {case.phantom_seed for case in (*training, *larger_training)}
+    assert not {case.phantom_seed for case in validation} & {
+        case.phantom_seed for case in (*training, *larger_training)
+    }
 
 
 def test_fixed_sides_are_kept_and_the_rest_trains() -> None:
@@ -109,7 +112,9 @@ def test_written_and_read_back(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["split.json"]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"training": [1], "validation": []}', '{"training": 3, "validation": []}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"training": [1], "validation": []}', '{"training": 3, "validation": []}']
+)
 def test_bad_split_files(tmp_path: Path, content: str) -> None:
     (tmp_path / "split.json").write_text(content)
     with pytest.raises(InputError, match="is no split"):
