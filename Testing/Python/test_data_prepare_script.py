@@ -182,22 +182,23 @@ def test_a_second_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture, mon
     assert status == 2 and "other organs" in errors
 
 
+@pytest.mark.parametrize("damage", ["cut", "wrong"])
 def test_a_full_disk_leaves_whole_cases_only(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     source = layouts.flat(tmp_path / "source", ("a", "b"))
     write = SimpleITK.WriteImage
     calls = 0
 
-    def cut(image, path: str, **options) -> None:
+    def fail_at_fourth(image, path: str, **options) -> None:
         nonlocal calls
         calls += 1
-        write(image, path, **options)
-        if calls == 4:
+        write(image + 1 if calls == 4 and damage == "wrong" else image, path, **options)
+        if calls == 4 and damage == "cut":
             os.truncate(path, 100)
 
     with monkeypatch.context() as patch:
-        patch.setattr(conversion.SimpleITK, "WriteImage", cut)
+        patch.setattr(conversion.SimpleITK, "WriteImage", fail_at_fourth)
         status, _, errors = run(capsys, "--data", source, "--output", tmp_path / "out")
     assert status == 2 and "disk may be full" in errors and errors.count("\n") == 1
     for path in (tmp_path / "out").glob("*.nii.gz"):
