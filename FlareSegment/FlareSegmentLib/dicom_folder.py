@@ -63,7 +63,9 @@ def read_dicom_folder(folder: Path) -> tuple[Volume, list[str]]:
     if not series:
         kinds = Counter(item.modality or "unknown" for item in slices)
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        raise InputError(f"{folder} holds no CT volume (DICOM files by modality: {found}): name a folder with a CT series.")
+        raise InputError(
+            f"{folder} holds no CT volume (DICOM files by modality: {found}): name a folder with a CT series."
+        )
     series.sort(key=_rank, reverse=True)
     chosen, warnings = series[0], []
     if len(series) > 1:
@@ -111,9 +113,17 @@ def _describe(path: Path, reader: sitk.ImageFileReader) -> _Slice:
     kinds = text(_IMAGE_TYPE).upper().split("\\")
     orientation = numbers(_ORIENTATION, 6)
     return _Slice(
-        path, text(_MODALITY).upper(), "LOCALIZER" in kinds, kinds[0] == "ORIGINAL", text(_SERIES), text(_NUMBER),
-        text(_ACQUISITION), tuple(reader.GetSize()), numbers(_POSITION, 3),
-        None if orientation is None else orientation.reshape(2, 3), text(_PIXEL_SPACING),
+        path,
+        text(_MODALITY).upper(),
+        "LOCALIZER" in kinds,
+        kinds[0] == "ORIGINAL",
+        text(_SERIES),
+        text(_NUMBER),
+        text(_ACQUISITION),
+        tuple(reader.GetSize()),
+        numbers(_POSITION, 3),
+        None if orientation is None else orientation.reshape(2, 3),
+        text(_PIXEL_SPACING),
     )
 
 
@@ -163,7 +173,9 @@ def _read_series(folder: Path, group: list[_Slice]) -> tuple[Volume, list[str]]:
             "Export the series again."
         )
     if gaps.max() - gaps.min() > 0.1 * step:
-        warnings.append(f"Slices are unevenly spaced ({gaps.min():.2f} to {gaps.max():.2f} mm): volumes are approximate.")
+        warnings.append(
+            f"Slices are unevenly spaced ({gaps.min():.2f} to {gaps.max():.2f} mm): volumes are approximate."
+        )
     path = ordered[-1].position - ordered[0].position
     lean = float(np.degrees(np.arccos(np.clip(path @ normal / np.linalg.norm(path), -1, 1))))
     if lean > 0.5:
@@ -175,7 +187,9 @@ def _read_series(folder: Path, group: list[_Slice]) -> tuple[Volume, list[str]]:
         with quiet_itk():
             image = reader.Execute()
     except RuntimeError as error:
-        raise InputError(f"{name} cannot be read: a file is damaged or of an unsupported kind. Export it again.") from error
+        raise InputError(
+            f"{name} cannot be read: a file is damaged or of an unsupported kind. Export it again."
+        ) from error
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise InputError(f"{name} is a color image: a CT has one number per voxel.")
     spacing = (*image.GetSpacing()[:2], float(np.linalg.norm(path)) / (len(ordered) - 1))

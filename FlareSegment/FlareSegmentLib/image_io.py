@@ -140,7 +140,9 @@ def check_is_ct(volume: Volume) -> list[str]:
         raise InputError(f"{volume.label} cannot be segmented: its voxels ({array.dtype}) are not plain numbers.")
     lowest, highest = float(array.min()), float(array.max())
     if not (math.isfinite(lowest) and math.isfinite(highest)):
-        raise InputError(f"{volume.label} cannot be segmented: it holds NaN or infinite values; replace them (air is -1000 HU).")
+        raise InputError(
+            f"{volume.label} cannot be segmented: it holds NaN or infinite values; replace them (air is -1000 HU)."
+        )
     if lowest == highest:
         raise InputError(f"{volume.label} is empty: every voxel has the value {lowest:g}. Choose a CT.")
     sample = array[tuple(slice(None, None, max(1, n // 128)) for n in array.shape)]
@@ -157,7 +159,9 @@ def check_is_ct(volume: Volume) -> list[str]:
         )
     body = sample > -300
     if np.count_nonzero(body & (sample < 300)) < 0.25 * np.count_nonzero(body):
-        warnings.append("Few values are those of soft tissue (-300 to 300 HU): check that this is a CT in Hounsfield units.")
+        warnings.append(
+            "Few values are those of soft tissue (-300 to 300 HU): check that this is a CT in Hounsfield units."
+        )
     return warnings
 
 
@@ -198,7 +202,9 @@ def check_header(reader: sitk.ImageFileReader, path: Path, bytes_at_hand: int) -
         )
     needed = math.prod(size) * _bytes_per_voxel(reader.GetPixelIDValue())
     if needed > bytes_at_hand:
-        raise InputError(f"{path} is damaged or incomplete: its header promises {shape} voxels, the file is too small for them.")
+        raise InputError(
+            f"{path} is damaged or incomplete: its header promises {shape} voxels, the file is too small for them."
+        )
     return needed
 
 
@@ -228,7 +234,9 @@ def _read_file(path: Path) -> tuple[Volume, list[str]]:
         with quiet_itk():
             image = reader.Execute()
     except RuntimeError as error:
-        raise InputError(f"{path} is damaged or incomplete: its voxels cannot be read. Copy or export it again.") from error
+        raise InputError(
+            f"{path} is damaged or incomplete: its voxels cannot be read. Copy or export it again."
+        ) from error
     volume = volume_of_image(image, str(path))
     return volume, nifti.check(path, volume) if nifti else []
 
@@ -280,11 +288,15 @@ class _NiftiHeader:
         second = struct.unpack_from(f"{order}i", header)[0] == 540
         fields = struct.unpack_from(f"{order}8d" if second else f"{order}8f", header, 104 if second else 76)
         self.pixel_sizes = fields[1:4]
-        self.data_start = int(struct.unpack_from(f"{order}q" if second else f"{order}f", header, 168 if second else 108)[0])
+        self.data_start = int(
+            struct.unpack_from(f"{order}q" if second else f"{order}f", header, 168 if second else 108)[0]
+        )
         self.slope, self.intercept = struct.unpack_from(
             f"{order}2d" if second else f"{order}2f", header, 176 if second else 112
         )
-        self.qform, self.sform = struct.unpack_from(f"{order}2i" if second else f"{order}2h", header, 344 if second else 252)
+        self.qform, self.sform = struct.unpack_from(
+            f"{order}2i" if second else f"{order}2h", header, 344 if second else 252
+        )
         rows = struct.unpack_from(f"{order}12d" if second else f"{order}12f", header, 400 if second else 280)
         self.matrix = np.array(rows).reshape(3, 4)
         self.bytes_per_voxel = struct.unpack_from(f"{order}h", header, 14 if second else 72)[0] // 8
@@ -315,7 +327,9 @@ class _NiftiHeader:
             corners[:, :3] *= np.array(volume.array.shape[::-1]) - 1
             offset = np.abs((self.matrix - volume.affine_ras[:3]) @ corners.T).max()
             if offset > max(volume.spacing) and self.qform <= 0:
-                return [f"The file's axes are not at right angles and were straightened: places are up to {offset:.0f} mm off."]
+                return [
+                    f"The file's axes are not at right angles and were straightened: places are up to {offset:.0f} mm off."
+                ]
         return []
 
     def _checksum_agrees(self, path: Path, array: np.ndarray) -> bool:

@@ -12,9 +12,7 @@ from .organs import ORGANS, Organ
 from .volume import Volume
 
 
-def organ_statistics(
-    volume: Volume, labels: np.ndarray, organs: Sequence[Organ] = ORGANS
-) -> dict[str, dict[str, Any]]:
+def organ_statistics(volume: Volume, labels: np.ndarray, organs: Sequence[Organ] = ORGANS) -> dict[str, dict[str, Any]]:
     """Measure every organ of a label map.
 
     Args:

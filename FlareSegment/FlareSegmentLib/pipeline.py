@@ -168,8 +168,10 @@ class Segmenter:
             with run.timed("preprocess"):
                 run.begin(what, 0.3 * share)
                 grid = self._grid(stage, volume, order, box)
-                image = window(resample(volume.array, grid, self.model.description.intensity.lower, self.device, run.tick),
-                               self.model.description.intensity)
+                image = window(
+                    resample(volume.array, grid, self.model.description.intensity.lower, self.device, run.tick),
+                    self.model.description.intensity,
+                )
                 image = image.permute(order.permutation).contiguous()
             with run.timed("network"):
                 run.begin(what, 0.7 * share)
@@ -183,7 +185,9 @@ class Segmenter:
                     return np.zeros(volume.array.shape, np.uint8)
         with run.timed("postprocess"):
             run.begin("Drawing the organs", 0.2)
-            scores = torch.softmax(scores, dim=0).permute(0, *(1 + axis for axis in np.argsort(order.permutation).tolist()))
+            scores = torch.softmax(scores, dim=0).permute(
+                0, *(1 + axis for axis in np.argsort(order.permutation).tolist())
+            )
             classes, place = labels_on_array(scores, grid, volume.array.shape, run.tick)
             run.begin("Cleaning up", 0.08)
             return self._clean(classes, place, volume, midline, run)
@@ -488,14 +492,18 @@ def _straighten(volume: Volume, outside: float) -> Volume:
     size = np.ceil((places.max(axis=1) - origin) / spacing).astype(int) + 1
     moved = sitk.Resample(
         _image_of(volume, volume.array if volume.array.dtype in (np.int16, np.int32, np.float32) else None),
-        size.tolist(), sitk.Transform(), sitk.sitkLinear, origin.tolist(), spacing.tolist(), np.eye(3).ravel().tolist(), outside,
+        size.tolist(),
+        sitk.Transform(),
+        sitk.sitkLinear,
+        origin.tolist(),
+        spacing.tolist(),
+        np.eye(3).ravel().tolist(),
+        outside,
     )
     return Volume(sitk.GetArrayFromImage(moved), tuple(spacing), tuple(origin), np.eye(3), volume.name)
 
 
-def _labels_on_grid_of(
-    volume: Volume, straight: Volume, labels: np.ndarray, organs: Sequence[Organ]
-) -> np.ndarray:
+def _labels_on_grid_of(volume: Volume, straight: Volume, labels: np.ndarray, organs: Sequence[Organ]) -> np.ndarray:
     """Labels of the straightened grid on the volume's own: each organ's share is interpolated linearly, the largest wins."""
     import SimpleITK as sitk
 
@@ -503,8 +511,10 @@ def _labels_on_grid_of(
     boxes = ndimage.find_objects((labels > 0).astype(np.uint8))
     if not boxes:
         return result
-    corners = np.array([[(s.start - 1, s.stop)[bit] for s, bit in zip(boxes[0][::-1], bits)] + [1]
-                        for bits in np.ndindex(2, 2, 2)], float)
+    corners = np.array(
+        [[(s.start - 1, s.stop)[bit] for s, bit in zip(boxes[0][::-1], bits)] + [1] for bits in np.ndindex(2, 2, 2)],
+        float,
+    )
     indices = (np.linalg.inv(volume.affine_lps) @ straight.affine_lps @ corners.T)[:3]
     size = np.array(volume.array.shape[::-1])
     low = np.clip(np.floor(indices.min(axis=1)), 0, size - 1).astype(int)
@@ -517,10 +527,18 @@ def _labels_on_grid_of(
         mask = labels == organ.label
         if not mask.any():
             continue
-        share = sitk.GetArrayFromImage(sitk.Resample(
-            _image_of(straight, mask.astype(np.float32)), (high - low).tolist(), sitk.Transform(), sitk.sitkLinear,
-            origin.tolist(), volume.spacing, volume.direction.ravel().tolist(), 0.0,
-        ))
+        share = sitk.GetArrayFromImage(
+            sitk.Resample(
+                _image_of(straight, mask.astype(np.float32)),
+                (high - low).tolist(),
+                sitk.Transform(),
+                sitk.sitkLinear,
+                origin.tolist(),
+                volume.spacing,
+                volume.direction.ravel().tolist(),
+                0.0,
+            )
+        )
         result[place][share > best] = organ.label
         np.maximum(best, share, out=best)
         rest -= share
@@ -528,7 +546,7 @@ def _labels_on_grid_of(
     return result
 
 
-def _image_of(volume: Volume, array: np.ndarray | None):  # noqa: ANN202
+def _image_of(volume: Volume, array: np.ndarray | None):
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(volume.array.astype(np.float32) if array is None else np.ascontiguousarray(array))
@@ -543,7 +561,11 @@ def _number_type(precision: str, device: str) -> torch.dtype:
         return torch.float32
     if precision == "bfloat16":
         return torch.bfloat16
-    return torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() or device == "cpu" and has_amx() else torch.float32
+    return (
+        torch.bfloat16
+        if device == "cuda" and torch.cuda.is_bf16_supported() or device == "cpu" and has_amx()
+        else torch.float32
+    )
 
 
 def has_amx() -> bool:

@@ -18,7 +18,12 @@ CLEARLY_OFF_MIDLINE_MM = 15.0
 
 _MINIMUM_ML = {"liver": 2.0, "right_kidney": 2.0, "left_kidney": 2.0, "spleen": 2.0}
 _MINIMUM_ML_OF_OTHERS = 0.2
-_USUAL_ML = {"liver": (500.0, 4000.0), "right_kidney": (50.0, 500.0), "left_kidney": (50.0, 500.0), "spleen": (40.0, 1500.0)}
+_USUAL_ML = {
+    "liver": (500.0, 4000.0),
+    "right_kidney": (50.0, 500.0),
+    "left_kidney": (50.0, 500.0),
+    "spleen": (40.0, 1500.0),
+}
 _WORTH_A_WARNING_ML = 2.0
 
 
@@ -65,7 +70,9 @@ def correct_sides(
     centers = {organ.key: _center_x(labels, organ, affine_lps) for organ in organs}
     liver = centers.get("liver")
     if liver is not None and midline_mm is not None and liver > midline_mm + CLEARLY_OFF_MIDLINE_MM:
-        return ["The liver lies on the patient's left: the scan's orientation may be wrong (or the organs are mirrored)."]
+        return [
+            "The liver lies on the patient's left: the scan's orientation may be wrong (or the organs are mirrored)."
+        ]
     warnings = []
     for right, left in _pairs(organs):
         if midline_mm is None:
@@ -75,12 +82,16 @@ def correct_sides(
                     rights = labels == right.label
                     labels[labels == left.label] = right.label
                     labels[rights] = left.label
-                    warnings.append(f"{right.name} and {left.name.lower()} were exchanged: each lay on the other's side.")
+                    warnings.append(
+                        f"{right.name} and {left.name.lower()} were exchanged: each lay on the other's side."
+                    )
             continue
         for own, other, sign in ((right, left, 1.0), (left, right, -1.0)):
             moved = _move_components(labels, own, other, affine_lps, midline_mm, sign) * voxel_ml
             if moved >= _WORTH_A_WARNING_ML:
-                warnings.append(f"{moved:.0f} ml of {own.name.lower()} lay on the other side and now count as {other.name.lower()}.")
+                warnings.append(
+                    f"{moved:.0f} ml of {own.name.lower()} lay on the other side and now count as {other.name.lower()}."
+                )
     return warnings
 
 
@@ -101,7 +112,9 @@ def describe(labels: np.ndarray, organs: Sequence[Organ], voxel_ml: float) -> li
         volume = np.count_nonzero(labels[box] == organ.label) * voxel_ml
         low, high = _USUAL_ML[organ.key]
         if not low <= volume <= high:
-            warnings.append(f"{organ.name}: {volume:.0f} ml is unusual ({low:.0f} to {high:.0f} ml are common); look at the result.")
+            warnings.append(
+                f"{organ.name}: {volume:.0f} ml is unusual ({low:.0f} to {high:.0f} ml are common); look at the result."
+            )
     return warnings
 
 

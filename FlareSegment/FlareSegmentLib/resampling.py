@@ -197,7 +197,10 @@ class _Interpolation:
         lower = np.minimum(np.floor(place).astype(np.int64), max(axis.count - 2, 0))
         upper = np.minimum(lower + 1, axis.count - 1)
         return _Interpolation(
-            torch.from_numpy(lower), torch.from_numpy(upper), torch.from_numpy((place - lower).astype(np.float32)), axis.count
+            torch.from_numpy(lower),
+            torch.from_numpy(upper),
+            torch.from_numpy((place - lower).astype(np.float32)),
+            axis.count,
         )
 
     def matrix(self) -> torch.Tensor:

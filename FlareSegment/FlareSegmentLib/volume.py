@@ -72,7 +72,11 @@ class Volume:
             problem = f"its voxel spacing ({_by(self.spacing)} mm) is not positive; repair the header"
         elif len(self.origin) != 3 or not np.all(np.isfinite(self.origin)):
             problem = "its origin is not a point; repair the header"
-        elif direction.size != 9 or not np.all(np.isfinite(direction)) or abs(np.linalg.det(direction.reshape(3, 3))) < 1e-3:
+        elif (
+            direction.size != 9
+            or not np.all(np.isfinite(direction))
+            or abs(np.linalg.det(direction.reshape(3, 3))) < 1e-3
+        ):
             problem = "its axis directions are singular (two axes point the same way); repair the header"
         if problem:
             raise InputError(f"{self.label} cannot be used: {problem}.")
@@ -115,9 +119,7 @@ class Volume:
     def tilt_degrees(self) -> float:
         """Largest angle between an axis of the volume and the patient axis nearest to it."""
         order = self.axis_order()
-        cosines = [
-            abs(self.direction[2 - position, 2 - axis]) for position, axis in enumerate(order.permutation)
-        ]
+        cosines = [abs(self.direction[2 - position, 2 - axis]) for position, axis in enumerate(order.permutation)]
         lengths = np.linalg.norm(self.direction, axis=0)
         cosines = [c / lengths[2 - axis] for c, axis in zip(cosines, order.permutation)]
         return float(np.degrees(np.arccos(np.clip(min(cosines), 0.0, 1.0))))

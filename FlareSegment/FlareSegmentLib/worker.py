@@ -208,6 +208,7 @@ def main() -> None:
     _keep_freed_memory()
     _end_with_parent()
     Worker(sys.stdin.buffer, events).run()
+    os._exit(0)  # a normal end would wait for the reading thread, which waits for stdin
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ their own. A worker that ends without one (killed, out of memory) is known from 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -204,7 +205,11 @@ class SegmentRequest:
 
     @staticmethod
     def prepare(
-        id: int, volume: Volume, folder: SharedFolder, model: str | os.PathLike[str], device: str = "auto",
+        id: int,
+        volume: Volume,
+        folder: SharedFolder,
+        model: str | os.PathLike[str],
+        device: str = "auto",
         threads: int | None = None,
     ) -> SegmentRequest:
         """The client's way to make one: copies the voxels into the folder. Raises OSError when there is no room."""
@@ -270,7 +275,11 @@ class Failure:
 
 Event = Ready | Progress | Result | Stopped | Failure
 _EVENTS: dict[str, type] = {
-    "ready": Ready, "progress": Progress, "result": Result, "cancelled": Stopped, "error": Failure,
+    "ready": Ready,
+    "progress": Progress,
+    "result": Result,
+    "cancelled": Stopped,
+    "error": Failure,
 }
 _EVENT_NAMES = {kind: name for name, kind in _EVENTS.items()}
 
@@ -284,8 +293,13 @@ def encode_request(request: Request | SegmentRequest) -> bytes:
             "direction": [float(v) for v in np.asarray(request.direction).ravel()],
         }
         message: dict[str, Any] = {
-            "id": request.id, "command": request.command, "volume": volume, "labels": request.labels.to_json(),
-            "model": request.model, "device": request.device, "threads": request.threads,
+            "id": request.id,
+            "command": request.command,
+            "volume": volume,
+            "labels": request.labels.to_json(),
+            "model": request.model,
+            "device": request.device,
+            "threads": request.threads,
         }
     else:
         message = {name: value for name, value in vars(request).items() if value is not None}
@@ -296,8 +310,11 @@ def decode_request(line: bytes | str) -> Request | SegmentRequest:
     """The request in a line. Raises ProtocolError."""
     message = _decode(line)
     try:
-        common = {"model": message.get("model"), "device": str(message.get("device", "auto")),
-                  "threads": None if message.get("threads") is None else max(1, int(message["threads"]))}
+        common = {
+            "model": message.get("model"),
+            "device": str(message.get("device", "auto")),
+            "threads": None if message.get("threads") is None else max(1, int(message["threads"])),
+        }
         if message["command"] == "segment":
             volume, labels = message["volume"], SharedArray.from_json(message["labels"])
             voxels = SharedArray.from_json(volume)
@@ -306,8 +323,13 @@ def decode_request(line: bytes | str) -> Request | SegmentRequest:
             if common["model"] is None:
                 raise ProtocolError("a segmentation needs a model folder")
             return SegmentRequest(
-                int(message["id"]), voxels, _three(volume["spacing"]), _three(volume["origin"]),
-                np.asarray(volume["direction"], float).reshape(3, 3), labels, **common,
+                int(message["id"]),
+                voxels,
+                _three(volume["spacing"]),
+                _three(volume["origin"]),
+                np.asarray(volume["direction"], float).reshape(3, 3),
+                labels,
+                **common,
             )
         if message["command"] not in ("hello", "cancel", "shutdown"):
             raise ProtocolError(f"unknown command {message['command']!r}")
@@ -371,10 +393,8 @@ def _reserve(file: Any, size: int) -> None:
 
 
 def _remove_file(path: str) -> None:
-    try:
+    with contextlib.suppress(OSError):
         os.unlink(path)
-    except OSError:
-        pass
 
 
 def _remove_abandoned(parent: Path) -> None:

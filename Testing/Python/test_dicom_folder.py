@@ -8,17 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.image_io import check_is_ct, read_volume
 from test_image_io import ct_array
 from test_volume import rotation
+
+from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.image_io import check_is_ct, read_volume
 
 ARRAY = ct_array()
 
 
 def write_series(
-    folder: Path, array: np.ndarray = ARRAY, series: str = "1", modality: str = "CT", direction: np.ndarray | None = None,
-    step: np.ndarray | None = None, skip: tuple[int, ...] = (), image_type: str = "ORIGINAL\\PRIMARY\\AXIAL", acquisition: int = 1,
+    folder: Path,
+    array: np.ndarray = ARRAY,
+    series: str = "1",
+    modality: str = "CT",
+    direction: np.ndarray | None = None,
+    step: np.ndarray | None = None,
+    skip: tuple[int, ...] = (),
+    image_type: str = "ORIGINAL\\PRIMARY\\AXIAL",
+    acquisition: int = 1,
 ) -> None:
     """One file per slice, in an order and with names that say nothing about their place."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,12 +43,17 @@ def write_series(
         image.SetOrigin(position.tolist())
         image.SetDirection(direction.ravel().tolist())
         tags = {
-            "0008|0060": modality, "0008|0008": image_type, "0020|000e": f"1.2.826.0.1.3680043.2.1125.{series}",
-            "0020|000d": "1.2.826.0.1.3680043.2.1125.9", "0020|0011": series, "0020|0012": str(acquisition),
+            "0008|0060": modality,
+            "0008|0008": image_type,
+            "0020|000e": f"1.2.826.0.1.3680043.2.1125.{series}",
+            "0020|000d": "1.2.826.0.1.3680043.2.1125.9",
+            "0020|0011": series,
+            "0020|0012": str(acquisition),
             "0008|0018": f"1.2.826.0.1.3680043.2.1125.{series}.{acquisition}.{number + 1}",
             "0020|0032": "\\".join(f"{v:.6f}" for v in position),
             "0020|0037": "\\".join(f"{v:.6f}" for v in direction[:, :2].T.ravel()),
-            "0028|1052": "0", "0028|1053": "1",
+            "0028|1052": "0",
+            "0028|1053": "1",
         }
         for tag, value in tags.items():
             image.SetMetaData(tag, value)
@@ -49,7 +62,9 @@ def write_series(
         writer.Execute(image)
 
 
-@pytest.mark.parametrize("direction", [np.eye(3), np.diag([-1.0, -1.0, 1.0]), rotation(10, (1, 2, 0))], ids=["axial", "prone", "oblique"])
+@pytest.mark.parametrize(
+    "direction", [np.eye(3), np.diag([-1.0, -1.0, 1.0]), rotation(10, (1, 2, 0))], ids=["axial", "prone", "oblique"]
+)
 def test_slices_are_sorted_by_place(tmp_path: Path, direction: np.ndarray) -> None:
     write_series(tmp_path / "deep" / "inside", direction=direction)
     (tmp_path / "DICOMDIR").write_bytes(b"index")
@@ -84,7 +99,9 @@ def test_the_largest_axial_ct_is_taken_and_named(tmp_path: Path) -> None:
 
 def test_a_localizer_in_the_same_series_is_left_out(tmp_path: Path) -> None:
     write_series(tmp_path / "a")
-    write_series(tmp_path / "b", array=np.zeros((1, 50, 10), np.int16), image_type="ORIGINAL\\PRIMARY\\LOCALIZER", acquisition=7)
+    write_series(
+        tmp_path / "b", array=np.zeros((1, 50, 10), np.int16), image_type="ORIGINAL\\PRIMARY\\LOCALIZER", acquisition=7
+    )
     np.testing.assert_array_equal(read_volume(tmp_path)[0].array, ARRAY)
 
 

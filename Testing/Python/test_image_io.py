@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from test_volume import SIGNED_PERMUTATIONS, rotation
+
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.image_io import check_is_ct, read_labels, read_volume, write_labels
 from FlareSegmentLib.volume import Volume
-from test_volume import SIGNED_PERMUTATIONS, rotation
 
 SHAPE = (9, 20, 24)
 
@@ -35,7 +36,9 @@ def image_of(array: np.ndarray, direction: np.ndarray | None = None) -> sitk.Ima
 
 
 @pytest.mark.parametrize("extension", ["nii", "nii.gz", "nrrd", "nhdr", "mha", "mhd"])
-@pytest.mark.parametrize("direction", [np.eye(3), rotation(7, (1, 2, 3)) @ SIGNED_PERMUTATIONS[20]], ids=["axial", "oblique"])
+@pytest.mark.parametrize(
+    "direction", [np.eye(3), rotation(7, (1, 2, 3)) @ SIGNED_PERMUTATIONS[20]], ids=["axial", "oblique"]
+)
 def test_every_type_is_read_as_written(tmp_path: Path, extension: str, direction: np.ndarray) -> None:
     path = tmp_path / f"a CT ö.{extension}"
     sitk.WriteImage(image_of(ct_array(), direction), str(path))
@@ -123,11 +126,23 @@ def make_bad_file(kind: str, folder: Path) -> Path:
 
 
 BAD_FILES = {
-    "text": "NIfTI", "gzipped text": "NIfTI", "nothing in it": "empty file", "two-dimensional": "two-dimensional",
-    "one slice": "two-dimensional", "four-dimensional": "several volumes", "color": "color or vector", "complex": "complex",
-    "no pixel size": "voxel size", "negative pixel size": "not positive", "huge": "more than can be segmented",
-    "larger than the file": "too small", "wrong extension": "NRRD", "unknown extension": "readable type",
-    "empty folder": "no DICOM images", "folder without DICOM": "ct.nii", "missing": "does not exist",
+    "text": "NIfTI",
+    "gzipped text": "NIfTI",
+    "nothing in it": "empty file",
+    "two-dimensional": "two-dimensional",
+    "one slice": "two-dimensional",
+    "four-dimensional": "several volumes",
+    "color": "color or vector",
+    "complex": "complex",
+    "no pixel size": "voxel size",
+    "negative pixel size": "not positive",
+    "huge": "more than can be segmented",
+    "larger than the file": "too small",
+    "wrong extension": "NRRD",
+    "unknown extension": "readable type",
+    "empty folder": "no DICOM images",
+    "folder without DICOM": "ct.nii",
+    "missing": "does not exist",
 }
 
 
@@ -241,7 +256,9 @@ def test_labels_that_cannot_be_written_leave_the_old_file(tmp_path: Path, monkey
     with pytest.raises(InputError, match="cannot be written"):
         write_labels(path, np.zeros(SHAPE, np.uint8), like)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == [path.name]
-    monkeypatch.setattr("FlareSegmentLib.image_io.sitk.WriteImage", lambda i, name, *r: Path(name).write_bytes(bytes(30)))
+    monkeypatch.setattr(
+        "FlareSegmentLib.image_io.sitk.WriteImage", lambda i, name, *r: Path(name).write_bytes(bytes(30))
+    )
     with pytest.raises(InputError, match="incomplete"):
         write_labels(path, np.zeros(SHAPE, np.uint8), like)
     assert path.read_bytes() == b"old"
@@ -265,17 +282,29 @@ def test_cts_pass_with_any_padding() -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("mr", "does not look like a CT"), ("labels", "does not look like a CT"), ("pet", "does not look like a CT"),
-        ("shifted", "rescale intercept"), ("unit", "does not look like a CT"), ("constant", "empty"), ("nan", "NaN"),
-        ("inf", "infinite"), ("bool", "not plain numbers"), ("complex", "not plain numbers"),
+        ("mr", "does not look like a CT"),
+        ("labels", "does not look like a CT"),
+        ("pet", "does not look like a CT"),
+        ("shifted", "rescale intercept"),
+        ("unit", "does not look like a CT"),
+        ("constant", "empty"),
+        ("nan", "NaN"),
+        ("inf", "infinite"),
+        ("bool", "not plain numbers"),
+        ("complex", "not plain numbers"),
     ],
 )
 def test_what_is_no_ct_is_refused(kind: str, message: str) -> None:
     rng, array = np.random.default_rng(0), ct_array(np.float32)
     arrays = {
-        "mr": rng.gamma(2, 150, SHAPE).astype(np.int16), "labels": rng.integers(0, 5, SHAPE).astype(np.uint8),
-        "pet": rng.gamma(1, 2, SHAPE), "shifted": (ct_array() + 1024).clip(0).astype(np.uint16), "unit": array / 1024,
-        "constant": np.full(SHAPE, -1000, np.int16), "bool": array > 0, "complex": array.astype(np.complex64),
+        "mr": rng.gamma(2, 150, SHAPE).astype(np.int16),
+        "labels": rng.integers(0, 5, SHAPE).astype(np.uint8),
+        "pet": rng.gamma(1, 2, SHAPE),
+        "shifted": (ct_array() + 1024).clip(0).astype(np.uint16),
+        "unit": array / 1024,
+        "constant": np.full(SHAPE, -1000, np.int16),
+        "bool": array > 0,
+        "complex": array.astype(np.complex64),
     }
     if kind in ("nan", "inf"):
         array[3, 4, 5] = {"nan": np.nan, "inf": -np.inf}[kind]

@@ -7,10 +7,11 @@ import math
 
 import numpy as np
 import pytest
-from FlareSegmentLib.metrics import dice, evaluate, hd95, nsd
-from FlareSegmentLib.organs import ORGANS, organ_by_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from FlareSegmentLib.metrics import dice, evaluate, hd95, nsd
+from FlareSegmentLib.organs import ORGANS, organ_by_key
 
 
 def block(shape: tuple[int, ...], start: tuple[int, ...], stop: tuple[int, ...]) -> np.ndarray:

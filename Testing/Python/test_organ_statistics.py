@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from FlareSegmentLib.organ_statistics import organ_statistics
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.volume import Volume
@@ -26,12 +27,21 @@ def test_statistics(case: tuple[Volume, np.ndarray]) -> None:
     result = organ_statistics(*case)
     assert [entry["label"] for entry in result.values()] == [organ.label for organ in ORGANS]
     assert result["liver"] == {
-        "label": 1, "found": True, "volume_ml": pytest.approx(36 * 5 / 1000), "mean_hu": 60.0, "sd_hu": 10.0,
+        "label": 1,
+        "found": True,
+        "volume_ml": pytest.approx(36 * 5 / 1000),
+        "mean_hu": 60.0,
+        "sd_hu": 10.0,
         "touches_border": False,
     }
     assert result["left_kidney"]["touches_border"] and result["left_kidney"]["mean_hu"] == 200
     assert result["spleen"] == {
-        "label": 4, "found": False, "volume_ml": 0.0, "mean_hu": None, "sd_hu": None, "touches_border": False,
+        "label": 4,
+        "found": False,
+        "volume_ml": 0.0,
+        "mean_hu": None,
+        "sd_hu": None,
+        "touches_border": False,
     }
     json.dumps(result, allow_nan=False)
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from FlareSegmentLib.resampling import AxisGrid, averaging_weights, labels_on_array, resample
 from scipy.ndimage import center_of_mass
+
+from FlareSegmentLib.resampling import AxisGrid, averaging_weights, labels_on_array, resample
 
 SPACINGS = [(2.5, 0.8, 0.8), (0.5, 3.0, 1.7), (5.0, 0.9, 1.0)]
 
 
-def grid_at(shape: tuple[int, ...], spacing: tuple[float, ...], target_mm: float) -> tuple[AxisGrid, AxisGrid, AxisGrid]:
-    return tuple(
-        AxisGrid.over(0, n, int(np.ceil(n * s / target_mm)), target_mm / s) for n, s in zip(shape, spacing)
-    )
+def grid_at(
+    shape: tuple[int, ...], spacing: tuple[float, ...], target_mm: float
+) -> tuple[AxisGrid, AxisGrid, AxisGrid]:
+    return tuple(AxisGrid.over(0, n, int(np.ceil(n * s / target_mm)), target_mm / s) for n, s in zip(shape, spacing))
 
 
 def test_cells_over_an_extent() -> None:
@@ -155,5 +156,7 @@ def test_labels_come_back_to_where_they_were() -> None:
 
 
 def test_no_class_but_the_background() -> None:
-    labels, box = labels_on_array(torch.tensor([1.0, 0.0])[:, None, None, None].expand(2, 3, 3, 3), (AxisGrid(0, 1, 3),) * 3, (3, 3, 3))
+    labels, box = labels_on_array(
+        torch.tensor([1.0, 0.0])[:, None, None, None].expand(2, 3, 3, 3), (AxisGrid(0, 1, 3),) * 3, (3, 3, 3)
+    )
     assert labels.size == 0 and np.zeros((3, 3, 3))[box].size == 0

@@ -6,6 +6,7 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
+
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.volume import Volume
 

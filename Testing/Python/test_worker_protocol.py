@@ -1,0 +1,192 @@
+"""Messages and shared blocks of `FlareSegmentLib.worker_protocol`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from FlareSegmentLib import worker_protocol
+from FlareSegmentLib.volume import Volume
+from FlareSegmentLib.worker_protocol import (
+    Failure,
+    Progress,
+    ProtocolError,
+    Ready,
+    Request,
+    Result,
+    SegmentRequest,
+    SharedFolder,
+    Stopped,
+    decode_event,
+    decode_request,
+    encode_event,
+    encode_request,
+)
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Two folders instead of /dev/shm and the one for temporary files."""
+    folders = [tmp_path / "memory", tmp_path / "disk"]
+    for folder in folders:
+        folder.mkdir()
+    monkeypatch.setattr(worker_protocol, "_parent_folders", lambda: folders)
+    return folders
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Ready(1, 1, 2, "2.13", "cpu", 2, None),
+        Progress(1, 0.25, "Größe"),
+        Stopped(3),
+        Failure(None, "input", "bad", "trace"),
+        Result(1, {"total": 1.5}, ["warning"], "cpu", "model 1", {"liver": {"volume_ml": 1.0, "mean_hu": None}}),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_events_round_trip_as_one_ascii_line(event) -> None:
+    line = encode_event(event)
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert line.isascii()
+    assert decode_event(line) == event
+
+
+@pytest.mark.parametrize(
+    "request_", [Request(1, "hello", "/a model", "cuda", 3), Request(2, "cancel", target=1), Request(3, "shutdown")]
+)
+def test_requests_round_trip(request_: Request) -> None:
+    assert decode_request(encode_request(request_)) == request_
+
+
+def test_a_segmentation_request_round_trips_with_its_voxels(places: list[Path]) -> None:
+    array = np.random.default_rng(0).integers(-1000, 1000, (3, 4, 5)).astype(np.int16)
+    volume = Volume(array.transpose(2, 1, 0), (0.5, 1.5, 2.5), (1, 2, 3), np.diag([-1.0, 1.0, -1.0]))
+    with SharedFolder() as folder:
+        sent = SegmentRequest.prepare(7, volume, folder, Path("model ö"), "cpu", 2)
+        got = decode_request(encode_request(sent))
+        mapped = got.map_volume()
+        np.testing.assert_array_equal(mapped.array, volume.array)
+        assert mapped.same_grid(volume, 0)
+        assert not mapped.array.flags.writeable
+        assert (got.id, got.model, got.device, got.threads) == (7, "model ö", "cpu", 2)
+        got.labels.write(np.full(volume.array.shape, 3, np.uint8))
+        labels = sent.labels.read()
+        folder.remove(sent.volume)
+    assert np.all(labels == 3)
+    assert labels.shape == (5, 4, 3)
+    assert [list(place.iterdir()) for place in places] == [[], []]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"nonsense",
+        b"1",
+        b"{}",
+        b'{"id":1,"command":"format"}',
+        b'{"id":"x","command":"hello"}',
+        b'{"command":"hello"}',
+        b'{"id":1,"command":"hello","threads":"two"}',
+        b'{"id":1,"command":"segment","model":"m"}',
+        b'{"id":1,"command":"segment","model":"m","volume":{"path":"a","dtype":"<i2","shape":[2,2,2],"spacing":[1,1,1],'
+        b'"origin":[0,0,0],"direction":[1,0,0,0,1,0,0,0,1]},"labels":{"path":"b","dtype":"|u1","shape":[2,2,3]}}',
+    ],
+)
+def test_malformed_requests_are_refused(line: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode_request(line)
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"[]", b'{"event":"hello"}', b'{"event":"progress","id":1}', b'{"event":"cancelled","id":1,"x":2}']
+)
+def test_malformed_events_are_refused(line: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode_event(line)
+
+
+def test_numbers_that_json_does_not_know_are_not_sent() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        encode_event(Progress(1, float("inf"), ""))
+
+
+def test_blocks_are_private_and_fall_back_when_memory_is_full(
+    places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SharedFolder() as folder:
+        block = folder.put(np.arange(10))
+        assert Path(block.path).is_relative_to(places[0])
+        if os.name == "posix":
+            assert os.stat(block.path).st_mode & 0o077 == 0
+            assert os.stat(Path(block.path).parent).st_mode & 0o077 == 0
+        reserve = worker_protocol._reserve
+
+        def full(file, size: int) -> None:
+            if str(places[0]) in os.readlink(f"/proc/self/fd/{file.fileno()}"):
+                raise OSError(28, "No space left on device")
+            reserve(file, size)
+
+        if sys.platform == "linux":
+            monkeypatch.setattr(worker_protocol, "_reserve", full)
+            block = folder.allocate((10, 10))
+            assert Path(block.path).is_relative_to(places[1])
+            assert block.read().shape == (10, 10)
+            assert len(list(places[0].rglob("*.raw"))) == 1
+    assert not any(place.exists() and list(place.iterdir()) for place in places)
+
+
+def test_no_room_anywhere_is_an_os_error_and_leaves_nothing(
+    places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker_protocol, "_reserve", full)
+    with SharedFolder() as folder, pytest.raises(OSError, match="No space"):
+        SegmentRequest.prepare(1, Volume(np.zeros((2, 2, 2))), folder, "m")
+    assert not any(list(place.rglob("*.raw")) for place in places)
+
+
+def test_what_a_crashed_client_left_is_removed_and_a_living_ones_is_not(places: list[Path]) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid in (dead.pid, os.getppid()):
+        (places[0] / f"flaresegment-{pid}-abc").mkdir()
+    (places[0] / "flaresegment-notes-x").mkdir()
+    (places[0] / f"flaresegment-{dead.pid}-abc" / "x.raw").write_bytes(b"1")
+    with SharedFolder():
+        assert sorted(p.name for p in places[0].iterdir()) == sorted(
+            [f"flaresegment-{os.getppid()}-abc", "flaresegment-notes-x"]
+        )
+
+
+def test_blocks_keep_to_their_shape(places: list[Path]) -> None:
+    with SharedFolder() as folder:
+        block = folder.allocate((2, 3))
+        assert block.size_in_bytes == 6
+        for array in (np.zeros((3, 2), np.uint8), np.zeros((2, 3), np.int16)):
+            with pytest.raises(ValueError, match="expected"):
+                block.write(array)
+        Path(block.path).write_bytes(b"123")
+        with pytest.raises(ValueError, match="."):
+            block.read()
+        with pytest.raises(ValueError, match="."):
+            block.map()
+
+
+def test_no_torch_and_no_slicer_is_needed_to_speak_it() -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'slicer', 'vtk', 'qt', 'ctk', 'cc3d')))\n"
+        "import FlareSegmentLib.worker_protocol, FlareSegmentLib.volume, FlareSegmentLib.image_io, FlareSegmentLib.dicom_folder\n"
+        "import FlareSegmentLib.metrics, FlareSegmentLib.organ_statistics, FlareSegmentLib.errors, FlareSegmentLib.organs\n"
+    )
+    root = Path(__file__).resolve().parents[2] / "FlareSegment"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(root)}, timeout=60)
