@@ -254,7 +254,7 @@ def _fingerprint(segment: slicer.vtkSegment) -> str:
 
     It does not depend on how far the label map is cropped, so saving and loading keep it.
     """
-    image = segment.GetRepresentation(_binary_labelmap())
+    image = slicer.vtkOrientedImageData.SafeDownCast(segment.GetRepresentation(_binary_labelmap()))
     if image is None or image.GetNumberOfPoints() == 0:
         return "0"
     extent = image.GetExtent()
