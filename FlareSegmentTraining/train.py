@@ -103,6 +103,7 @@ def _settings(options: argparse.Namespace, folder) -> dict:
         "label_map": options.label_map,
         "fold": options.fold,
         "limit_cases": options.limit_cases,
+        "cache": str(options.cache.resolve()) if options.cache else None,
     }
     if saved:
         changed = [key for key, value in asked.items() if saved.get(key) != value]
@@ -167,7 +168,7 @@ def train(options: argparse.Namespace) -> None:
         split = _split(options, settings, cases, folder)
         if group.is_first:
             folder.write_json(CONFIGURATION_FILE, settings)
-        cache = options.cache or folder.path / "prepared"
+        cache = Path(settings["cache"]) if settings["cache"] else folder.path / "prepared"
         run = TrainingRun(configuration, cases, split, folder, device, precision, group, cache, say)
         scores = run.run(options.resume)
         for key, value in scores.organ_means().items():

@@ -10,7 +10,6 @@ import os
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
 from torch.nn.functional import batch_norm
 
 
@@ -59,29 +58,38 @@ def synchronize_normalization(network: nn.Module) -> None:
             module.__class__ = _SynchronizedBatchNorm3d
 
 
+class _Total(torch.autograd.Function):
+    """The sum of a tensor over all processes, through which gradients pass."""
+
+    @staticmethod
+    def forward(_context, value: torch.Tensor) -> torch.Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(_context, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
 class _SynchronizedBatchNorm3d(nn.BatchNorm3d):
     """Batch normalization over the whole batch of all processes, on any device; torch's own SyncBatchNorm runs on GPUs only."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        shape, axes = (1, self.num_features, 1, 1, 1), (0, 2, 3, 4)
         values = x.float()
-        sums = torch.cat(
-            (
-                values.sum(dim=(0, 2, 3, 4)),
-                values.square().sum(dim=(0, 2, 3, 4)),
-                values.new_full((1,), values.numel() / values.shape[1]),
-            )
-        )
-        sums = differentiable_all_reduce(sums)
-        channels, count = self.num_features, sums[-1].detach()
-        mean = sums[:channels] / count
-        variance = (sums[channels:-1] / count - mean.square()).clamp(min=0.0)
+        sums = _Total.apply(torch.cat((values.sum(axes), values.new_full((1,), values.numel() / self.num_features))))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centered = values - mean.view(shape)
+        variance = _Total.apply(centered.square().sum(axes)) / count
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             self.num_batches_tracked += 1
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        shift = self.bias - mean * scale
-        shape = (1, channels, 1, 1, 1)
-        return (values * scale.view(shape) + shift.view(shape)).to(x.dtype)
+        scale = (self.weight * torch.rsqrt(variance + self.eps)).view(shape)
+        return (centered * scale + self.bias.view(shape)).to(x.dtype)

@@ -7,6 +7,7 @@ had not been.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,7 +103,8 @@ class StageTrainer:
         self._forward = self._model
         if group.size > 1:
             ids = [device.index] if device.type == "cuda" else None
-            self._forward = nn.parallel.DistributedDataParallel(self._model, device_ids=ids, broadcast_buffers=False)
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            self._forward = nn.parallel.DistributedDataParallel(self._model, device_ids=ids)
         if compiled:
             self._forward = torch.compile(self._forward)
         self.step = 0

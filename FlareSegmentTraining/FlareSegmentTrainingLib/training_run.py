@@ -40,14 +40,22 @@ class Stopped(FlareSegmentError):
 
 
 class StopRequest:
-    """Ctrl-C, SIGTERM or the run folder's stop file: asks the run to save and end at the next step."""
+    """Ctrl-C, SIGTERM or the run folder's stop file: asks the run to save and end at the next step. Used in a `with` statement."""
 
     def __init__(self, folder: RunFolder):
         self._file = folder.stop_file
         self._signaled = False
+        self._former: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._on_signal)
+                self._former[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if self._signaled and number == signal.SIGINT:
@@ -86,7 +94,7 @@ class TrainingRun:
         self._history: list[dict] = []
         self._weights: dict[str, dict[str, torch.Tensor]] = {}
         self._progress = ProgressReporter(folder)
-        self._stop: StopRequest | None = None
+        self._stop = StopRequest(folder)
         self._drawn = -math.inf
         self._epochs_before = 0
 
@@ -100,9 +108,9 @@ class TrainingRun:
         if self._group.is_first:
             self._folder.stop_file.unlink(missing_ok=True)
             self._progress.begin()
-        self._stop = StopRequest(self._folder)
         try:
-            scores = self._train_stages(self._load_state() if resume else None)
+            with self._stop:
+                scores = self._train_stages(self._load_state() if resume else None)
         except BaseException as error:
             state = "stopped" if isinstance(error, Stopped) else "failed"
             if self._group.is_first:
