@@ -1,0 +1,101 @@
+"""The members of a parameter pack or wrapper class: type, serializer and default of each, found once per class."""
+
+from __future__ import annotations
+
+import logging
+import typing
+from dataclasses import dataclass
+
+from .annotations import Decimals, Default, Label, SingleStep
+from .serializers import Serializer, createSerializer, plain
+from .type_tools import unannotatedType
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """One member: its name, its serializer, its type as written, and its default."""
+
+    basename: str
+    serializer: Serializer
+    unalteredType: object
+    default: Default
+
+    def default_value(self):
+        return plain(self.default.value)
+
+
+def collect(cls):
+    """Members of a class by name, in order of declaration; their default values are taken off the class."""
+    infos = {}
+    for name, type_ in typing.get_type_hints(cls, include_extras=True).items():
+        serializer, annotations = createSerializer(type_)
+        default = next((one for one in annotations if isinstance(one, Default)), None)
+        if name in vars(cls):
+            if default is not None:
+                raise ValueError(f"{cls.__name__}.{name} has two defaults")
+            default = Default(vars(cls)[name])
+            delattr(cls, name)
+        unused = [one for one in annotations if not isinstance(one, (Default, Decimals, Label, SingleStep))]
+        if unused:
+            logging.warning("Unused annotations: %s", unused)
+        infos[name] = ParameterInfo(name, serializer, type_, default or Default(generator=serializer.default))
+    return infos
+
+
+def check_not_reserved(infos, names):
+    """Raise ValueError where a member has one of the names."""
+    for name in infos:
+        if name in names:
+            raise ValueError(f"'{name}' is a reserved name")
+
+
+def walk(owner, dotted_name):
+    """(ParameterInfo of the last part, list of the names before it) of `a.b.c` in a pack or wrapper class.
+
+    Raises ValueError where there is no such member.
+    """
+    first, *rest = dotted_name.split(".")
+    parents = []
+    while True:
+        infos = getattr(owner, "allParameters", {})
+        if first not in infos:
+            raise ValueError(f"{getattr(owner, '__name__', owner)} has no parameter '{first}' (in '{dotted_name}');"
+                             f" it has {list(infos)}")
+        if not rest:
+            return infos[first], parents
+        parents.append(first)
+        owner = unannotatedType(infos[first].unalteredType)
+        first, *rest = rest
+
+
+def data_type(cls, dotted_name):
+    """Type of a member as written, annotations included."""
+    return walk(cls, dotted_name)[0].unalteredType
+
+
+def get_value(owner, dotted_name):
+    """Value of a member of a pack or wrapper, by dotted name."""
+    first, *rest = dotted_name.split(".")
+    if first not in owner.allParameters:
+        return _property_value(owner, first, rest)
+    walk(type(owner), dotted_name)
+    for part in (first, *rest):
+        owner = getattr(owner, part)
+    return owner
+
+
+def set_value(owner, dotted_name, value):
+    """Set a member of a pack or wrapper, by dotted name."""
+    *parents, last = dotted_name.split(".")
+    for part in parents:
+        owner = get_value(owner, part)
+    if not hasattr(type(owner), last):
+        raise ValueError(f"{type(owner).__name__} has no parameter '{last}'")
+    setattr(owner, last, value)
+
+
+def _property_value(owner, name, rest):
+    if not isinstance(getattr(type(owner), name, None), property):
+        raise ValueError(f"{type(owner).__name__} has no parameter '{name}'")
+    value = getattr(owner, name)
+    return get_value(value, ".".join(rest)) if rest else value
