@@ -1,7 +1,7 @@
 """The CT in a folder of DICOM files, found and put in order by the files' own geometry (SimpleITK's GDCM reads them).
 
-Series are told apart by their identifier, orientation and size, because one exported series often holds a localizer or a second
-reconstruction. Slices are sorted along their common normal (DICOM PS3.3, C.7.6.2.1.1), not by name or number.
+Series are told apart by their identifier, orientation and size, because one exported series often holds a localizer or
+a second reconstruction. Slices are sorted along their common normal (DICOM PS3.3, C.7.6.2.1.1), not by name or number.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class _Slice:
 def read_dicom_folder(folder: Path) -> tuple[Volume, list[str]]:
     """Read the largest CT series in a folder and its subfolders.
 
-    Axial original series come before reformatted ones, then the one with the most voxels is taken; the warnings name it when
-    there was a choice.
+    Axial original series come before reformatted ones, then the one with the most voxels is taken; the warnings name it
+    when there was a choice.
 
     Raises:
         InputError: one clear line.
@@ -155,9 +155,9 @@ def _read_series(folder: Path, group: list[_Slice]) -> tuple[Volume, list[str]]:
     name = f"{folder} (series {group[0].number or '?'})"
     if len(group) == 1:
         return _read_multiframe(group[0].path), []
-    orientation = group[0].orientation
+    orientation, warnings = group[0].orientation, []
+    assert orientation is not None  # see _is_ct_volume
     normal = _normal(orientation)
-    warnings = []
     ordered, repeated = _one_per_place(sorted(group, key=lambda item: float(item.position @ normal)), normal)
     if repeated:
         warnings.append(f"{repeated} slices lie at the place of another one (a second acquisition) and were left out.")
@@ -169,14 +169,17 @@ def _read_series(folder: Path, group: list[_Slice]) -> tuple[Volume, list[str]]:
     if gaps.max() > 1.5 * step:
         missing = int(np.rint(gaps / step - 1).clip(0).sum())
         raise InputError(
-            f"{name} is incomplete: about {missing} slices are missing (a gap of {gaps.max():.1f} mm where {step:.1f} mm is usual). "
-            "Export the series again."
+            f"{name} is incomplete: about {missing} slices are missing (a gap of {gaps.max():.1f} mm "
+            f"where {step:.1f} mm is usual). Export the series again."
         )
     if gaps.max() - gaps.min() > 0.1 * step:
         warnings.append(
             f"Slices are unevenly spaced ({gaps.min():.2f} to {gaps.max():.2f} mm): volumes are approximate."
         )
-    path = ordered[-1].position - ordered[0].position
+    first, last = ordered[0].position, ordered[-1].position
+    assert first is not None
+    assert last is not None
+    path = last - first
     lean = float(np.degrees(np.arccos(np.clip(path @ normal / np.linalg.norm(path), -1, 1))))
     if lean > 0.5:
         warnings.append(f"The slices are tilted by {lean:.0f} degrees against the table (gantry tilt).")
@@ -194,7 +197,7 @@ def _read_series(folder: Path, group: list[_Slice]) -> tuple[Volume, list[str]]:
         raise InputError(f"{name} is a color image: a CT has one number per voxel.")
     spacing = (*image.GetSpacing()[:2], float(np.linalg.norm(path)) / (len(ordered) - 1))
     direction = np.column_stack([*orientation, path / np.linalg.norm(path)])
-    return Volume(sitk.GetArrayFromImage(image), spacing, tuple(ordered[0].position), direction, name), warnings
+    return Volume(sitk.GetArrayFromImage(image), spacing, tuple(first), direction, name), warnings
 
 
 def _one_per_place(ordered: list[_Slice], normal: np.ndarray) -> tuple[list[_Slice], int]:

@@ -1,7 +1,8 @@
 """Reading CTs and label maps, writing label maps, and saying no to what is not a CT.
 
-NIfTI, NRRD and MetaImage files are read here with SimpleITK, DICOM folders in ``dicom_folder.py``. A header is checked before any
-memory is taken for voxels. Whatever is wrong ends in an InputError of one line: which file, what is wrong, what to do.
+NIfTI, NRRD and MetaImage files are read here with SimpleITK, DICOM folders in ``dicom_folder.py``. A header is checked
+before any memory is taken for voxels. Whatever is wrong ends in an InputError of one line: which file, what is wrong,
+what to do.
 """
 
 from __future__ import annotations
@@ -126,8 +127,8 @@ def write_labels(path: str | os.PathLike[str], labels: np.ndarray, like: Volume)
 def check_is_ct(volume: Volume) -> list[str]:
     """Decide whether the voxels can be a CT in Hounsfield units.
 
-    A CT of any part of a body has fat (near -100 HU) and mostly air, so values below -30 HU; MR, PET, X-ray, ultrasound, label
-    maps and CTs without their rescale intercept have none, or only one padding value.
+    A CT of any part of a body has fat (near -100 HU) and mostly air, so values below -30 HU; MR, PET, X-ray,
+    ultrasound, label maps and CTs without their rescale intercept have none, or only one padding value.
 
     Returns:
         Warnings for the user.
@@ -149,13 +150,14 @@ def check_is_ct(volume: Volume) -> list[str]:
     below = sample < -30
     if np.mean(below) < 1e-3:
         raise InputError(
-            f"{volume.label} does not look like a CT: its values go from {lowest:g} to {highest:g}, with none for fat and air "
-            "(-100 and -1000 HU). It may be MR, PET or a label map, or a CT without its rescale intercept; choose a CT in HU."
+            f"{volume.label} does not look like a CT: its values go from {lowest:g} to {highest:g}, with none for fat "
+            "and air (-100 and -1000 HU). It may be MR, PET or a label map, or a CT without its rescale intercept; "
+            "choose a CT in HU."
         )
     warnings = []
     if np.mean(below & (sample > lowest)) < 1e-3:
         warnings.append(
-            f"Hardly any values lie between air ({lowest:g}) and soft tissue: check that this is a CT in Hounsfield units."
+            f"Hardly any values lie between air ({lowest:g}) and soft tissue: check that this is a CT in HU."
         )
     body = sample > -300
     if np.count_nonzero(body & (sample < 300)) < 0.25 * np.count_nonzero(body):
@@ -279,8 +281,8 @@ def _check_written(path: Path, voxels: int) -> None:
 class _NiftiHeader:
     """The fields of a NIfTI header that ITK does not check.
 
-    https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h. ITK takes a pixel size of 0 for 1 mm, fills the rest
-    of a file that ends early with whatever there is, and straightens sheared axes; none of it with an error.
+    https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h. ITK takes a pixel size of 0 for 1 mm, fills
+    the rest of a file that ends early with whatever there is, and straightens sheared axes; none of it with an error.
     """
 
     def __init__(self, path: Path, header: bytes) -> None:
@@ -328,7 +330,7 @@ class _NiftiHeader:
             offset = np.abs((self.matrix - volume.affine_ras[:3]) @ corners.T).max()
             if offset > max(volume.spacing) and self.qform <= 0:
                 return [
-                    f"The file's axes are not at right angles and were straightened: places are up to {offset:.0f} mm off."
+                    f"The axes are not at right angles and were straightened: places are up to {offset:.0f} mm off."
                 ]
         return []
 

@@ -1,12 +1,12 @@
 """Dice, Normalized Surface Dice and 95th percentile Hausdorff distance of label maps.
 
 The surface measures are those of Nikolov et al. 2018 (https://arxiv.org/abs/1809.04430, section "Volumetric and surface
-performance metrics") that FLARE22's evaluation uses: the surface is made of elements between voxel centers, one for each 2x2x2
-neighborhood that the border passes through, and each element counts with its area. Results agree with DeepMind's
-``surface-distance`` package.
+performance metrics") that FLARE22's evaluation uses: the surface is made of elements between voxel centers, one for
+each 2x2x2 neighborhood that the border passes through, and each element counts with its area. Results agree with
+DeepMind's ``surface-distance`` package.
 
-Conventions, everywhere: when both masks are empty, Dice and NSD are 1 and HD95 is 0 (nothing was to be found and nothing was);
-when one is empty, Dice and NSD are 0 and HD95 is infinite.
+Conventions, everywhere: when both masks are empty, Dice and NSD are 1 and HD95 is 0 (nothing was to be found and
+nothing was); when one is empty, Dice and NSD are 0 and HD95 is infinite.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _surface_elements(mask: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, 
 
 
 _CORNERS = tuple(product((0, 1), repeat=3))
-Edge = tuple[tuple[int, int, int], tuple[int, int, int]]
+_Edge = tuple[tuple[int, ...], ...]
 
 
 @cache
@@ -163,10 +163,10 @@ def _element_areas(steps: tuple[float, float, float]) -> np.ndarray:
 def _element_normals() -> tuple[np.ndarray, ...]:
     """Area vectors of the triangles of each neighborhood's surface element, for unit spacing: (triangles, 3) each.
 
-    The element is a closed polygon (or several) through the middles of the edges between inside and outside corners: marching
-    cubes (Lorensen and Cline 1987) at half height. Where a face has its inside corners on a diagonal, the corners of the
-    minority (of the cube's eight) are cut off from each other; a polygon is divided into the triangles with the largest area.
-    These two rules give the areas that DeepMind's package has in a table.
+    The element is a closed polygon (or several) through the middles of the edges between inside and outside corners:
+    marching cubes (Lorensen and Cline 1987) at half height. Where a face has its inside corners on a diagonal, the
+    corners of the minority (of the cube's eight) are cut off from each other; a polygon is divided into the triangles
+    with the largest area. These two rules give the areas that DeepMind's package has in a table.
     """
     normals = []
     for code in range(256):
@@ -179,14 +179,14 @@ def _element_normals() -> tuple[np.ndarray, ...]:
 
 
 def _polygons(inside: set[tuple[int, ...]]) -> list[np.ndarray]:
-    neighbors: dict[Edge, list[Edge]] = {}
+    neighbors: dict[_Edge, list[_Edge]] = {}
     for face in _faces():
         edges = [tuple(sorted((face[i], face[(i + 1) % 4]))) for i in range(4)]
         crossed = [edge for edge in edges if (edge[0] in inside) != (edge[1] in inside)]
         if len(crossed) == 4:
-            pairs = [(edges[i - 1], edges[i]) for i in range(4) if face[i] in inside]
+            pairs = [[edges[i - 1], edges[i]] for i in range(4) if face[i] in inside]
         else:
-            pairs = [tuple(crossed)] if crossed else []
+            pairs = [crossed] if crossed else []
         for first, second in pairs:
             neighbors.setdefault(first, []).append(second)
             neighbors.setdefault(second, []).append(first)

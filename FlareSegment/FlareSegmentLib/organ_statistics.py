@@ -1,4 +1,4 @@
-"""What the table of results says about each organ: volume, density, and whether the scan cuts it. numpy and scipy only."""
+"""What the table of results says about each organ: volume, density, and whether the scan cuts it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def organ_statistics(volume: Volume, labels: np.ndarray, organs: Sequence[Organ]
         organs: what to measure; their labels are the label map's values.
 
     Returns:
-        {organ key: {"label", "found", "volume_ml", "mean_hu", "sd_hu", "touches_border"}}. ``touches_border`` says that the
-        organ reaches the first or last voxel of the scan along an axis, so that its volume may be too small. An organ that is
-        not there has a volume of 0 and None for its HU.
+        {organ key: {"label", "found", "volume_ml", "mean_hu", "sd_hu", "touches_border"}}. ``touches_border`` says that
+        the organ reaches the first or last voxel of the scan along an axis, so that its volume may be too small. An
+        organ that is not there has a volume of 0 and None for its HU.
 
     Raises:
         ValueError: the label map does not have the CT's shape.

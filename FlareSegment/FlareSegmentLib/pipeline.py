@@ -1,8 +1,9 @@
 """The way of the data: a CT in, organ labels on the CT's own grid out.
 
-The first stage looks at the whole volume on a coarse grid and finds the organs' box; the last stage labels the voxels inside. The CT is
-read slab by slab in its stored axis order and type; class probabilities exist only on the networks' grids and are interpolated to the
-CT's grid slice by slice. Axes that lie more than OBLIQUE_DEGREES off the patient's are straightened first.
+The first stage looks at the whole volume on a coarse grid and finds the organs' box; the last stage labels the voxels
+inside. The CT is read slab by slab in its stored axis order and type; class probabilities exist only on the networks'
+grids and are interpolated to the CT's grid slice by slice. Axes that lie more than OBLIQUE_DEGREES off the patient's
+are straightened first.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from scipy import ndimage
 from torch import nn
@@ -26,7 +28,7 @@ from .intensity import AIR, body_box, network_input, window
 from .model_file import ModelDescription, Stage
 from .organs import Organ, organ_by_key
 from .postprocessing import components, correct_sides, describe, keep_plausible
-from .resampling import AxisGrid, labels_on_array, resample
+from .resampling import AxisGrid, highest_class, labels_on_array, resample
 from .volume import AxisOrder, Volume
 
 OBLIQUE_DEGREES = 15.0
@@ -218,6 +220,7 @@ class Segmenter:
     def _grid(self, stage: Stage, volume: Volume, order: AxisOrder, box: _Box | None) -> tuple[AxisGrid, ...]:
         """The stage's grid in the volume's stored axis order, laid out in the direction of the patient's axes."""
         shape = [volume.array.shape[axis] for axis in order.permutation]
+        extents: _Box
         if stage.region == "organs" and box is not None:
             extents = box
         elif stage.region == "body":
@@ -229,18 +232,19 @@ class Segmenter:
         else:
             extents = tuple((0.0, float(n)) for n in shape)
         multiple = self.model.stage_multiple(stage.name)
-        grid: list[AxisGrid | None] = [None] * 3
+        grid: dict[int, AxisGrid] = {}
         for position, (axis, flip) in enumerate(zip(order.permutation, order.flips)):
             start, stop = extents[position]
             if stage.shape is not None:
                 count = stage.shape[2 - position]
                 step = (stop - start) / count
             else:
+                assert stage.spacing_mm is not None
                 step = stage.spacing_mm[2 - position] / volume.spacing[2 - axis]
                 count = max(1, int(np.ceil((stop - start) / step - 1e-3)))
             cells = AxisGrid.over(start, stop, -(-count // multiple) * multiple, step)
             grid[axis] = _turned(cells, shape[position]) if flip else cells
-        return tuple(grid)
+        return tuple(grid[axis] for axis in range(3))
 
 
 def choose_device(device: str) -> str:
@@ -255,7 +259,7 @@ def choose_device(device: str) -> str:
     return device
 
 
-_Box = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+_Box = tuple[tuple[float, float], ...]
 """Outer edges along each axis of the LPS view, in its voxels; 0 is the edge before the first voxel."""
 
 
@@ -299,7 +303,7 @@ class _Network:
     def __init__(self, module: nn.Module, multiple: int, device: str, dtype: torch.dtype) -> None:
         self._module = copy.deepcopy(module).to(device, dtype).eval()
         if device != "mps":
-            self._module = self._module.to(memory_format=torch.channels_last_3d)
+            self._module = self._module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self._multiple, self._device, self._dtype = multiple, device, dtype
         self._layers = [layer for layer in self._module.modules() if not list(layer.children())]
         self._costs = self._measure_costs()
@@ -311,13 +315,16 @@ class _Network:
         tiles = _tiles(tuple(image.shape), self._multiple, self._tile_voxels)
         if len(tiles) == 1:
             return self._pass(image, tick)
-        total = weight = None
+        total, weight = torch.zeros(()), torch.zeros(image.shape, device=self._device)
         for number, tile in enumerate(tiles):
-            scores = self._pass(image[tile], lambda fraction, number=number: tick((number + fraction) / len(tiles)))
+
+            def tick_tile(fraction: float, number: int = number) -> None:
+                tick((number + fraction) / len(tiles))
+
+            scores = self._pass(image[tile], tick_tile)
             ramp = _tile_weight(tile, tuple(image.shape)).to(scores.device)
-            if total is None:
+            if number == 0:
                 total = torch.zeros((scores.shape[0], *image.shape), device=scores.device)
-                weight = torch.zeros(image.shape, device=scores.device)
             total[(slice(None), *tile)] += scores * ramp
             weight[tile] += ramp
         return total / weight
@@ -410,13 +417,13 @@ def _find_box(
 ) -> _Box | None:
     """The box around the organs that the stage found, or None.
 
-    Each organ counts with its largest component that lies within reach of the largest organ: what else was found, in a head or a thigh
-    of a whole-body scan, is a mistake.
+    Each organ counts with its largest component that lies within reach of the largest organ: what else was found, in a
+    head or a thigh of a whole-body scan, is a mistake.
     """
     axes = _view_grid(grid, order, volume.array.shape)
     spacing = np.array([volume.spacing[2 - axis] for axis in order.permutation])
     steps = np.array([axis.step for axis in axes]) * spacing
-    classes = _winners(scores)
+    classes = highest_class(scores).cpu().numpy()
     pieces = []
     for index, box in enumerate(ndimage.find_objects(classes), start=1):
         if box is None:
@@ -443,14 +450,14 @@ def _find_box(
         start = axis.first + (lowest[position] - 0.5) * axis.step + 0.5 - margin
         stop = axis.first + (highest[position] - 0.5) * axis.step + 0.5 + margin
         result.append((max(0.0, float(start)), min(float(size), float(stop))))
-    return result[0], result[1], result[2]
+    return tuple(result)
 
 
 def _midline(
     image: torch.Tensor, scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume
 ) -> float | None:
-    """LPS x (mm) that divides the body in halves at the height of the organs; None where the scan cuts the body's sides."""
-    classes = _winners(scores)
+    """LPS x (mm) that halves the body at the height of the organs; None where the scan cuts the body's sides."""
+    classes = highest_class(scores).cpu().numpy()
     heights = np.flatnonzero(classes.any(axis=(1, 2)))
     if not len(heights):
         return None
@@ -471,19 +478,8 @@ def _midline(
     return float((view.affine_lps @ [place, middle[1], middle[2], 1])[0])
 
 
-def _winners(scores: torch.Tensor) -> np.ndarray:
-    """Class with the highest score; much faster than argmax over a leading axis."""
-    best, winner = scores[0].clone(), torch.zeros(scores.shape[1:], dtype=torch.uint8, device=scores.device)
-    for index in range(1, len(scores)):
-        winner.masked_fill_(scores[index] > best, index)
-        torch.maximum(best, scores[index], out=best)
-    return winner.cpu().numpy()
-
-
 def _straighten(volume: Volume, outside: float) -> Volume:
     """The volume on a grid along the patient's axes, of about its own spacing."""
-    import SimpleITK as sitk
-
     view, _ = volume.to_lps_view()
     corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
     corners[:, :3] *= np.array(view.array.shape[::-1]) - 1
@@ -491,7 +487,7 @@ def _straighten(volume: Volume, outside: float) -> Volume:
     origin, spacing = places.min(axis=1), np.array(view.spacing)
     size = np.ceil((places.max(axis=1) - origin) / spacing).astype(int) + 1
     moved = sitk.Resample(
-        _image_of(volume, volume.array if volume.array.dtype in (np.int16, np.int32, np.float32) else None),
+        _image_of(volume, volume.array if volume.array.dtype == np.int16 else volume.array.astype(np.float32)),
         size.tolist(),
         sitk.Transform(),
         sitk.sitkLinear,
@@ -504,9 +500,7 @@ def _straighten(volume: Volume, outside: float) -> Volume:
 
 
 def _labels_on_grid_of(volume: Volume, straight: Volume, labels: np.ndarray, organs: Sequence[Organ]) -> np.ndarray:
-    """Labels of the straightened grid on the volume's own: each organ's share is interpolated linearly, the largest wins."""
-    import SimpleITK as sitk
-
+    """Labels of the straightened grid on the volume's own: shares are interpolated linearly, the largest wins."""
     result = np.zeros(volume.array.shape, np.uint8)
     boxes = ndimage.find_objects((labels > 0).astype(np.uint8))
     if not boxes:
@@ -546,10 +540,8 @@ def _labels_on_grid_of(volume: Volume, straight: Volume, labels: np.ndarray, org
     return result
 
 
-def _image_of(volume: Volume, array: np.ndarray | None):
-    import SimpleITK as sitk
-
-    image = sitk.GetImageFromArray(volume.array.astype(np.float32) if array is None else np.ascontiguousarray(array))
+def _image_of(volume: Volume, array: np.ndarray) -> sitk.Image:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
     image.SetSpacing(volume.spacing)
     image.SetOrigin(volume.origin)
     image.SetDirection(volume.direction.ravel().tolist())

@@ -1,7 +1,7 @@
 """From the network's labels to anatomy: one piece per organ, on the right side of the body, of a plausible size.
 
-Works on uint8 label arrays in any axis order, in place; where left and right are is told by an affine. Only numpy and scipy are needed;
-cc3d, where it is installed, finds components several times faster.
+Works on uint8 label arrays in any axis order, in place; where left and right are is told by an affine. Only numpy and
+scipy are needed; cc3d, where it is installed, finds components several times faster.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WORTH_A_WARNING_ML = 2.0
 
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Connected components (faces) of a mask: an array of their numbers from 1, and voxels per number (index 0: background)."""
+    """Connected components (by faces) of a mask: their numbers from 1, and voxels per number (index 0: background)."""
     try:
         import cc3d
     except ImportError:
@@ -55,13 +55,13 @@ def correct_sides(
 ) -> list[str]:
     """Give the parts of paired organs that lie on the wrong side of the body to their partner; changes `labels`.
 
-    The network sees patches, which look alike left and right; the body does not. Nothing is changed when the liver lies on the
-    left: then the scan's orientation is wrong, or the patient's organs are mirrored, and a person must look.
+    The network sees patches, which look alike left and right; the body does not. Nothing is changed when the liver lies
+    on the left: then the scan's orientation is wrong, or the patient's organs are mirrored, and a person must look.
 
     Args:
         affine_lps: 4x4 from (i, j, k), the last array axis first, to LPS mm.
-        midline_mm: the body's midline along LPS x, or None if it is not known; then only two organs on each other's side, one
-            clearly left of the other, are exchanged.
+        midline_mm: the body's midline along LPS x, or None if it is not known; then only two organs on each other's
+            side, one clearly left of the other, are exchanged.
 
     Returns:
         Warnings for the user.
@@ -76,15 +76,12 @@ def correct_sides(
     warnings = []
     for right, left in _pairs(organs):
         if midline_mm is None:
-            if None not in (centers[right.key], centers[left.key]):
-                distance = centers[right.key] - centers[left.key]
-                if distance > 2 * CLEARLY_OFF_MIDLINE_MM:
-                    rights = labels == right.label
-                    labels[labels == left.label] = right.label
-                    labels[rights] = left.label
-                    warnings.append(
-                        f"{right.name} and {left.name.lower()} were exchanged: each lay on the other's side."
-                    )
+            right_x, left_x = centers[right.key], centers[left.key]
+            if right_x is not None and left_x is not None and right_x - left_x > 2 * CLEARLY_OFF_MIDLINE_MM:
+                rights = labels == right.label
+                labels[labels == left.label] = right.label
+                labels[rights] = left.label
+                warnings.append(f"{right.name} and {left.name.lower()} were exchanged: each lay on the other's side.")
             continue
         for own, other, sign in ((right, left, 1.0), (left, right, -1.0)):
             moved = _move_components(labels, own, other, affine_lps, midline_mm, sign) * voxel_ml

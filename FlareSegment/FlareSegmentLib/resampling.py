@@ -1,7 +1,7 @@
 """From the CT's grid to a network's grid and back, exactly aligned in physical space.
 
-Both ways are separable and work slab by slab on arrays in their stored axis order, so that no full floating point copy of the CT and
-no full-size array of probabilities is ever made.
+Both ways are separable and work slab by slab on arrays in their stored axis order, so that no full floating point copy
+of the CT and no full-size array of probabilities is ever made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SLAB_VOXELS = 1 << 22
 
 @dataclass(frozen=True)
 class AxisGrid:
-    """Evenly spaced positions along one axis of an array, in its voxel indices: ``first + j * step``, j = 0 ... count - 1."""
+    """Evenly spaced positions along one axis of an array, in its voxels: ``first + j * step``, j = 0 ... count - 1."""
 
     first: float
     step: float
@@ -25,7 +25,7 @@ class AxisGrid:
 
     @staticmethod
     def over(start: float, stop: float, count: int, step: float | None = None) -> AxisGrid:
-        """Cells that begin at the outer edge of voxel `start`: `count` of width `step`, or filling the extent up to `stop`.
+        """Cells from the outer edge of voxel `start` on: `count` of width `step`, or filling the extent up to `stop`.
 
         A voxel's outer edges lie half an index before and after it; the extent of n voxels is ``over(0, n, ...)``.
         """
@@ -47,9 +47,9 @@ Grid = tuple[AxisGrid, AxisGrid, AxisGrid]
 def averaging_weights(size: int, positions: np.ndarray, step: float) -> np.ndarray:
     """Weights of the `size` voxels of an axis for values at the given positions (in voxels), (positions, size) float64.
 
-    The linear interpolant of the voxels is averaged with a triangle of half width ``sqrt(step² - 1)`` where the grid becomes
-    coarser: it removes what the coarser grid cannot hold and leaves linear ramps as they are. With steps up to 1 this is linear
-    interpolation. Beyond the first and last voxel the edge's value goes on.
+    The linear interpolant of the voxels is averaged with a triangle of half width ``sqrt(step² - 1)`` where the grid
+    becomes coarser: it removes what the coarser grid cannot hold and leaves linear ramps as they are. With steps up to
+    1 this is linear interpolation. Beyond the first and last voxel the edge's value goes on.
     """
     half = np.sqrt(max(step * step - 1.0, 0.0))
     reach = 1.0 + half
@@ -123,7 +123,7 @@ def labels_on_array(
     grid: Sequence[AxisGrid],
     shape: Sequence[int],
     tick: Callable[[float], None] = lambda fraction: None,
-) -> tuple[np.ndarray, tuple[slice, slice, slice]]:
+) -> tuple[np.ndarray, tuple[slice, ...]]:
     """The class with the highest score at every voxel of an array, the scores being interpolated linearly from a grid.
 
     Where class 0 is the highest at all cells around a voxel it is so at the voxel too: only the others are computed.
@@ -135,7 +135,8 @@ def labels_on_array(
         tick: called with the fraction done; may raise to stop.
 
     Returns:
-        Class indices (uint8) in the box of the array that can hold any class but 0, and that box; an empty box if none can.
+        Class indices (uint8) in the box of the array that can hold any class but 0, and that box; an empty box if none
+        can.
     """
     any_class = (scores[1:] > scores[:1]).any(dim=0)
     if not bool(any_class.any()):
@@ -145,41 +146,44 @@ def labels_on_array(
         for axis, size, others in zip(grid, shape, ((2, 1), (2, 0), (1, 0)))
     )
     labels = np.zeros([extent.stop - extent.start for extent in box], np.uint8)
-    rows_used, columns_used = any_class.any(dim=2), any_class.any(dim=1)
+    rows_used, columns_used = any_class.any(dim=2).cpu(), any_class.any(dim=1).cpu()
     along_0, along_1, along_2 = (_Interpolation.of(axis, size) for axis, size in zip(grid, shape))
     columns = along_2.matrix().to(scores.device)
-    for plane in range(labels.shape[0]):
-        lower, upper = (int(side[box[0].start + plane]) for side in (along_0.lower, along_0.upper))
-        rows = rows_used[lower] | rows_used[upper]
+    # Several planes at once: small steps cost more in waiting for threads than in computing.
+    thickness = max(1, _SLAB_VOXELS // (len(scores) * labels.shape[1] * labels.shape[2]))
+    for start in range(0, labels.shape[0], thickness):
+        planes = slice(box[0].start + start, min(box[0].start + start + thickness, box[0].stop))
+        lower, upper = along_0.lower[planes], along_0.upper[planes]
+        rows = (rows_used[lower] | rows_used[upper]).any(dim=0)
         if bool(rows.any()):
-            span_1, span_2 = _span(rows), _span(columns_used[lower] | columns_used[upper])
-            target_1 = _reached(grid[1], *span_1, shape[1])
-            target_2 = _reached(grid[2], *span_2, shape[2])
-            source_2 = slice(max(span_2[0] - 1, 0), span_2[1] + 2)
-            source_1 = slice(max(span_1[0] - 1, 0), span_1[1] + 2)
-            between = torch.lerp(
-                scores[:, lower, source_1, source_2],
-                scores[:, upper, source_1, source_2],
-                float(along_0.fraction[box[0].start + plane]),
-            )
+            span_1, span_2 = _span(rows), _span((columns_used[lower] | columns_used[upper]).any(dim=0))
+            target_1, target_2 = _reached(grid[1], *span_1, shape[1]), _reached(grid[2], *span_2, shape[2])
+            source_1, source_2 = (slice(max(span[0] - 1, 0), span[1] + 2) for span in (span_1, span_2))
+            near = scores[:, :, source_1, source_2]
+            fraction = along_0.fraction[planes].to(scores)[:, None, None]
+            between = torch.lerp(near[:, lower], near[:, upper], fraction)
             wide = between @ columns[source_2, target_2]
-            fraction = along_1.fraction[target_1].to(wide)[:, None]
             values = torch.lerp(
-                wide[:, along_1.lower[target_1] - source_1.start],
-                wide[:, along_1.upper[target_1] - source_1.start],
-                fraction,
+                wide[:, :, along_1.lower[target_1] - source_1.start],
+                wide[:, :, along_1.upper[target_1] - source_1.start],
+                along_1.fraction[target_1].to(scores)[:, None],
             )
-            best, winner = values[0].clone(), torch.zeros(values.shape[1:], dtype=torch.uint8, device=values.device)
-            for index in range(1, len(values)):
-                winner.masked_fill_(values[index] > best, index)
-                torch.maximum(best, values[index], out=best)
             inner = tuple(
                 slice(target.start - extent.start, target.stop - extent.start)
                 for target, extent in ((target_1, box[1]), (target_2, box[2]))
             )
-            labels[plane][inner] = winner.cpu().numpy()
-        tick((plane + 1) / labels.shape[0])
+            labels[start : start + thickness][:, inner[0], inner[1]] = highest_class(values).cpu().numpy()
+        tick(min(1.0, (start + thickness) / labels.shape[0]))
     return labels, box
+
+
+def highest_class(scores: torch.Tensor) -> torch.Tensor:
+    """Index (uint8) of the highest of (classes, ...) scores; much faster than argmax over a leading axis."""
+    best, winner = scores[0].clone(), torch.zeros(scores.shape[1:], dtype=torch.uint8, device=scores.device)
+    for index in range(1, len(scores)):
+        winner.masked_fill_(scores[index] > best, index)
+        torch.maximum(best, scores[index], out=best)
+    return winner
 
 
 @dataclass(frozen=True)
@@ -219,7 +223,7 @@ def _span(flags: torch.Tensor) -> tuple[int, int]:
 
 
 def _reached(axis: AxisGrid, first: int, last: int, size: int) -> slice:
-    """Voxels of the array with a share of the cells first ... last; none beyond the outer edge of the grid's outer cells."""
+    """Voxels of the array with a share of the cells first ... last; none beyond the outer edge of the grid."""
     cells = np.array([max(first - 1, -0.5), min(last + 1, axis.count - 0.5)])
     low, high = sorted(axis.first + cells * axis.step)
     start = min(max(0, int(np.ceil(low + 1e-6))), size)

@@ -1,8 +1,9 @@
 """A volume in patient space, and the only place where axes are swapped, flipped and turned from LPS to RAS.
 
-Arrays are numpy, (z, y, x), as ``SimpleITK.GetArrayFromImage`` and Slicer's ``arrayFromVolume`` give them. Spacing and origin are
-(x, y, z) in mm and the direction is a 3x3 matrix whose columns are the directions of the x, y and z axis, all in ITK's LPS patient
-space (x to the patient's Left, y to Posterior, z to Superior). Slicer's and NIfTI's matrices are RAS.
+Arrays are numpy, (z, y, x), as ``SimpleITK.GetArrayFromImage`` and Slicer's ``arrayFromVolume`` give them. Spacing and
+origin are (x, y, z) in mm and the direction is a 3x3 matrix whose columns are the directions of the x, y and z axis,
+all in ITK's LPS patient space (x to the patient's Left, y to Posterior, z to Superior). Slicer's and NIfTI's matrices
+are RAS.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class AxisOrder:
         flips: whether the view runs against the stored axis, by position in the view.
     """
 
-    permutation: tuple[int, int, int]
-    flips: tuple[bool, bool, bool]
+    permutation: tuple[int, ...]
+    flips: tuple[bool, ...]
 
     def apply(self, array: np.ndarray) -> np.ndarray:
         """View of a stored (z, y, x) array in the canonical order."""
@@ -52,12 +53,13 @@ class Volume:
         name: what messages call the volume, if known.
 
     Raises:
-        InputError: the array is not three-dimensional or has no voxels, the spacing is not positive, or the direction is singular.
+        InputError: the array is not three-dimensional or has no voxels, the spacing is not positive, or the direction
+        is singular.
     """
 
     array: np.ndarray
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+    origin: tuple[float, ...] = (0.0, 0.0, 0.0)
     direction: np.ndarray = None  # type: ignore[assignment]
     name: str | None = None
 
@@ -86,7 +88,7 @@ class Volume:
 
     @staticmethod
     def from_ijk_to_ras(array: np.ndarray, matrix: np.ndarray, name: str | None = None) -> Volume:
-        """Volume of a (k, j, i) array and its 4x4 IJK to RAS matrix, as Slicer's volume nodes have. Raises InputError."""
+        """Volume of a (k, j, i) array and its 4x4 IJK to RAS matrix, as volume nodes have. Raises InputError."""
         lps = LPS_TO_RAS @ np.asarray(matrix, dtype=float).reshape(4, 4)
         spacing = np.linalg.norm(lps[:3, :3], axis=0)
         direction = lps[:3, :3] / np.where(spacing > 0, spacing, 1)

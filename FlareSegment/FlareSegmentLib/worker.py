@@ -1,10 +1,11 @@
-"""The worker process: keeps torch and the model warm, segments one CT after another, and can die without harming Slicer.
+"""The worker process: keeps torch and the model warm, segments one CT after another, may die without harming Slicer.
 
 Start it as ``python FlareSegment/FlareSegmentLib/worker.py`` (see `worker_protocol.worker_command`) or ``python -m
 FlareSegmentLib.worker``. What is said over stdin and stdout is written down in ``worker_protocol.py``.
 
-Two threads: one reads requests, so that ``cancel`` is heard while the other one computes. The process ends by itself when its
-stdin closes or its parent is gone, also in the middle of a segmentation: nothing but the label file of the request is ever written.
+Two threads: one reads requests, so that ``cancel`` is heard while the other one computes. The process ends by itself
+when its stdin closes or its parent is gone, also in the middle of a segmentation: nothing but the label file of the
+request is ever written.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Worker:
         except MemoryError:
             message = "There is not enough memory for this CT: close other programs, or crop the CT."
             self._send(Failure(request.id, "memory", message, _trace()))
-        except Exception as error:  # whatever it is, the client must hear of it
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client must hear of it
             reason = str(error).strip().splitlines()
             message = f"The segmentation failed: {reason[0] if reason else type(error).__name__}"
             self._send(Failure(request.id, "internal", message, _trace()))
@@ -178,7 +179,8 @@ def _keep_stdout_for_events() -> BinaryIO:
 def _keep_freed_memory() -> None:
     """Stop glibc from giving large blocks back to the kernel and taking them again at every layer.
 
-    ``mallopt`` changes the whole process, so it is done only here. M_MMAP_MAX is -4 and M_TRIM_THRESHOLD -1 in malloc.h.
+    ``mallopt`` changes the whole process, so it is done only here. M_MMAP_MAX is -4 and M_TRIM_THRESHOLD -1 in
+    malloc.h.
     """
     if sys.platform == "linux":
         try:

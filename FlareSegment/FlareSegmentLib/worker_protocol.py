@@ -1,20 +1,20 @@
-"""What the panel and the worker process say to each other: the message schema and the only code that writes and reads it.
+"""What the panel and the worker process say to each other: the schema, and the only code that writes and reads it.
 
-The client (the panel, through QProcess) and the worker (``worker.py``) both import this file, so nothing of the schema is
-written twice. It needs the standard library and numpy only: no torch, no slicer.
+The client (the panel, through QProcess) and the worker (``worker.py``) both import this file, so nothing of the schema
+is written twice. It needs the standard library and numpy only: no torch, no slicer.
 
 Transport
 ---------
-The client starts ``worker_command(python)``. Requests go to the worker's stdin, events come from its stdout: one JSON object
-per line, ASCII. Whatever libraries print inside the worker goes to stderr. No port is opened and no shell is involved.
-The worker answers requests one after another; ``cancel`` alone is handled while a segmentation runs. It ends on
-``shutdown``, when its stdin closes or when its parent process is gone.
+The client starts ``worker_command(python)``. Requests go to the worker's stdin, events come from its stdout: one JSON
+object per line, ASCII. Whatever libraries print inside the worker goes to stderr. No port is opened and no shell is
+involved. The worker answers requests one after another; ``cancel`` alone is handled while a segmentation runs. It ends
+on ``shutdown``, when its stdin closes or when its parent process is gone.
 
-Voxels do not travel through the pipe: the client writes them to a file of a private directory (``SharedFolder``), the worker
-maps that file into memory. On Linux the directory lies in ``/dev/shm``, which is memory, and anywhere else (or when that is
-full) in the folder for temporary files. Plain files were chosen over ``multiprocessing.shared_memory`` because a full
-``/dev/shm`` then raises an OSError instead of killing Slicer with SIGBUS, no resource tracker is started from the Slicer
-executable, and blocks left by a crash are found and removed by the next ``SharedFolder``.
+Voxels do not travel through the pipe: the client writes them to a file of a private directory (``SharedFolder``), the
+worker maps that file into memory. On Linux the directory lies in ``/dev/shm``, which is memory, and anywhere else (or
+when that is full) in the folder for temporary files. Plain files were chosen over ``multiprocessing.shared_memory``
+because a full ``/dev/shm`` then raises an OSError instead of killing Slicer with SIGBUS, no resource tracker is started
+from the Slicer executable, and blocks left by a crash are found and removed by the next ``SharedFolder``.
 
 Requests
 --------
@@ -43,8 +43,8 @@ event          other fields; ``id`` is the request's, or null when a line could 
 ``error``      ``kind`` "input" | "model" | "memory" | "internal", ``message`` (one line for the user), ``details``
                (last lines of the trace, for a log)
 =============  ================================================================================================
-A request gets exactly one of ``ready``, ``result``, ``cancelled`` and ``error``; ``cancel`` and ``shutdown`` get no answer of
-their own. A worker that ends without one (killed, out of memory) is known from the process's end.
+A request gets exactly one of ``ready``, ``result``, ``cancelled`` and ``error``; ``cancel`` and ``shutdown`` get no
+answer of their own. A worker that ends without one (killed, out of memory) is known from the process's end.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ class SharedArray:
 class SharedFolder:
     """The client's private directory for the arrays of its requests; a context manager.
 
-    Only the user can read it (mode 0700). ``close`` removes everything in it. Making one also removes directories left by
-    processes that no longer run.
+    Only the user can read it (mode 0700). ``close`` removes everything in it. Making one also removes directories left
+    by processes that no longer run.
     """
 
     def __init__(self) -> None:
@@ -194,8 +194,8 @@ class SegmentRequest:
 
     id: int
     volume: SharedArray
-    spacing: tuple[float, float, float]
-    origin: tuple[float, float, float]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
     direction: np.ndarray
     labels: SharedArray
     model: str
@@ -310,17 +310,15 @@ def decode_request(line: bytes | str) -> Request | SegmentRequest:
     """The request in a line. Raises ProtocolError."""
     message = _decode(line)
     try:
-        common = {
-            "model": message.get("model"),
-            "device": str(message.get("device", "auto")),
-            "threads": None if message.get("threads") is None else max(1, int(message["threads"])),
-        }
+        model = None if message.get("model") is None else str(message["model"])
+        device = str(message.get("device", "auto"))
+        threads = None if message.get("threads") is None else max(1, int(message["threads"]))
         if message["command"] == "segment":
             volume, labels = message["volume"], SharedArray.from_json(message["labels"])
             voxels = SharedArray.from_json(volume)
             if len(voxels.shape) != 3 or labels.shape != voxels.shape or labels.dtype != np.dtype(np.uint8).str:
                 raise ProtocolError("the label block must be uint8 and have the volume's shape")
-            if common["model"] is None:
+            if model is None:
                 raise ProtocolError("a segmentation needs a model folder")
             return SegmentRequest(
                 int(message["id"]),
@@ -329,12 +327,15 @@ def decode_request(line: bytes | str) -> Request | SegmentRequest:
                 _three(volume["origin"]),
                 np.asarray(volume["direction"], float).reshape(3, 3),
                 labels,
-                **common,
+                model,
+                device,
+                threads,
             )
         if message["command"] not in ("hello", "cancel", "shutdown"):
             raise ProtocolError(f"unknown command {message['command']!r}")
         target = message.get("target")
-        return Request(int(message["id"]), message["command"], **common, target=None if target is None else int(target))
+        target = None if target is None else int(target)
+        return Request(int(message["id"]), message["command"], model, device, threads, target)
     except (KeyError, TypeError, ValueError) as error:
         raise error if isinstance(error, ProtocolError) else ProtocolError(f"malformed request: {error!r}") from error
 
@@ -371,7 +372,7 @@ def _decode(line: bytes | str) -> dict[str, Any]:
     return message
 
 
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
+def _three(values: Sequence[float]) -> tuple[float, ...]:
     x, y, z = (float(v) for v in values)
     return x, y, z
 

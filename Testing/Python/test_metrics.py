@@ -21,8 +21,8 @@ def block(shape: tuple[int, ...], start: tuple[int, ...], stop: tuple[int, ...])
 
 
 def slow_elements(mask: np.ndarray, spacing: tuple[float, float, float]) -> list[tuple[np.ndarray, float]]:
-    """Surface elements as documented by Nikolov et al., for masks of boxes only, where every neighborhood is a face, an edge
-    or a corner: their polygons are a rectangle, a rectangle across the edge, and a triangle."""
+    """Surface elements of Nikolov et al., for masks of boxes only: every neighborhood is a face, an edge or a corner,
+    and its polygon a rectangle, a rectangle across the edge, or a triangle."""
     x, y, z = spacing
     steps = np.array([z, y, x])
     padded = np.pad(mask, 1)

@@ -218,7 +218,9 @@ def test_cancel_is_heard_at_once(shared_client: Client, folder: SharedFolder, mo
 def test_what_is_printed_does_not_reach_the_events(tmp_path: Path) -> None:
     code = (
         "import os, sys, json; sys.argv = ['worker']; import FlareSegmentLib.worker as w\n"
-        "def noisy(self, request): print('python'); os.system('echo child'); os.write(1, b'c code'); return real(self, request)\n"
+        "def noisy(self, request):\n"
+        "    print('python'); os.system('echo child'); os.write(1, b'c code')\n"
+        "    return real(self, request)\n"
         "real, w.Worker._hello = w.Worker._hello, noisy\nw.main()"
     )
     root = Path(__file__).resolve().parents[2] / "FlareSegment"
