@@ -20,7 +20,18 @@ QT_MODULES = ("QtCore", "QtGui", "QtWidgets", "QtNetwork")
 # what PythonQt gives every QObject besides Qt's own methods
 PYTHONQT_METHODS = {"connect", "disconnect", "className", "delete", "help", "name", "objectName", "__len__"}
 PYQT_ONLY = re.compile(r"^(pyqt\w*|setTabStopWidth|isSignalConnected)$")
-RUNTIME_NAMES = {"app": "qSlicerApplication", "mrmlScene": "vtkMRMLScene", "modules": "", "moduleNames": ""}
+QT_FUNCTIONS = {"qDebug", "qWarning", "qCritical", "SIGNAL", "SLOT", "QUiLoader"}
+# what the running application adds to `slicer`, with its class where that is known
+RUNTIME_NAMES = {
+    "app": "qSlicerApplication",
+    "mrmlScene": "vtkMRMLScene",
+    "modules": "",
+    "moduleNames": "",
+    "dicomDatabase": "",
+    "selfTests": "",
+}
+# what Slicer's own modules keep in `slicer.modules` besides the modules
+MODULE_REGISTRIES = {"dicomPlugins", "sampleDataSources", "sampleDataSourceCategories", "sampleDataUrlRewriteRules"}
 
 
 @dataclass(frozen=True)
@@ -191,7 +202,7 @@ def belongs(namespace: str, name: str) -> bool:
     """Whether `qt.NAME` or `ctk.NAME` exists."""
     if namespace == "ctk":
         return name.startswith("ctk") and name in _data()["classes"]
-    return name.startswith("Q") and _pyqt_class(name) is not None
+    return name in QT_FUNCTIONS or name.startswith("Q") and _pyqt_class(name) is not None
 
 
 def vtk_class(name: str) -> type | None:

@@ -22,7 +22,7 @@ SLICER_FOLDERS = re.compile(
     r"^(Libs/MRML/Widgets|Base/QT(Core|GUI|App)|Modules/Loadable/[A-Za-z]+(/(Widgets|EditorEffects|SubjectHierarchyPlugins))?)"
     r"/[A-Za-z]+\.h$"
 )
-CTK_FOLDERS = re.compile(r"^Libs/(Core|Widgets|Visualization/VTK/Widgets)/[A-Za-z]+\.h$")
+CTK_FOLDERS = re.compile(r"^Libs/(Core|Widgets|DICOM/Core|DICOM/Widgets|Visualization/VTK/Widgets)/[A-Za-z]+\.h$")
 SECTION = re.compile(r"\b(public|protected|private|signals|Q_SIGNALS)\s*(slots|Q_SLOTS)?\s*:(?!:)")
 CLASS = re.compile(r"\bclass\s+(?:\w+_EXPORT\s+)?((?:q(?:MRML|Slicer)|ctk)\w+)\s*(?:final\s*)?:\s*public\s+([^{;]*)\{")
 PROPERTY = re.compile(r"Q_PROPERTY\(\s*([\w:<>*, ]+?[\s*])(\w+)\s+READ\s+\w+([^)]*)\)")
@@ -67,6 +67,7 @@ def _members(body: str) -> dict:
     for kind, name, rest in PROPERTY.findall(body):
         properties[name] = [re.sub(r"\s+", "", kind), "WRITE" in rest]
     published = {word for words in re.findall(r"\bQ_(?:ENUMS?|FLAGS?)\s*\(([^)]*)\)", body) for word in words.split()}
+    published |= {name for flags, name in re.findall(r"Q_DECLARE_FLAGS\((\w+),\s*(\w+)\)", body) if flags in published}
     for name, values in ENUMERATION.findall(body):
         if name in published:
             enumerators |= {value.split("=")[0].strip() for value in values.split(",") if value.strip()}
@@ -119,8 +120,10 @@ def decorations(text: str) -> dict[str, set[str]]:
     text = _without_comments(text)
     found: dict[str, set[str]] = {}
     for name, of in re.findall(r"\b(\w+)\s*\(\s*((?:q(?:MRML|Slicer)|ctk)\w+)\s*\*", text):
-        if not name.startswith(("new_", "delete_")):
-            found.setdefault(of, set()).add(name.removeprefix(f"static_{of}_"))
+        if not name.startswith(("new_", "delete_", "static_")):
+            found.setdefault(of, set()).add(name)
+    for of, name in re.findall(r"\bstatic_((?:q(?:MRML|Slicer)|ctk)[A-Za-z0-9]+)_(\w+)\s*\(", text):
+        found.setdefault(of, set()).add(name)
     return found
 
 
@@ -152,6 +155,8 @@ def read_classes(sources: Sources, folders: re.Pattern) -> dict[str, dict]:
         elif folders.match(path) and not path.endswith("_p.h"):
             classes |= classes_in_header(sources.text(path))
     for name, methods in added.items():
+        if name.startswith("ctk"):  # a namespace that only decorators publish
+            classes.setdefault(name, {"bases": [], "properties": {}, "signals": [], "methods": {}, "enumerators": []})
         if name in classes:
             classes[name]["methods"] = dict.fromkeys(sorted(methods), "") | classes[name]["methods"]
     return classes

@@ -40,8 +40,8 @@ class Type:
     """What an expression is.
 
     `kind` is one of namespace, class, object, method, function, self (an object of a class in this file), ui (the
-    widgets of a .ui file); `name` says which. `member` is the method's name; for an object, the module's name or
-    DERIVED, where its class may be one that derives from `name`.
+    widgets of a .ui file); `name` says which. `member` is a method's name; an object with one is of a class that may
+    derive from `name`: of the module `member`, or DERIVED.
     """
 
     kind: str
@@ -335,7 +335,7 @@ class _Checker(ast.NodeVisitor):
         if base.kind == "self":
             return self._member_of_class(base.name, name)
         if base.kind in ("object", "class"):
-            if base.name == "qSlicerAbstractCoreModule" and base.member and name == "logic":
+            if base.name == "qSlicerAbstractModule" and base.member and name == "logic":
                 return Type("method", f"slicer.modules.{base.member}", name)
             qt = facts.qt_class(base.name)
             if qt and (qt.property(name) or f"{name}(" in " ".join(qt.signals())):
@@ -379,7 +379,7 @@ class _Checker(ast.NodeVisitor):
         if isinstance(node.ctx, ast.Load) or base.kind != "object":
             return None
         qt = facts.qt_class(base.name)
-        if base.member == DERIVED or qt and not qt.is_object:
+        if base.member or qt and not qt.is_object:
             return None
         if qt is None:
             exists = hasattr(facts.vtk_class(base.name), node.attr)
@@ -398,7 +398,7 @@ class _Checker(ast.NodeVisitor):
         elif base.kind in ("object", "class"):
             qt = facts.qt_class(base.name)
             exists = qt.has(name) if qt else hasattr(facts.vtk_class(base.name), name)
-            exists = exists or base.member == DERIVED and facts.derived_has(base.name, name)
+            exists = exists or bool(base.member) and facts.derived_has(base.name, name)
             if not exists and not name.startswith("__"):
                 return f"{base.name} has no {name}"
         return None
@@ -413,9 +413,8 @@ class _Checker(ast.NodeVisitor):
         elif namespace == "slicer.modules":
             own = {folder.name for folder in self._path.resolve().parents} | {self._path.stem}
             known = facts.modules() | own
-            exists = name in {item.lower() for item in known} or name in {
-                item + suffix for item in known for suffix in ("Instance", "Widget")
-            }
+            names = {item.lower() for item in known} | facts.MODULE_REGISTRIES
+            exists = name in names or name.removesuffix("Instance").removesuffix("Widget") in known
         elif namespace == "vtk":
             exists = facts.vtk_class(name) is not None or _in_vtk(name)
         else:
@@ -491,7 +490,9 @@ class _Checker(ast.NodeVisitor):
             owner = self._infer(node.func.value.value)
             qt = facts.qt_class(owner.name) if owner and owner.kind == "object" else None
             if name in {item.split("(")[0] for item in (qt.signals() if qt else facts.all_signals())}:
-                self._report(node, f'PyQt\'s way to connect: in Slicer it is object.connect("{name}(...)", function)')
+                self._report(
+                    node, f'connects {name} without its signature: say object.connect("{name}(...)", function)'
+                )
 
 
 class _Class:
@@ -540,7 +541,9 @@ def _member_of_namespace(namespace: str, name: str) -> Type | None:
     if namespace == "slicer.util":
         return Type("function", name)
     if namespace == "slicer.modules":
-        return None if name.endswith(("Instance", "Widget")) else Type("object", "qSlicerAbstractCoreModule", name)
+        if name.endswith(("Instance", "Widget")) or name in facts.MODULE_REGISTRIES:
+            return None
+        return Type("object", "qSlicerAbstractModule", name)
     is_class = facts.vtk_class(name) if namespace in ("slicer", "vtk") else None
     return Type("class", name) if is_class or facts.qt_class(name) else None
 
