@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import sys
 import tempfile
+from pathlib import Path
 
 import slicer
 import slicer_core
@@ -17,10 +20,10 @@ _VERSION = (5, 12, 4)  # of slicer-core
 _EXIT_NOT_REQUESTED = -1
 
 
-@stored_properties(runPythonAndExit=(bool, False))
 class qSlicerCommandOptions(QObject):
     """What the command line asked for."""
 
+    locals().update(stored_properties(runPythonAndExit=(bool, False)))
     def __init__(self, testing):
         super().__init__()
         self._testing, self._no_main_window = testing, True
@@ -105,6 +108,20 @@ class qSlicerApplication(QApplication):
             QSettings.setPath(QSettings.IniFormat, scope, self._temporary_directory.name)
         self._settings = QSettings()
         self._revision_settings = QSettings(f"{self._temporary_directory.name}/Slicer-revision.ini", QSettings.IniFormat)
+
+        self._add_python_slicer_to_path()
+
+    def _add_python_slicer_to_path(self):
+        """Slicer's interpreter is found on PATH as `PythonSlicer`; here it is this one."""
+        folder = Path(self._temporary_directory.name) / "bin"
+        folder.mkdir()
+        if os.name == "nt":
+            (folder / "PythonSlicer.cmd").write_text(f'@"{sys.executable}" %*\n', encoding="utf-8")
+        else:
+            script = folder / "PythonSlicer"
+            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+            script.chmod(0o755)
+        os.environ["PATH"] = os.pathsep.join([str(folder), os.environ.get("PATH", "")])
 
     # MRML and modules
     def mrmlScene(self):

@@ -44,10 +44,10 @@ def _row(widget, *parts):
     return layout
 
 
-@stored_properties(collapsedHeight=(int, 10))
 class ctkCollapsibleButton(QAbstractButton):
     """A heading that hides and shows the widgets laid out in it."""
 
+    locals().update(stored_properties(collapsedHeight=(int, 10)))
     contentsCollapsed = pyqtSignal(bool)
     _HEADER = 24
 
@@ -197,10 +197,12 @@ class ctkDoubleSpinBox(QWidget):
     prefix = pyqtProperty(str, lambda self: self._spin_box.prefix, setPrefix)
 
 
-@stored_properties(singleStep=(float, 1.0), pageStep=(float, 10.0), tracking=(bool, True), invertedAppearance=(bool, False))
 class ctkDoubleSlider(QWidget):
     """A slider with real values; the integer slider inside only shows where the value lies."""
 
+    locals().update(stored_properties(
+        singleStep=(float, 1.0), pageStep=(float, 10.0), tracking=(bool, True), invertedAppearance=(bool, False)
+    ))
     valueChanged = pyqtSignal(float)
     sliderMoved = pyqtSignal(float)
     sliderPressed = pyqtSignal()
@@ -256,10 +258,10 @@ class ctkDoubleSlider(QWidget):
     maximum = pyqtProperty(float, lambda self: self._maximum, setMaximum)
 
 
-@stored_properties(pageStep=(float, 1.0), tracking=(bool, True), synchronizeSiblings=(int, 0))
 class ctkSliderWidget(QWidget):
     """A double slider and a double spin box that show the same value."""
 
+    locals().update(stored_properties(pageStep=(float, 1.0), tracking=(bool, True), synchronizeSiblings=(int, 0)))
     valueChanged = pyqtSignal(float)
     valueIsChanging = pyqtSignal(float)
     SIGNALS = {"valueChanged(double)": "valueChanged", "valueIsChanging(double)": "valueIsChanging"}
@@ -328,10 +330,10 @@ class ctkSliderWidget(QWidget):
     spinBoxVisible = pyqtProperty(bool, lambda self: not self._spin_box.isHidden(), setSpinBoxVisible)
 
 
-@stored_properties(singleStep=(float, 1.0), tracking=(bool, True))
 class _RangeEditor(QWidget):
     """Two ordered values within a range: what CTK's range widgets have in common."""
 
+    locals().update(stored_properties(singleStep=(float, 1.0), tracking=(bool, True)))
     valuesChanged = pyqtSignal(float, float)
     minimumValueChanged = pyqtSignal(float)
     maximumValueChanged = pyqtSignal(float)
@@ -419,9 +421,10 @@ class ctkCheckBox(QCheckBox):
     pass
 
 
-@stored_properties(defaultText=(str, ""), forceDefault=(bool, False), scrollWheelEnabled=(bool, True))
 class ctkComboBox(QComboBox):
-    pass
+    locals().update(stored_properties(
+        defaultText=(str, ""), forceDefault=(bool, False), scrollWheelEnabled=(bool, True)
+    ))
 
 
 class ctkPushButton(QPushButton):
@@ -449,18 +452,17 @@ class ctkMenuButton(QPushButton):
     pass
 
 
-@stored_properties(alwaysShowClearIcon=(bool, False), showSearchIcon=(bool, False))
 class ctkSearchBox(QLineEdit):
-    pass
+    locals().update(stored_properties(alwaysShowClearIcon=(bool, False), showSearchIcon=(bool, False)))
 
 
-@stored_properties(
-    filters=(int, 0x001 | 0x002), nameFilters=("QStringList", ()), label=(str, ""), settingKey=(str, ""),
-    showBrowseButton=(bool, True), showHistoryButton=(bool, True),
-)
 class ctkPathLineEdit(QWidget):
     """A line with a path and a button to browse for it."""
 
+    locals().update(stored_properties(
+        filters=(int, 0x001 | 0x002), nameFilters=("QStringList", ()), label=(str, ""), settingKey=(str, ""),
+        showBrowseButton=(bool, True), showHistoryButton=(bool, True)
+    ))
     Dirs, Files, Drives, NoSymLinks = 0x001, 0x002, 0x004, 0x008
     Readable, Writable, Executable, Hidden, System = 0x010, 0x020, 0x040, 0x100, 0x200
     currentPathChanged = pyqtSignal(str)
@@ -494,10 +496,10 @@ class ctkPathLineEdit(QWidget):
     currentPath = pyqtProperty(str, lambda self: self._line.text, setCurrentPath)
 
 
-@stored_properties(caption=(str, ""), acceptMode=(int, 0))
 class ctkDirectoryButton(QWidget):
     """A button that shows a directory's absolute path and lets one choose another."""
 
+    locals().update(stored_properties(caption=(str, ""), acceptMode=(int, 0)))
     directoryChanged = pyqtSignal(str)
     directorySelected = pyqtSignal(str)
 
@@ -525,8 +527,8 @@ class ctkDirectoryButton(QWidget):
     directory = pyqtProperty(str, lambda self: self._directory, setDirectory)
 
 
-@stored_properties(displayColorName=(bool, True))
 class ctkColorPickerButton(QPushButton):
+    locals().update(stored_properties(displayColorName=(bool, True)))
     colorChanged = pyqtSignal(QColor)
 
     def __init__(self, *arguments):
@@ -547,9 +549,8 @@ class ctkColorPickerButton(QPushButton):
     color = pyqtProperty(QColor, lambda self: self._color, setColor)
 
 
-@stored_properties(dontShowAgainVisible=(bool, False), dontShowAgainSettingsKey=(str, ""))
 class ctkMessageBox(QMessageBox):
-    pass
+    locals().update(stored_properties(dontShowAgainVisible=(bool, False), dontShowAgainSettingsKey=(str, "")))
 
 
 class ctkWidgetsUtils:

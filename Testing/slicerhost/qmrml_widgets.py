@@ -46,19 +46,16 @@ class qMRMLCollapsibleButton(_SceneReporter, ctkCollapsibleButton):
     SIGNALS = {"mrmlSceneChanged(vtkMRMLScene*)": "mrmlSceneChanged"}
 
 
-@stored_properties(quantity=(str, ""))
 class qMRMLSliderWidget(_SceneReporter, ctkSliderWidget):
-    pass
+    locals().update(stored_properties(quantity=(str, "")))
 
 
-@stored_properties(quantity=(str, ""))
 class qMRMLSpinBox(_SceneReporter, ctkDoubleSpinBox):
-    pass
+    locals().update(stored_properties(quantity=(str, "")))
 
 
-@stored_properties(quantity=(str, ""))
 class qMRMLRangeWidget(_SceneHolder, ctkRangeWidget):
-    pass
+    locals().update(stored_properties(quantity=(str, "")))
 
 
 class _SceneObserverMixin:
@@ -84,15 +81,15 @@ class _SceneObserverMixin:
             self._scene_tags.append(scene.AddObserver(event, on_scene_changed))
 
 
-@stored_properties(
-    showHidden=(bool, False), showChildNodeTypes=(bool, True), hideChildNodeTypes=("QStringList", ()),
-    noneEnabled=(bool, False), addEnabled=(bool, True), removeEnabled=(bool, True), editEnabled=(bool, False),
-    renameEnabled=(bool, False), noneDisplay=(str, "None"), selectNodeUponCreation=(bool, True),
-    interactionNodeSingletonTag=(str, ""), sizeAdjustPolicy=(int, 1),
-)
 class qMRMLNodeComboBox(_SceneObserverMixin, QWidget):
     """Combo box of the scene's nodes, with None, Rename, Edit, Create and Delete items as in Slicer."""
 
+    locals().update(stored_properties(
+        showHidden=(bool, False), showChildNodeTypes=(bool, True), hideChildNodeTypes=("QStringList", ()),
+        noneEnabled=(bool, False), addEnabled=(bool, True), removeEnabled=(bool, True), editEnabled=(bool, False),
+        renameEnabled=(bool, False), noneDisplay=(str, "None"), selectNodeUponCreation=(bool, True),
+        interactionNodeSingletonTag=(str, ""), sizeAdjustPolicy=(int, 1)
+    ))
     currentNodeChanged = pyqtSignal(object)
     currentNodeIDChanged = pyqtSignal(str)
     nodeActivated = pyqtSignal(object)

@@ -7,20 +7,17 @@ from PyQt5.QtWidgets import QWidget
 
 
 def stored_properties(**declared):
-    """Class decorator: `name=(type, default)` adds a Qt property `name`, with its setter, that keeps its value.
+    """Namespace of a class body with Qt properties that keep their value: `name=(type, default)` gives `name` and its
+    setter. To be used in the class body, `locals().update(stored_properties(...))`: Qt sees only what is there when the
+    class is made.
 
     A method `_<name>_changed(self)` of the class, where there is one, is called after each change.
     """
-
-    def decorate(cls):
-        for name, (kind, default) in declared.items():
-            setattr(cls, name, _stored_property(name, kind, default))
-            setter_name = "set" + name[0].upper() + name[1:]
-            if not hasattr(cls, setter_name):
-                setattr(cls, setter_name, _setter(name))
-        return cls
-
-    return decorate
+    namespace = {}
+    for name, (kind, default) in declared.items():
+        namespace[name] = _stored_property(name, kind, default)
+        namespace["set" + name[0].upper() + name[1:]] = _setter(name)
+    return namespace
 
 
 def _stored_property(name, kind, default):
