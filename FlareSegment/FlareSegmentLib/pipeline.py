@@ -39,7 +39,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 _SMALLEST_FIND_ML = 5.0
 _ORGANS_REACH_MM = 300.0
 _STAGES_SHARE = 0.7  # of the work; the rest is checking (0.02), drawing (0.2) and cleaning (0.08)
-_TILE_BYTES = 560 << 20
+_TILE_BYTES = 448 << 20
 _TILE_OVERLAP = 16
 
 Progress = Callable[[float, str], None]
