@@ -216,7 +216,11 @@ def python_version(python):
     try:
         words = subprocess.run(
             [python, "-c", "import sys; print(*sys.version_info[:2])"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, timeout=60,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            check=True,
+            timeout=60,
         ).stdout.split()
         return int(words[0]), int(words[1])
     except (OSError, ValueError, IndexError, subprocess.SubprocessError):

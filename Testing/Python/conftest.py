@@ -72,3 +72,10 @@ def load_module(slicer_app):
         return load_scripted_module(path) if module is None else module
 
     return load
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Say where the pictures of the panel, the views and the results lie."""
+    folder = Path(os.environ.get("FLARE_SCREENSHOTS", REPOSITORY / "Testing" / "Output"))
+    if any(folder.glob("*.png")):
+        terminalreporter.write_line(f"Pictures of the panel, the views and the results: {folder}")
