@@ -120,8 +120,10 @@ def _contrast_phase(
         mask = truth == label
         if key not in settings.organ_hu or not bool(mask.any()):
             continue
+        low, high = settings.organ_hu[key]
+        # Squared, for scans without contrast are frequent and their organs are the hardest to tell apart.
         target = draws.setdefault(
-            key.removeprefix("left_").removeprefix("right_"), generator.uniform(*settings.organ_hu[key])
+            key.removeprefix("left_").removeprefix("right_"), low + (high - low) * generator.uniform() ** 2
         )
         target = float(window(np.float64(target), intensity))
         soft_mask = F.avg_pool3d(mask.float()[None, None], 3, stride=1, padding=1)[0, 0] * mask
