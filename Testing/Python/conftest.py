@@ -49,6 +49,7 @@ def _slicer_session():
 def slicer_app(_slicer_session):
     """`slicer.app` with its main window, an empty scene, and the demand that no slot or observer raises in the test."""
     import slicer
+
     from slicerhost import pythonqt
 
     pythonqt.slot_errors.clear()
@@ -65,6 +66,7 @@ def slicer_app(_slicer_session):
 def load_module(slicer_app):
     """Function that loads a scripted module by file and returns it; each file is loaded once per session."""
     import slicer
+
     from slicerhost.scripted_modules import load_scripted_module
 
     def load(path):
