@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-from PyQt5.QtCore import Qt, pyqtProperty, pyqtSignal
+from PyQt5.QtCore import QSize, Qt, pyqtProperty, pyqtSignal
 from PyQt5.QtGui import QColor
 from PyQt5.QtWidgets import (
     QAbstractButton,
@@ -81,18 +81,16 @@ class ctkCollapsibleButton(QAbstractButton):
 
     collapsed = pyqtProperty(bool, lambda self: self._collapsed, setCollapsed)
 
+    def _header_size(self):
+        return QSize(self.fontMetrics().horizontalAdvance(self.text) + 2 * self._HEADER, self._HEADER)
+
     def sizeHint(self):
         layout = self.layout()
-        hint = super().sizeHint() if layout is None else layout.totalSizeHint()
-        hint.setHeight(max(hint.height(), self._HEADER))
-        hint.setWidth(max(hint.width(), self.fontMetrics().horizontalAdvance(self.text) + 40))
-        return hint
+        return self._header_size().expandedTo(QSize() if layout is None or self._collapsed else layout.totalSizeHint())
 
     def minimumSizeHint(self):
-        hint = self.sizeHint()
-        if self._collapsed:
-            hint.setHeight(self._HEADER)
-        return hint
+        layout = self.layout()
+        return self._header_size().expandedTo(QSize() if layout is None or self._collapsed else layout.totalMinimumSize())
 
     def hitButton(self, position):
         return position.y() < self._HEADER

@@ -235,6 +235,9 @@ def install() -> types.ModuleType:
                 native_classes.add(value)
     for cls in sorted(native_classes, key=lambda one: len(one.__mro__)):
         _patch_properties(cls)
+        if "__len__" in vars(cls):  # PyQt5's own: in PythonQt an empty combo box has no length and is true
+            cls.__len__ = None
+    QObject.__bool__ = lambda self: not sip.isdeleted(self)
 
     QObject.connect = _connect
     QObject.disconnect = _disconnect

@@ -5,9 +5,9 @@ from __future__ import annotations
 import slicer
 from PyQt5 import sip
 from PyQt5.QtCore import QObject, Qt, pyqtProperty, pyqtSignal
-from PyQt5.QtWidgets import QComboBox, QDialog, QHBoxLayout, QInputDialog, QWidget
+from PyQt5.QtWidgets import QDialog, QHBoxLayout, QInputDialog, QWidget
 
-from slicerhost.ctk_widgets import ctkCollapsibleButton, ctkDoubleSpinBox, ctkRangeWidget, ctkSliderWidget
+from slicerhost.ctk_widgets import ctkCollapsibleButton, ctkComboBox, ctkDoubleSpinBox, ctkRangeWidget, ctkSliderWidget
 from slicerhost.stand_in import exported_names, stored_properties
 
 
@@ -88,7 +88,7 @@ class qMRMLNodeComboBox(_SceneObserverMixin, QWidget):
         showHidden=(bool, False), showChildNodeTypes=(bool, True), hideChildNodeTypes=("QStringList", ()),
         noneEnabled=(bool, False), addEnabled=(bool, True), removeEnabled=(bool, True), editEnabled=(bool, False),
         renameEnabled=(bool, False), noneDisplay=(str, "None"), selectNodeUponCreation=(bool, True),
-        interactionNodeSingletonTag=(str, ""), sizeAdjustPolicy=(int, 1)
+        interactionNodeSingletonTag=(str, "")
     ))
     currentNodeChanged = pyqtSignal(object)
     currentNodeIDChanged = pyqtSignal(str)
@@ -111,7 +111,7 @@ class qMRMLNodeComboBox(_SceneObserverMixin, QWidget):
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        self._combo = QComboBox(self)
+        self._combo = ctkComboBox(self)
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._combo)
@@ -141,6 +141,11 @@ class qMRMLNodeComboBox(_SceneObserverMixin, QWidget):
             self._base_names[one] = baseName
 
     baseName = pyqtProperty(str, lambda self: self._base_names.get("", ""), setBaseName)
+
+    def setSizeAdjustPolicy(self, policy):
+        self._combo.setSizeAdjustPolicy(policy)
+
+    sizeAdjustPolicy = pyqtProperty(int, lambda self: self._combo.sizeAdjustPolicy, setSizeAdjustPolicy)
 
     def addAttribute(self, nodeType, attributeName, attributeValue=None):
         self.removeAttribute(nodeType, attributeName)
