@@ -339,11 +339,11 @@ def slicer_executable(path):
     raise Refusal("%s: no Slicer there; name the program Slicer (Slicer.exe) or the folder that holds it." % path)
 
 
-def slicer_options(root):
-    """Slicer's options that make our modules known."""
+def module_options(root):
+    """Slicer's options that load our modules, and not the scripts beside them, which Slicer would take for modules."""
     folders = [root / "FlareSegment", root / "FlareSegmentTraining"]
     found = [folder for folder in folders if (folder / (folder.name + ".py")).is_file()]
-    return ["--additional-module-paths"] + (found or folders[:1])
+    return ["--additional-module-paths"] + found + ["--modules-to-ignore", ",".join(SCRIPTS)]
 
 
 def run_in_slicer(root, slicer, options, environment_variables):
@@ -367,7 +367,7 @@ def offscreen():
 
 def run_script(root, slicer, script, arguments):
     """A headless script; everything behind --ignore-rest is the script's own, also words that Slicer knows."""
-    options = ["--no-main-window"] + slicer_options(root) + ["--python-script", root / script]
+    options = ["--no-main-window", "--python-script", root / script]
     return run_in_slicer(root, slicer, options + ["--ignore-rest"] + arguments, offscreen())
 
 
@@ -383,7 +383,7 @@ def run_gui(root, slicer, arguments):
     if arguments:
         path = Path(arguments[0]).resolve()
         code += (SHOW_FOLDER if path.is_dir() else SHOW_FILE).format(path=str(path))
-    return run_in_slicer(root, slicer, slicer_options(root) + ["--python-code", code], {})
+    return run_in_slicer(root, slicer, module_options(root) + ["--python-code", code], {})
 
 
 def run_tools(root, verb, arguments):

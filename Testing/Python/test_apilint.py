@@ -311,13 +311,17 @@ def test_imports_that_do_not_run_at_start_are_free(planted):
     assert planted(module=textwrap.dedent(MODULE) + late) == []
 
 
-def test_script_beside_a_module_is_reported_and_in_a_subfolder_is_not(planted, tmp_path):
+def test_script_beside_a_module_is_reported_unless_cmake_installs_it_elsewhere(planted, tmp_path):
     scripts = tmp_path / "Planted" / "Scripts"
     scripts.mkdir(parents=True)
     (scripts / "run.py").write_text("import torch\n", encoding="utf-8")
     assert planted() == []
-    (tmp_path / "Planted" / "run.py").write_text("print()\n", encoding="utf-8")
-    assert ["no class run" in finding.message for finding in planted()] == [True]
+    (tmp_path / "Planted" / "run.py").write_text("import torch\n", encoding="utf-8")
+    messages = [finding.message for finding in planted()]
+    assert len(messages) == 2
+    assert any("no class run" in message for message in messages)
+    (tmp_path / "Planted" / "CMakeLists.txt").write_text("set(MODULE_HEADLESS_SCRIPTS\n  run.py\n  )\n")
+    assert planted() == []
 
 
 def test_command_line_prints_findings_and_status(planted, tmp_path, repository):

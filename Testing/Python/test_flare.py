@@ -133,7 +133,6 @@ def test_first_use_makes_the_environment_and_runs(tree):
     assert result.stdout == "ran slicerhost\n", "standard output belongs to the script"
     assert result.started[-1] == [
         "-m", "slicerhost", "--no-splash", "--no-main-window",
-        "--additional-module-paths", str(tree.root / "FlareSegment"), str(tree.root / "FlareSegmentTraining"),
         "--python-script", str(tree.script), "--ignore-rest", "a CT.nii.gz", "--json",
     ]  # fmt: skip
 
@@ -298,7 +297,6 @@ def test_real_slicer_gets_the_same_script(tree, fake_slicer, named):
     arguments, platform, _ = json.loads((fake_slicer.parent / "note.json").read_text(encoding="utf-8"))
     assert arguments == [
         "--no-splash", "--no-main-window",
-        "--additional-module-paths", str(tree.root / "FlareSegment"), str(tree.root / "FlareSegmentTraining"),
         "--python-script", str(tree.script), "--ignore-rest", "CT", "--output", "out",
     ]  # fmt: skip
     assert platform == os.environ.get("QT_QPA_PLATFORM")
@@ -309,7 +307,11 @@ def test_gui_shows_the_panel_and_the_ct(tree, fake_slicer):
     ct.write_text("", encoding="utf-8")
     assert tree.run("gui", str(ct), SLICER=str(fake_slicer), DISPLAY=":9").returncode == 5
     arguments = json.loads((fake_slicer.parent / "note.json").read_text(encoding="utf-8"))[0]
-    assert "--no-main-window" not in arguments
+    assert arguments[:-2] == [
+        "--no-splash",
+        "--additional-module-paths", str(tree.root / "FlareSegment"), str(tree.root / "FlareSegmentTraining"),
+        "--modules-to-ignore", "segment,prepare,train,evaluate,cohort",
+    ]  # fmt: skip
     code = arguments[arguments.index("--python-code") + 1]
     calls = []
     util = type("util", (), {
@@ -450,14 +452,18 @@ class TestPackaging:
     def test_cmake_lists_every_file(self, module):
         folder = REPOSITORY / module
         text = (folder / "CMakeLists.txt").read_text(encoding="utf-8")
-        blocks = dict(re.findall(r"set\(MODULE_PYTHON_(SCRIPTS|RESOURCES)\n(.*?)\)", text, re.DOTALL))
+        blocks = dict(
+            re.findall(r"set\(MODULE_(PYTHON_SCRIPTS|PYTHON_RESOURCES|HEADLESS_SCRIPTS)\n(.*?)\)", text, re.DOTALL)
+        )
         listed = {kind: block.replace("${MODULE_NAME}", module).split() for kind, block in blocks.items()}
         there = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
         kept = [path for path in there if not any(part.startswith((".", "__pycache__")) for part in path.parts)]
         names = {path.as_posix() for path in kept} - {"CMakeLists.txt"}
         scripts = {name for name in names if name.endswith(".py")}
-        assert sorted(listed["SCRIPTS"]) == sorted(scripts)
-        assert sorted(listed["RESOURCES"]) == sorted(names - scripts)
+        beside = {name for name in scripts if "/" not in name and name != f"{module}.py"}
+        assert sorted(listed["HEADLESS_SCRIPTS"]) == sorted(beside)
+        assert sorted(listed["PYTHON_SCRIPTS"]) == sorted(scripts - beside)
+        assert sorted(listed["PYTHON_RESOURCES"]) == sorted(names - scripts)
         has_module = (folder / f"{module}.py").is_file()
         assert ("WITH_GENERIC_TESTS" in text) == has_module
         assert ("slicer_add_python_unittest(SCRIPT ${MODULE_NAME}.py)" in text) == has_module
@@ -467,8 +473,8 @@ class TestPackaging:
         found = dict(re.findall(r'^set\(EXTENSION_(\w+) "([^";]+)"\)$', text, re.MULTILINE))
         assert set(found) == {"HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS", "DEPENDS"}
         assert found["DEPENDS"] == "PyTorch"
-        for key in ("ICONURL", "SCREENSHOTURLS"):
-            assert (REPOSITORY / found[key].split("/main/")[1]).is_file(), f"{key} names a picture that is not here"
+        assert (REPOSITORY / found["ICONURL"].split("/main/")[1]).is_file()
+        assert found["SCREENSHOTURLS"].split("/main/")[1].startswith("Resources/Screenshots/")
         for folder in re.findall(r"add_subdirectory\((\w+)\)", text):
             assert (REPOSITORY / folder / "CMakeLists.txt").is_file()
 

@@ -2,11 +2,13 @@
 
 A module file, and all that it imports at file scope, may use the standard library, what Slicer's own start has loaded,
 and packages of the extension; anything else is imported where it is used. Nothing touches the scene or installs then.
+Headless scripts, which CMake installs elsewhere (MODULE_HEADLESS_SCRIPTS), are no modules.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +23,11 @@ ALLOWED_AT_IMPORT = {"slicer.app.connect"}
 def check_imports(folder: Path) -> list[Finding]:
     """Findings in a folder's module files, its packages' __init__.py, and all that they import at file scope."""
     findings: list[Finding] = []
-    for path in sorted(folder.glob("*.py")):
-        findings += _check_module_file(path)
     folder = folder.absolute()
-    pending = [*sorted(folder.glob("*.py")), *sorted(folder.glob("*/__init__.py"))]
+    modules = [path for path in sorted(folder.glob("*.py")) if path.name not in headless_scripts(folder)]
+    for path in modules:
+        findings += _check_module_file(path)
+    pending = [*modules, *sorted(folder.glob("*/__init__.py"))]
     seen: set[Path] = set()
     while pending:
         path = pending.pop()
@@ -43,6 +46,14 @@ def check_imports(folder: Path) -> list[Finding]:
     return findings
 
 
+def headless_scripts(folder: Path) -> list[str]:
+    """Scripts that the folder's CMakeLists.txt installs apart from the modules."""
+    file = folder / "CMakeLists.txt"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    block = re.search(r"set\(MODULE_HEADLESS_SCRIPTS\s+(.*?)\)", text, re.DOTALL)
+    return block[1].split() if block else []
+
+
 def _shown(path: Path) -> str:
     """The path as other checks show it: relative to the current folder where it lies below it."""
     absolute = path.absolute()
@@ -53,7 +64,7 @@ def _check_module_file(path: Path) -> Iterator[Finding]:
     """Slicer loads every .py file that lies in a module folder, and reports those that hold no module."""
     classes = [node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
     if path.stem not in classes:
-        message = f"Slicer takes this file for a module at start and finds no class {path.stem}: put it in a subfolder"
+        message = f"Slicer takes this file for a module at start and finds no class {path.stem}"
         yield Finding(_shown(path), 1, message)
 
 

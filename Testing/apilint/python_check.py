@@ -411,8 +411,7 @@ class _Checker(ast.NodeVisitor):
         elif namespace == "slicer.util":
             exists = name in facts.submodule_names("util")
         elif namespace == "slicer.modules":
-            own = {folder.name for folder in self._path.resolve().parents} | {self._path.stem}
-            known = facts.modules() | own
+            known = facts.modules() | _own_modules(self._path)
             names = {item.lower() for item in known} | facts.MODULE_REGISTRIES
             exists = name in names or name.removesuffix("Instance").removesuffix("Widget") in known
         elif namespace == "vtk":
@@ -448,8 +447,8 @@ class _Checker(ast.NodeVisitor):
             return
         if name in BY_CLASS_NAME and literal.startswith("vtk") and not facts.vtk_class(literal):
             self._report(node, f"there is no class {literal}")
-        own = {folder.name for folder in self._path.resolve().parents} | {self._path.stem}
-        if name in BY_MODULE_NAME and literal.lower() not in {item.lower() for item in facts.modules() | own}:
+        known = {item.lower() for item in facts.modules() | _own_modules(self._path)}
+        if name in BY_MODULE_NAME and literal.lower() not in known:
             self._report(node, f"Slicer has no module {literal}")
 
     def _check_util_call(self, node: ast.Call, name: str) -> None:
@@ -546,6 +545,12 @@ def _member_of_namespace(namespace: str, name: str) -> Type | None:
         return Type("object", "qSlicerAbstractModule", name)
     is_class = facts.vtk_class(name) if namespace in ("slicer", "vtk") else None
     return Type("class", name) if is_class or facts.qt_class(name) else None
+
+
+def _own_modules(path: Path) -> set[str]:
+    """Names of the extension's modules: folders around the file that hold a module file of their own name."""
+    beside = (item for folder in path.resolve().parents[:3] for item in folder.parent.iterdir() if item.is_dir())
+    return {item.name for item in beside if (item / f"{item.name}.py").is_file()}
 
 
 def _in_vtk(name: str) -> bool:
