@@ -63,11 +63,13 @@ class FlareSegmentParameterNode:
     inputVolume - The CT.
     outputSegmentation - Receives the organs; None creates a segmentation.
     device - Where the networks run: "auto", "cpu", "cuda", "mps".
+    modelFolder - The model; empty for the bundled one.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
     outputSegmentation: vtkMRMLSegmentationNode
     device: str = "auto"
+    modelFolder: str = ""
 
 
 class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -121,6 +123,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.show3DButton.connect("clicked(bool)", self.onShow3DButton)
         self.ui.installTorchButton.connect("clicked(bool)", self.onInstallTorchButton)
         self.ui.deviceComboBox.connect("activated(int)", self.onDeviceActivated)
+        self.ui.modelPathEdit.connect("currentPathChanged(QString)", self.onModelChanged)
 
         self.initializeParameterNode()
 
@@ -190,6 +193,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             result = segmentation_nodes.find_result(parameters.inputVolume) if parameters.inputVolume else None
             parameters.outputSegmentation = result
         self.ui.deviceComboBox.setCurrentIndex(max(0, self.ui.deviceComboBox.findData(parameters.device)))
+        self.ui.modelPathEdit.currentPath = parameters.modelFolder
         self._observeOutput(parameters.outputSegmentation)
         self._updateState()
 
@@ -207,6 +211,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             parameters.inputVolume,
             parameters.outputSegmentation,
             device=parameters.device,
+            model=Path(parameters.modelFolder) if parameters.modelFolder else None,
             onProgress=self.onProgress,
             onFinished=self.onFinished,
             onError=self.onError,
@@ -224,6 +229,11 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The user chose where to compute."""
         if self._parameterNode:
             self._parameterNode.device = self.ui.deviceComboBox.itemData(index)
+
+    def onModelChanged(self, path: str) -> None:
+        """The user chose a model of their own, or with an empty path the bundled one."""
+        if self._parameterNode and self._parameterNode.modelFolder != path:
+            self._parameterNode.modelFolder = path
 
     def onInstallTorchButton(self) -> None:
         """Install PyTorch; the extension or pip asks before anything is downloaded."""

@@ -1,13 +1,15 @@
 """Train a model without a window, in Slicer or in any Python that has torch:
 
-    Slicer --no-main-window --python-script FlareSegmentTraining/train.py --preset NAME --data DIR [--data ...] --output RUN
-    PythonSlicer -m torch.distributed.run --nproc-per-node 2 FlareSegmentTraining/train.py --preset NAME --data DIR --output RUN
+    Slicer --no-main-window --python-script train.py --preset NAME --data DIR [--data ...] --output RUN
+    PythonSlicer -m torch.distributed.run --nproc-per-node 2 train.py --preset NAME --data DIR --output RUN
 
-The run's folder is described in FlareSegmentTrainingLib/run_folder.py; RUN/best is a model that `segment.py --model RUN/best` takes.
-Ctrl-C, SIGTERM or a file RUN/stop saves and ends the run; the same command with --resume continues it as if it had not been stopped.
+The run's folder is described in FlareSegmentTrainingLib/run_folder.py; RUN/best is a model that `segment.py --model
+RUN/best` takes. Ctrl-C, SIGTERM or a file RUN/stop saves and ends the run; the same command with --resume continues it
+as if it had not been stopped.
 
 Exit status: 0 done; 2 bad input or usage, with one line on standard error; 1 anything else, also stopped, in one line
-(FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises, so every way out ends in slicer.util.exit.
+(FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises, so every way out ends in
+slicer.util.exit.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
 for _folder in (_HERE, _HERE.parent / "FlareSegment"):
-    # Installed in Slicer both modules share a folder that is on the path; in a working tree and in a plain Python they do not.
+    # Installed in Slicer both modules share a folder that is on the path; a working tree and a plain Python need this.
     if _folder.is_dir() and str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
 
@@ -38,7 +40,7 @@ class _ArgumentParser(argparse.ArgumentParser):
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line's options. Raises InputError."""
-    from FlareSegmentTrainingLib.configuration import preset_names
+    from FlareSegmentTrainingLib.presets import preset_names
 
     parser = _ArgumentParser(prog="train.py", description="Train a segmentation model.", allow_abbrev=False)
     parser.add_argument("--preset", metavar="NAME", help=f"{', '.join(preset_names())}, or the path of a JSON file")
@@ -80,7 +82,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def _settings(options: argparse.Namespace, folder) -> dict:
     """What config.json holds: the command line's, or on resume the run's own. Raises InputError."""
-    from FlareSegmentTrainingLib.configuration import override, parse, read_preset
+    from FlareSegmentTrainingLib.configuration import override, parse
+    from FlareSegmentTrainingLib.presets import read_preset
     from FlareSegmentTrainingLib.run_folder import CONFIGURATION_FILE
 
     resuming = options.resume and folder.exists()
@@ -109,7 +112,8 @@ def _settings(options: argparse.Namespace, folder) -> dict:
         changed = [key for key, value in asked.items() if saved.get(key) != value]
         if changed:
             raise InputError(
-                f"--resume continues {folder.path} as it was begun, but {', '.join(changed)} differ. Give --resume and --output alone."
+                f"--resume continues {folder.path} as it was begun, but {', '.join(changed)} differ. "
+                "Give --resume and --output alone."
             )
         return saved
     return asked
@@ -138,6 +142,7 @@ def _split(options: argparse.Namespace, settings: dict, cases: list, folder):
 
 def train(options: argparse.Namespace) -> None:
     """Do everything that the command line asks for. Raises FlareSegmentError."""
+    import torch
     from FlareSegmentTrainingLib.cases import find_cases
     from FlareSegmentTrainingLib.configuration import parse
     from FlareSegmentTrainingLib.devices import choose_device, choose_precision
@@ -166,16 +171,31 @@ def train(options: argparse.Namespace) -> None:
             **({} if group.is_first else {"left_out": lambda _item: None}),
         )
         split = _split(options, settings, cases, folder)
-        if group.is_first:
-            folder.write_json(CONFIGURATION_FILE, settings)
         cache = Path(settings["cache"]) if settings["cache"] else folder.path / "prepared"
         run = TrainingRun(configuration, cases, split, folder, device, precision, group, cache, say)
+        if group.is_first:
+            chosen = {
+                "device": str(device),
+                "precision": precision,
+                "processes": group.size,
+                "torch": torch.__version__,
+            }
+            folder.write_json(CONFIGURATION_FILE, {**settings, "chosen": chosen})
         scores = run.run(options.resume)
         for key, value in scores.organ_means().items():
             say(f"{key:<22} Dice {value:.4f}")
         say(f"Mean validation Dice {scores.mean():.4f}, on the grid of the last stage; the model is in {folder.best}")
+        if _in_slicer() and group.is_first:
+            from FlareSegmentTrainingSlicerLib.curves_nodes import save_scene
+
+            say(f"Wrote {save_scene(folder)}")
     finally:
         group.close()
+
+
+def _in_slicer() -> bool:
+    """Whether this Python is Slicer's own process, with its scene, and not PythonSlicer or another."""
+    return hasattr(sys.modules.get("slicer"), "app")
 
 
 def main(arguments: list[str]) -> int:
@@ -211,7 +231,7 @@ def _fail(status: int, message: object) -> int:
 
 if __name__ == "__main__":
     _status = main(sys.argv[1:])
-    if hasattr(sys.modules.get("slicer"), "app"):
+    if _in_slicer():
         sys.modules["slicer"].util.exit(_status)
     else:
         sys.exit(_status)

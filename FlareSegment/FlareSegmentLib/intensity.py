@@ -1,7 +1,8 @@
 """Hounsfield units to network input: the one mapping that training and inference share.
 
-Two steps. `window` clips HU and maps them to -1 ... 1; resampling, padding (with `AIR`) and augmentation work on that. `network_input`
-then gives a network what it was trained on: -1 ... 1 as it is, another range such as 0 ... 1, or zero mean and unit variance.
+Two steps. `window` clips HU and maps them to -1 ... 1; resampling, padding (with `AIR`) and augmentation work on that.
+`network_input` then gives a network what it was trained on: -1 ... 1 as it is, another range such as 0 ... 1, or zero
+mean and unit variance.
 """
 
 from __future__ import annotations
@@ -31,13 +32,17 @@ class Intensity:
 
 
 def window(hounsfield, intensity: Intensity):
-    """Map HU linearly to -1 (`lower` and below) ... 1 (`upper` and above); a floating point array or tensor of any shape."""
+    """Map HU linearly to -1 (`lower` and below) ... 1 (`upper` and above); a floating point array or tensor of any
+    shape.
+    """
     scale = 2.0 / (intensity.upper - intensity.lower)
     return (hounsfield.clip(intensity.lower, intensity.upper) - intensity.lower) * scale - 1.0
 
 
 def network_input(windowed, intensity: Intensity):
-    """Turn one windowed image, -1 ... 1, into the network's values; an array or tensor of any shape, taken as one image."""
+    """Turn one windowed image, -1 ... 1, into the network's values; an array or tensor of any shape, taken as one
+    image.
+    """
     low, high = intensity.output
     if (low, high) != (-1.0, 1.0):
         windowed = (windowed + 1.0) * (0.5 * (high - low)) + low
@@ -49,7 +54,9 @@ def network_input(windowed, intensity: Intensity):
 
 
 def body_box(hounsfield: np.ndarray, intensity: Intensity) -> tuple[slice, slice, slice]:
-    """Return the smallest box, as slices of the (z, y, x) array, of all voxels above the window's lower end; all when there is none."""
+    """Return the smallest box, as slices of the (z, y, x) array, of all voxels above the window's lower end; all when
+    there is none.
+    """
     above = hounsfield > intensity.lower
     box = []
     for axis in range(3):

@@ -57,7 +57,9 @@ def fold_normalization(network: nn.Module) -> None:
 
 
 def initialize(network: nn.Module, slope: float) -> None:
-    """He initialization for rectifiers of this negative slope (He et al. 2015, https://arxiv.org/abs/1502.01852, equation 15)."""
+    """He initialization for rectifiers of this negative slope (He et al. 2015, https://arxiv.org/abs/1502.01852,
+    equation 15).
+    """
     for module in network.modules():
         if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
             nn.init.kaiming_normal_(module.weight, a=slope, nonlinearity="leaky_relu")

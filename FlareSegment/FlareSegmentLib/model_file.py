@@ -43,8 +43,8 @@ class Stage:
 
     Attributes:
         name: key of the stage's weights.
-        region: "volume" for the whole volume, "body" for the box of the voxels above the window's lower end, "organs" for
-            the box that the stage before found.
+        region: "volume" for the whole volume, "body" for the box of the voxels above the window's lower end, "organs"
+            for the box that the stage before found.
         network: arguments of `vnet.build_network`.
         spacing_mm: (x, y, z) of the network's grid, or None when `shape` says it.
         shape: (x, y, z) voxels the region is resized to, or None when `spacing_mm` says it.
@@ -102,8 +102,8 @@ class Model:
     def network(self, stage_name: str) -> nn.Module:
         """Return the stage's network in evaluation mode, batch normalization folded.
 
-        Input (1, 1, z, y, x) as `intensity.network_input` gives it, output logits (1, classes, z, y, x); extents are multiples of
-        `stage_multiple`.
+        Input (1, 1, z, y, x) as `intensity.network_input` gives it, output logits (1, classes, z, y, x); extents are
+        multiples of `stage_multiple`.
         """
         return self._networks[stage_name]
 

@@ -1,7 +1,7 @@
 """3D U-Net: the plain encoder and decoder for volumes of Çiçek et al. (MICCAI 2016).
 
-https://arxiv.org/abs/1606.06650: two 3x3x3 convolutions with batch normalization and ReLU per level, 2x2x2 maximum pooling down,
-2x2x2 transposed convolutions up, skip connections by concatenation, a final 1x1x1 convolution.
+https://arxiv.org/abs/1606.06650: two 3x3x3 convolutions with batch normalization and ReLU per level, 2x2x2 maximum
+pooling down, 2x2x2 transposed convolutions up, skip connections by concatenation, a final 1x1x1 convolution.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class UNet(nn.Module):
         max_channels: upper limit of a level's channels.
         normalization: "none", "batch" (the paper's) or "instance", after each 3x3x3 convolution.
 
-    Shapes: input (batch, in_channels, z, y, x), each extent a multiple of `multiple`; output the same with out_channels logits.
+    Shapes: input (batch, in_channels, z, y, x), each extent a multiple of `multiple`; output the same with out_channels
+    logits.
 
     Raises:
         ValueError: for a configuration that makes no network.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+
 from FlareSegmentLib.intensity import AIR, Intensity, window
 
 from .configuration import AugmentationSettings

@@ -1,8 +1,8 @@
 """Which patches a step sees, made in the background while the step before it computes.
 
-A batch is a function of the seed, the stage and the step's number alone: nothing about the loader has to be saved to resume a run, and
-processes that share a batch make their parts of the very same one. Threads, not processes: the work is torch's, which lets other
-threads run, and inside Slicer new processes are not to be had cheaply.
+A batch is a function of the seed, the stage and the step's number alone: nothing about the loader has to be saved to
+resume a run, and processes that share a batch make their parts of the very same one. Threads, not processes: the work
+is torch's, which lets other threads run, and inside Slicer new processes are not to be had cheaply.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
 from FlareSegmentLib.intensity import Intensity, network_input
 
 from .augmentation import sample_patch
@@ -72,7 +73,7 @@ class BatchSource:
         return Batch(torch.stack(images)[:, None], torch.stack(labels), torch.stack(weights))
 
     def prefetched(self, first: int, end: int) -> Iterator[Batch]:
-        """Yield the batches of steps first ... end - 1, made ahead; the time spent waiting adds up in `waited_seconds`."""
+        """Yield the batches of steps first ... end - 1, made ahead; the time waited adds up in `waited_seconds`."""
         threads = max(1, min(4, (os.cpu_count() or 1) // 2))
         with ThreadPoolExecutor(threads, thread_name_prefix="batch") as pool:
             pending = deque(pool.submit(self.batch, step) for step in range(first, min(end, first + AHEAD)))
@@ -116,7 +117,9 @@ class BatchSource:
         return int(order[(step * training.batch + number) % count])
 
     def _center(self, case: PreparedCase, patch: tuple[int, int, int], generator: np.random.Generator) -> np.ndarray:
-        """Draw an organ present in the case and a voxel near it, or any voxel of the scan; the middle for stages of a fixed shape."""
+        """Draw an organ present in the case and a voxel near it, or any voxel of the scan; the middle for stages of a
+        fixed shape.
+        """
         if self._settings.stage.shape is not None:
             shift = self._settings.augmentation.shift_mm / np.array(case.spacing_mm[::-1])
             return (np.array(case.image.shape) - 1) / 2 + generator.uniform(-shift, shift)

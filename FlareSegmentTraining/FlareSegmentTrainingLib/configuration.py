@@ -1,7 +1,7 @@
-"""What a training run does: presets as JSON files, overrides from the command line, checked dataclasses.
+"""What a training run does: a preset's content, overrides from the command line, checked dataclasses.
 
-A preset names organs, intensity and one or more stages; `training` and `augmentation` hold for every stage, and a stage may override
-single values of them. `Configuration.content` is the JSON again, as the run folder keeps it.
+A preset names organs, intensity and one or more stages; `training` and `augmentation` hold for every stage, and a stage
+may override single values of them. `Configuration.content` is the JSON again, as the run folder keeps it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.intensity import Intensity
 from FlareSegmentLib.model_file import REGIONS, Stage
 from FlareSegmentLib.organs import FLARE22_ORGANS
 
-PRESETS_FOLDER = Path(__file__).resolve().parent.parent / "Resources" / "Presets"
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "poly", "step")
 DICE_DENOMINATORS = ("squared", "sum")
@@ -33,7 +31,8 @@ class LossSettings:
     Attributes:
         dice, cross_entropy: weights of the two terms; 0 leaves a term out.
         dice_denominator: "squared" as in the V-Net paper, or "sum" as Dice is usually written.
-        deep_supervision: weights of the same loss at 1/2, 1/4, ... of the resolution, by auxiliary heads that training alone has.
+        deep_supervision: weights of the same loss at 1/2, 1/4, ... of the resolution, by auxiliary heads that training
+            alone has.
     """
 
     dice: float = 1.0
@@ -54,12 +53,14 @@ class TrainingSettings:
         organ_centers: fraction of the patches that lie about an organ; the others lie anywhere in the scan.
         optimizer: "adam", "adamw" or "sgd" (with `momentum`).
         learning_rate: highest rate, after `warmup_steps`.
-        schedule: "constant"; "cosine" or "poly" (with `power`) down to 0; "step" (times `step_factor` every `step_every` steps).
+        schedule: "constant"; "cosine" or "poly" (with `power`) down to 0; "step" (times `step_factor` every
+            `step_every` steps).
         gradient_norm: gradients are scaled down to this norm; 0 leaves them.
-        average_decay: decay of the exponential moving average of the weights; the average is evaluated and kept. 0: no averaging.
+        average_decay: decay of the exponential moving average of the weights; the average is evaluated and kept. 0: no
+            averaging.
         normalization_momentum: weight of a new batch in the running statistics of batch normalization.
-        freeze_normalization_at: fraction of the steps after which batch normalization keeps its running statistics, so that training
-            ends on the very function that inference folds into the convolutions.
+        freeze_normalization_at: fraction of the steps after which batch normalization keeps its running statistics, so
+            that training ends on the very function that inference folds into the convolutions.
         evaluate_every: epochs between evaluations on the validation cases.
         checkpoint_every: epochs between checkpoints that are kept; 0 keeps only the last and the best.
     """
@@ -97,11 +98,13 @@ class AugmentationSettings:
         shift_mm: for stages of a fixed shape: the image is moved by up to this along each axis.
         elastic_mm: largest displacement of the control points of a smooth deformation.
         field_of_view_probability: of ending the scan at a plane through the patch.
-        thick_slices_probability, blur_probability, noise_probability, contrast_probability, gamma_probability: of scanner effects.
+        thick_slices_probability, blur_probability, noise_probability, contrast_probability, gamma_probability: of
+            scanner effects.
         noise: largest standard deviation, with the window at -1 ... 1.
         gamma: range of the exponent applied to the window.
         phase_probability: of moving each labeled organ's HU to another contrast phase's, by the ranges of `organ_hu`.
-        organ_hu: organ key -> range of mean HU over plain, arterial, venous and delayed scans; left and right share one draw.
+        organ_hu: organ key -> range of mean HU over plain, arterial, venous and delayed scans; left and right share one
+            draw.
     """
 
     rotation_degrees: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -170,36 +173,11 @@ _KEYS = {
 _STAGE_KEYS = {"region", "network", "spacing_mm", "shape", "margin_mm", "start_from", "training", "augmentation"}
 
 
-def preset_names() -> list[str]:
-    """Return the names of the presets that come with the extension."""
-    return sorted(file.stem for file in PRESETS_FOLDER.glob("*.json"))
-
-
-def read_preset(name: str) -> dict:
-    """Return the content of a preset, by its name or as the path of a JSON file.
-
-    Raises:
-        InputError: when there is no such preset or it is not JSON.
-    """
-    file = Path(name) if name.endswith(".json") else PRESETS_FOLDER / f"{name}.json"
-    if not file.is_file():
-        raise InputError(
-            f"There is no preset {name!r}. Known: {', '.join(preset_names())}, or the path of a JSON file."
-        )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} must hold a JSON object.")
-    return content
-
-
 def override(content: dict, assignment: str) -> dict:
     """Return the content with one `key=value` applied, such as `training.epochs=5` or `stages.fine.training.batch=2`.
 
-    Values are JSON; what is not JSON is taken as text. A value of `training` or `augmentation` set for all stages replaces what single
-    stages say.
+    Values are JSON; what is not JSON is taken as text. A value of `training` or `augmentation` set for all stages
+    replaces what single stages say.
 
     Raises:
         InputError: when the assignment has no `=` or leads nowhere; a wrong key or value is found by `parse`.

@@ -6,6 +6,7 @@ import shutil
 import sys
 
 import torch
+
 from FlareSegmentLib.errors import InputError
 
 COMPILE_FROM_STEPS = 1500
@@ -55,8 +56,8 @@ def choose_precision(name: str, device: torch.device) -> str:
 def choose_compiled(wanted: bool | None, device: torch.device, steps: int) -> bool:
     """Whether to compile forward and backward with torch.compile.
 
-    By itself only where it was measured to pay: long runs on a CPU, 1.6 times the speed of bf16 alone, for which torch needs a C++
-    compiler.
+    By itself only where it was measured to pay: long runs on a CPU, 1.6 times the speed of bf16 alone, for which torch
+    needs a C++ compiler.
     """
     if wanted is not None:
         return wanted

@@ -1,4 +1,5 @@
-"""Processes that share a run: started by torchrun (or anything that sets RANK and WORLD_SIZE), one for each GPU, or on CPUs by gloo.
+"""Processes that share a run: started by torchrun (or anything that sets RANK and WORLD_SIZE), one for each GPU, or on
+CPUs by gloo.
 
 A process alone is a group of one, so the trainer has a single path. https://docs.pytorch.org/docs/stable/elastic/run.html
 """
@@ -75,7 +76,9 @@ class _Total(torch.autograd.Function):
 
 
 class _SynchronizedBatchNorm3d(nn.BatchNorm3d):
-    """Batch normalization over the whole batch of all processes, on any device; torch's own SyncBatchNorm runs on GPUs only."""
+    """Batch normalization over the whole batch of all processes, on any device; torch's own SyncBatchNorm runs on GPUs
+    only.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:

@@ -1,7 +1,8 @@
-"""The loss of a segmentation network: Dice, cross-entropy or both, for labels that are partly missing or of unequal quality.
+"""The loss of a segmentation network: Dice, cross-entropy or both, for labels that are partly missing or of unequal
+quality.
 
-Sums are kept apart from what they are divided by, so that processes that share a batch divide by the whole batch's: the loss and its
-gradients do not depend on how the batch is distributed.
+Sums are kept apart from what they are divided by, so that processes that share a batch divide by the whole batch's: the
+loss and its gradients do not depend on how the batch is distributed.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ def segmentation_loss(
 ) -> torch.Tensor:
     """Return this process's share of the loss of the whole batch, one number; shares add up to the loss.
 
-    An organ of weight 0 was not labeled in that case: voxels labeled background may be that organ, so there the probability of
-    "background or that organ" counts (marginal loss, Shi et al. 2021, https://arxiv.org/abs/2007.03868). Dice is taken per case over
-    the organs present and labeled, with squared denominators (Milletari et al. 2016, section 3) or plain sums; organs out of view are
-    left to the cross-entropy.
+    An organ of weight 0 was not labeled in that case: voxels labeled background may be that organ, so there the
+    probability of "background or that organ" counts (marginal loss, Shi et al. 2021, https://arxiv.org/abs/2007.03868).
+    Dice is taken per case over the organs present and labeled, with squared denominators (Milletari et al. 2016,
+    section 3) or plain sums; organs out of view are left to the cross-entropy.
 
     Args:
         logits: (batch, classes, z, y, x).
@@ -52,11 +53,12 @@ def deeply_supervised_loss(
     settings: LossSettings,
     total: Callable[[torch.Tensor], torch.Tensor] = lambda value: value,
 ) -> torch.Tensor:
-    """Return the weighted mean of the loss at full resolution and at each coarser one that `settings.deep_supervision` weights.
+    """Return the weighted mean of the loss at full resolution and at each coarser one that `settings.deep_supervision`
+    weights.
 
     Args:
-        outputs: logits at full, half, quarter, ... resolution, one more than there are weights. Labels are taken at every second,
-            fourth, ... voxel.
+        outputs: logits at full, half, quarter, ... resolution, one more than there are weights. Labels are taken at
+            every second, fourth, ... voxel.
     """
     weights = (1.0, *settings.deep_supervision)
     loss = sum(

@@ -1,4 +1,6 @@
-"""What a run shows: log.csv, validation.csv, curves.png and TensorBoard's files, all made from the history of the epochs."""
+"""What a run shows: log.csv, validation.csv, curves.png and TensorBoard's files, all made from the history of the
+epochs.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def write_log(folder: RunFolder, history: Sequence[dict], organs: Sequence[str])
 
 
 def read_log(file: Path) -> tuple[list[dict], list[str]]:
-    """Return (rows of a log.csv, keys of its organs); numbers as float, nan where a cell is empty. Raises OSError, ValueError."""
+    """Return (rows of a log.csv, keys of its organs); numbers as float, nan where a cell is empty. Raises OSError,
+    ValueError.
+    """
     with open(file, newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         rows = [
@@ -63,7 +67,7 @@ def draw_curves(folder: RunFolder, history: Sequence[dict], organs: Sequence[str
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(6, 6), dpi=120, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     losses, dice = figure.subplots(2, 1, sharex=True)
     epochs = range(1, len(history) + 1)
@@ -80,7 +84,7 @@ def draw_curves(folder: RunFolder, history: Sequence[dict], organs: Sequence[str
         [e for e, _ in evaluated], [row["dice"] for _, row in evaluated], color="black", label="Mean", linewidth=2
     )
     dice.set(ylabel="Validation Dice", xlabel="Epoch", ylim=(0, 1))
-    dice.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     names = [row["stage"] for row in history]
     for number, name in enumerate(names):
         if number == 0 or names[number - 1] != name:

@@ -4,7 +4,8 @@
 ``split.json``       which cases train and which validate
 ``log.csv``          one row for each epoch; ``curves.png`` draws it, ``tensorboard/`` holds it for TensorBoard
 ``validation.csv``   Dice of each validation case and organ of the best model
-``best/``, ``last/`` models (model.json, weights.pt), which `segment.py --model` takes; ``last/training.pt`` continues the run
+``best/``, ``last/`` models (model.json, weights.pt), which `segment.py --model` takes
+``last/training.pt`` what continues the run
 ``checkpoints/``     full-precision weights of each stage, the best and those of every N epochs
 ``progress.json``    how far the run is, for whoever watches; its age tells whether the process lives
 ``stop``             a file of this name asks the run to save and end
@@ -14,6 +15,7 @@ Every file appears whole or not at all. Only standard library and torch's tensor
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -90,7 +92,8 @@ class RunFolder:
             raise InputError(f"{file} cannot be loaded: {reason}. The model in {self.best} stands.") from error
 
     def progress(self) -> dict:
-        """Return the last reported progress, empty where there is none; "state" is "running", "finished", "stopped" or "failed".
+        """Return the last reported progress, empty where there is none; "state" is "running", "finished", "stopped" or
+        "failed".
 
         A run whose process is gone without a word has the state "lost".
         """
@@ -153,10 +156,8 @@ class ProgressReporter:
 
     def _beat(self) -> None:
         while not self._ended.wait(BEATS_EVERY_SECONDS):
-            try:
+            with contextlib.suppress(OSError):
                 os.utime(self._folder.progress_file)
-            except OSError:
-                pass
 
 
 def save_whole(file: Path, write) -> None:

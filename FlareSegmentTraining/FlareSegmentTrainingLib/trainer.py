@@ -1,7 +1,7 @@
 """Training of one stage's network: steps, averaged weights, evaluation, and the state that a checkpoint holds.
 
-A step depends on the seed, the step's number and that state, and on nothing else: a run that was stopped and resumed continues as if it
-had not been.
+A step depends on the seed, the step's number and that state, and on nothing else: a run that was stopped and resumed
+continues as if it had not been.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.intensity import AIR, Intensity, network_input
 from FlareSegmentLib.vnet import build_network
-from torch import nn
 
 from .batches import Batch
 from .configuration import StageSettings, TrainingSettings
@@ -53,6 +54,27 @@ class Scores:
         return _mean([value for case in self.dice.values() for value in case.values()])
 
 
+def check_stage(settings: StageSettings) -> None:
+    """Find out, before anything is prepared, whether a stage can be trained.
+
+    Raises:
+        InputError: when the configuration makes no network, or one that the patches or the deep supervision do not fit.
+    """
+    where = f"Stage {settings.stage.name}"
+    try:
+        with torch.device("meta"):
+            network = build_network(settings.stage.network)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}.") from error
+    patch = settings.training.patch or settings.stage.shape
+    if any(extent % network.multiple for extent in patch):
+        size = " x ".join(map(str, patch))
+        raise InputError(f"{where}: patches of {size} voxels: every extent must be a multiple of {network.multiple}.")
+    levels, coarser = len(settings.training.loss.deep_supervision), len(network.decoder) - 1
+    if levels > coarser:
+        raise InputError(f"{where}: loss.deep_supervision has {levels} weights, the network {coarser} coarser levels.")
+
+
 class StageTrainer:
     """Takes gradient steps on the network of one stage.
 
@@ -60,9 +82,6 @@ class StageTrainer:
         steps: length of the whole schedule.
         precision: "fp32", "bf16" or "fp16", as `devices.choose_precision` gives it.
         compiled: compile forward and backward for this machine (torch.compile).
-
-    Raises:
-        InputError: when the configuration makes no network, or one that the patches do not fit.
     """
 
     def __init__(
@@ -81,11 +100,7 @@ class StageTrainer:
         self._device, self._group = device, group
         training = settings.training
         torch.manual_seed(seed)
-        try:
-            network = build_network(settings.stage.network)
-        except ValueError as error:
-            raise InputError(f"Stage {settings.stage.name}: {error}.") from error
-        self._check_patch(network.multiple)
+        network = build_network(settings.stage.network)
         self.precision = self._reliable_precision(precision, network)
         self._model = _Supervised(network, len(training.loss.deep_supervision), len(organs) + 1)
         self.network = self._model.network
@@ -109,19 +124,11 @@ class StageTrainer:
             self._forward = torch.compile(self._forward)
         self.step = 0
 
-    def _check_patch(self, multiple: int) -> None:
-        patch = self.settings.training.patch or self.settings.stage.shape
-        if any(extent % multiple for extent in patch):
-            raise InputError(
-                f"Stage {self.settings.stage.name}: patches of {' x '.join(map(str, patch))} voxels do not fit its network; every extent "
-                f"must be a multiple of {multiple}."
-            )
-
     def _reliable_precision(self, precision: str, network: nn.Module) -> str:
         """Return fp32 instead of bf16 where a CPU's bf16 gradients are wrong.
 
-        Measured with torch 2.13 (oneDNN): when a volume is smaller than a convolution's kernel, the gradient of the weights in bf16
-        holds memory that was never written. The lowest level is the smallest.
+        Measured with torch 2.13 (oneDNN): when a volume is smaller than a convolution's kernel, the gradient of the
+        weights in bf16 holds memory that was never written. The lowest level is the smallest.
         """
         if self._device.type != "cpu" or precision != "bf16":
             return precision
@@ -260,16 +267,10 @@ class _Supervised(nn.Module):
         self.network = network
         self.heads = nn.ModuleList(nn.LazyConv3d(classes, kernel_size=1) for _ in range(levels))
         if levels:
-            self._check(levels)
             edge = 2 * network.multiple
             self.eval()
             with torch.no_grad():
                 self(torch.zeros(1, 1, edge, edge, edge))
-
-    def _check(self, levels: int) -> None:
-        coarser = len(self.network.decoder) - 1
-        if levels > coarser:
-            raise InputError(f"loss.deep_supervision: the network has {coarser} coarser levels, not {levels}.")
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         features = self.network.features(x)

@@ -1,9 +1,10 @@
-"""A whole training run: prepares the cases, trains stage after stage, keeps the run's folder, and can be stopped and resumed at any moment."""
+"""A whole training run: prepares the cases, trains stage after stage, keeps the run's folder, and can be stopped and
+resumed at any moment.
+"""
 
 from __future__ import annotations
 
 import math
-import platform
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from FlareSegmentLib import __version__
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.model_file import ModelDescription, Stage, save_model
@@ -28,7 +30,7 @@ from .preparation import PreparedCase, prepare_cases
 from .reports import DICE, TensorBoard, can_draw, draw_curves, write_log, write_validation
 from .run_folder import ProgressReporter, RunFolder
 from .splits import Split
-from .trainer import Scores, StageTrainer
+from .trainer import Scores, StageTrainer, check_stage
 
 STATE_VERSION = 1
 REPORT_EVERY_SECONDS = 10.0
@@ -40,7 +42,9 @@ class Stopped(FlareSegmentError):
 
 
 class StopRequest:
-    """Ctrl-C, SIGTERM or the run folder's stop file: asks the run to save and end at the next step. Used in a `with` statement."""
+    """Ctrl-C, SIGTERM or the run folder's stop file: asks the run to save and end at the next step. Used in a `with`
+    statement.
+    """
 
     def __init__(self, folder: RunFolder):
         self._file = folder.stop_file
@@ -70,10 +74,14 @@ class TrainingRun:
     """One run in its folder.
 
     Args:
-        split: the cases of both sides, among `cases`; a case that cannot be used is left out by name before the run's first step.
+        split: the cases of both sides, among `cases`; a case that cannot be used is left out by name before the run's
+            first step.
         device, precision: as `devices` chose them.
         cache: folder of prepared cases.
         say: told one line at a time.
+
+    Raises:
+        InputError: when a stage of the configuration cannot be trained.
     """
 
     def __init__(
@@ -90,6 +98,8 @@ class TrainingRun:
     ):
         self._configuration, self._cases, self._split, self._folder = configuration, cases, split, folder
         self._device, self._precision, self._group, self._cache = device, precision, group, cache
+        for settings in configuration.stages:
+            check_stage(settings)
         self._say = say if group.is_first else lambda _line: None
         self._history: list[dict] = []
         self._weights: dict[str, dict[str, torch.Tensor]] = {}
@@ -214,7 +224,7 @@ class TrainingRun:
                 losses.clear()
                 if epoch % training.evaluate_every == 0 or epoch == training.epochs:
                     scores = trainer.evaluate(validation_cases)
-                    means = scores.organ_means() or {key: math.nan for key in configuration.organs}
+                    means = scores.organ_means() or dict.fromkeys(configuration.organs, math.nan)
                     row.update(accuracy=scores.accuracy, dice=scores.mean())
                     row.update({DICE + key: value for key, value in means.items()})
                     merit = -row["loss"] if math.isnan(scores.mean()) else scores.mean()
@@ -244,7 +254,9 @@ class TrainingRun:
         return best_scores
 
     def _prepare(self, settings: StageSettings, begun: bool) -> tuple[list[PreparedCase], list[PreparedCase]]:
-        """Bring the cases to the stage's grid; before the run's first step unusable ones are left out, later that ends the run."""
+        """Bring the cases to the stage's grid; before the run's first step unusable ones are left out, later that ends
+        the run.
+        """
         stage = settings.stage
         self._progress_update(message=f"Preparing cases for stage {stage.name}")
         if not self._group.is_first:
@@ -285,8 +297,8 @@ class TrainingRun:
         epochs = [stage.training.epochs for stage in self._configuration.stages]
         epoch = min(int(done * settings.training.epochs) + 1, settings.training.epochs)
         line = (
-            f"{settings.stage.name} epoch {epoch}/{settings.training.epochs}, step {trainer.step}/{trainer.steps}: loss {loss:.4f}, "
-            f"{seconds:.2f} s/step, {_duration(remaining)} left in this stage"
+            f"{settings.stage.name} epoch {epoch}/{settings.training.epochs}, step {trainer.step}/{trainer.steps}: "
+            f"loss {loss:.4f}, {seconds:.2f} s/step, {_duration(remaining)} left in this stage"
         )
         self._progress_update(
             stage=settings.stage.name,
@@ -365,7 +377,7 @@ class TrainingRun:
             intensity=configuration.intensity,
             stages=tuple(stages),
             facts={
-                "trained_with": f"FlareSegment {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+                "trained_with": f"FlareSegment {__version__}, torch {torch.__version__}",
                 "configuration": configuration.content,
                 "training_cases": len(self._split.training),
                 "validation_cases": len(self._split.validation),

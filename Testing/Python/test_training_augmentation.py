@@ -1,13 +1,17 @@
-"""Augmentation: nothing changes when everything is off, left stays left, labels move with the image, intensities stay in the window."""
+"""Augmentation: nothing changes when everything is off, left stays left, labels move with the image, intensities stay
+in the window.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+
 from FlareSegmentLib.intensity import AIR, Intensity, window
 from FlareSegmentTrainingLib.augmentation import sample_patch
-from FlareSegmentTrainingLib.configuration import AugmentationSettings, parse, read_preset
+from FlareSegmentTrainingLib.configuration import AugmentationSettings, parse
+from FlareSegmentTrainingLib.presets import read_preset
 
 INTENSITY = Intensity(-200.0, 300.0)
 ORGANS = ("liver", "right_kidney", "left_kidney", "spleen")
@@ -80,7 +84,9 @@ def test_labels_move_with_the_image():
 
 
 def test_a_turn_keeps_lengths_where_voxels_are_not_cubes():
-    """A rod of 60 mm along y, turned by up to 90 degrees about x on a grid with slices twice as thick, stays 60 mm long."""
+    """A rod of 60 mm along y, turned by up to 90 degrees about x on a grid with slices twice as thick, stays 60 mm
+    long.
+    """
     labels = torch.zeros((40, 60, 9), dtype=torch.uint8)
     labels[19:21, 15:45, 3:6] = 1
     settings = AugmentationSettings(rotation_degrees=(90.0, 0.0, 0.0))

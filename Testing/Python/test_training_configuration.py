@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 
 import pytest
+
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.vnet import build_network
-from FlareSegmentTrainingLib.configuration import override, parse, preset_names, read_preset
+from FlareSegmentTrainingLib.configuration import override, parse
+from FlareSegmentTrainingLib.presets import preset_names, read_preset
 
 ISSUE = {"flare-organs", "paper-vnet", "whole-volume-vnet", "whole-volume-vnet-norm", "dice-vnet", "liver-unet"}
 

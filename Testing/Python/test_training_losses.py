@@ -1,4 +1,6 @@
-"""The loss against formulas by hand, its masking of organs that were not labeled, and its independence of how a batch is shared."""
+"""The loss against formulas by hand, its masking of organs that were not labeled, and its independence of how a batch
+is shared.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+
 from FlareSegmentTrainingLib.configuration import LossSettings
 from FlareSegmentTrainingLib.losses import deeply_supervised_loss, segmentation_loss
 
@@ -47,7 +50,9 @@ def test_dice_of_a_perfect_answer_is_zero_and_of_a_wrong_one_is_one():
 
 
 def test_an_organ_that_was_not_labeled_is_not_punished():
-    """Answering it or background there costs the same, and its gradient vanishes where it shares the probability with background."""
+    """Answering it or background there costs the same, and its gradient vanishes where it shares the probability with
+    background.
+    """
     labels = torch.zeros(1, 4, 4, 4, dtype=torch.uint8)
     for weight, punished in ((0.0, False), (1.0, True)):
         organ = torch.zeros(1, 3, 4, 4, 4)

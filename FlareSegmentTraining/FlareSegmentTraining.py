@@ -1,0 +1,308 @@
+"""The FlareSegmentTraining module of 3D Slicer: train a model on one's own labeled CTs, watch it, and segment with it.
+
+Only what Slicer expects in a module file is here. A training run is a process of its own
+(`FlareSegmentTrainingSlicerLib.training_process`) that outlives this panel; the panel reads the run's folder and finds
+it again.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import qt
+import slicer
+from FlareSegmentTrainingSlicerLib import curves_nodes, training_process
+from FlareSegmentTrainingSlicerLib.training_process import TrainingProcess
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+
+from FlareSegmentLib.errors import FlareSegmentError
+from FlareSegmentTrainingLib.presets import preset_names, read_preset
+from FlareSegmentTrainingLib.run_folder import CURVES_FILE
+
+POLL_MS = 1000
+SETTINGS = "FlareSegmentTraining/"
+
+
+class FlareSegmentTraining(ScriptedLoadableModule):
+    """What Slicer shows of the module before it is opened."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("FlareSegment Training")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.dependencies = ["FlareSegment"]
+        self.parent.contributors = ["FlareSegment contributors"]
+        self.parent.helpText = _("""
+Trains the networks of FlareSegment on labeled CTs: FLARE22, Medical Segmentation Decathlon, nnU-Net folders or your
+own. Choose the data, a preset and a folder, click <b>Start training</b>. The training goes on when this panel or Slicer
+is closed.
+""")
+        self.parent.acknowledgementText = _("""
+V-Net: Milletari, Navab, Ahmadi 2016. 3D U-Net: Çiçek et al. 2016.
+""")
+
+
+class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
+    """The panel."""
+
+    def __init__(self, parent=None) -> None:
+        """Called when the user opens the module the first time and the widget is initialized."""
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        self.logic: FlareSegmentTrainingLogic | None = None
+        self._timer: qt.QTimer | None = None
+        self._curvesTime = 0.0
+
+    def setup(self) -> None:
+        """Called when the user opens the module the first time and the widget is initialized."""
+        ScriptedLoadableModuleWidget.setup(self)
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/FlareSegmentTraining.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        self.logic = FlareSegmentTrainingLogic()
+
+        for name, description in self.logic.presets().items():
+            self.ui.presetComboBox.addItem(name, name)
+            self.ui.presetComboBox.setItemData(self.ui.presetComboBox.count - 1, description, qt.Qt.ToolTipRole)
+        settings = slicer.app.settings()
+        self.ui.dataPathEdit.currentPath = settings.value(SETTINGS + "Data") or ""
+        self.ui.outputPathEdit.currentPath = settings.value(SETTINGS + "Output") or ""
+        preset = settings.value(SETTINGS + "Preset") or "flare-organs"
+        self.ui.presetComboBox.setCurrentIndex(max(0, self.ui.presetComboBox.findData(preset)))
+
+        self._timer = qt.QTimer()
+        self._timer.setInterval(POLL_MS)
+        self._timer.connect("timeout()", self.updateState)
+        self.ui.startButton.connect("clicked(bool)", self.onStartButton)
+        self.ui.stopButton.connect("clicked(bool)", self.onStopButton)
+        self.ui.useModelButton.connect("clicked(bool)", self.onUseModelButton)
+        self.ui.plotButton.connect("clicked(bool)", self.onPlotButton)
+        self.ui.presetComboBox.connect("currentIndexChanged(int)", self.onPresetChanged)
+        self.ui.dataPathEdit.connect("currentPathChanged(QString)", self.onDataChanged)
+        self.ui.outputPathEdit.connect("currentPathChanged(QString)", self.onOutputChanged)
+        self.onPresetChanged()
+        self.onOutputChanged(self.ui.outputPathEdit.currentPath)
+
+    def cleanup(self) -> None:
+        """Called when the application closes or the module is reloaded; a training goes on."""
+        self._timer.stop()
+
+    def enter(self) -> None:
+        """Called each time the user opens this module."""
+        self.updateState()
+        self._timer.start()
+
+    def exit(self) -> None:
+        """Called each time the user opens a different module."""
+        self._timer.stop()
+
+    def onPresetChanged(self, index: int = 0) -> None:
+        """Say what the chosen preset is."""
+        combo = self.ui.presetComboBox
+        self.ui.presetLabel.text = combo.itemData(combo.currentIndex, qt.Qt.ToolTipRole) or ""
+
+    def onDataChanged(self, path: str) -> None:
+        """Another data set was chosen."""
+        self.updateState()
+
+    def onOutputChanged(self, path: str) -> None:
+        """Another run folder was chosen: show the run in it, if there is one."""
+        self.logic.open(path)
+        self._curvesTime = 0.0
+        self.updateState()
+
+    def onStartButton(self) -> None:
+        """Begin the run, or continue the one in the folder."""
+        settings = slicer.app.settings()
+        settings.setValue(SETTINGS + "Data", self.ui.dataPathEdit.currentPath)
+        settings.setValue(SETTINGS + "Output", self.ui.outputPathEdit.currentPath)
+        settings.setValue(SETTINGS + "Preset", self.ui.presetComboBox.currentData)
+        try:
+            if self.logic.state() == training_process.NOT_BEGUN:
+                epochs = self.ui.epochsSpinBox.value
+                self.logic.start(self.ui.presetComboBox.currentData, self.ui.dataPathEdit.currentPath, epochs or None)
+            else:
+                self.logic.resume()
+        except FlareSegmentError as error:
+            self._showMessage(str(error), "error")
+            return
+        self.updateState()
+
+    def onStopButton(self) -> None:
+        """Ask the training to save and end."""
+        self.logic.stop()
+        self.ui.stopButton.enabled = False
+        self._showMessage(_("Saving and stopping after the current step."))
+
+    def onUseModelButton(self) -> None:
+        """Let the FlareSegment module segment with this run's best model."""
+        with slicer.util.tryWithErrorDisplay(_("The model cannot be used."), waitCursor=True):
+            self.logic.useModel()
+            slicer.util.selectModule("FlareSegment")
+
+    def onPlotButton(self) -> None:
+        """Put the curves into the scene."""
+        with slicer.util.tryWithErrorDisplay(_("The curves cannot be shown."), waitCursor=True):
+            self.logic.showCurves()
+
+    def updateState(self) -> None:
+        """Show how the run in the folder stands, and what can be done."""
+        ui, state, progress = self.ui, self.logic.state(), self.logic.progress()
+        active = state in (training_process.STARTING, training_process.RUNNING)
+        begun = state != training_process.NOT_BEGUN
+        data, output = ui.dataPathEdit.currentPath, ui.outputPathEdit.currentPath
+        ready = importlib.util.find_spec("torch") is not None
+        for widget in (ui.dataPathEdit, ui.presetComboBox, ui.epochsSpinBox):
+            widget.enabled = not begun
+        ui.outputPathEdit.enabled = not active
+        ui.stopButton.enabled = state == training_process.RUNNING and not self.logic.stopRequested()
+        ui.startButton.text = _("Continue training") if begun and not active else _("Start training")
+        if not ready:
+            hint = _("Install PyTorch first: open the FlareSegment module, which offers it.")
+        elif not output:
+            hint = _("Choose a folder for the run.")
+        elif not begun and not data:
+            hint = _("Choose a folder, archive or list of labeled CTs, or write phantom:20 to train on made-up torsos.")
+        elif state == training_process.FINISHED:
+            hint = _("This run is finished. Choose another folder for a new one.")
+        else:
+            hint = ""
+        ui.startButton.enabled = not hint and not active
+        ui.startButton.toolTip = hint or _("The training runs on its own and goes on when Slicer is closed.")
+        ui.progressBar.setVisible(begun)
+        ui.progressBar.value = (
+            round(100 * (progress.get("fraction") or 0.0)) if state != training_process.FINISHED else 100
+        )
+        ui.useModelButton.enabled = self.logic.hasModel()
+        ui.plotButton.enabled = self.logic.hasLog()
+        kind = "error" if state in (training_process.FAILED, training_process.LOST) else "information"
+        self._showMessage(hint if not begun else self._describe(state), kind)
+        self._showCurves()
+
+    def _describe(self, state: str) -> str:
+        if state == training_process.STARTING:
+            return _("Starting the training process.")
+        if state == training_process.LOST:
+            return _(
+                "The training process is gone without a word, as after a crash. Continue from its last checkpoint."
+            )
+        return self.logic.message()
+
+    def _showCurves(self) -> None:
+        """Show curves.png when it has changed."""
+        file = self.logic.curvesFile()
+        time = file.stat().st_mtime if file and file.is_file() else 0.0
+        if time != self._curvesTime:
+            self._curvesTime = time
+            pixmap = qt.QPixmap(str(file)) if time else qt.QPixmap()
+            if time:
+                pixmap = pixmap.scaledToWidth(max(300, self.ui.curvesLabel.width), qt.Qt.SmoothTransformation)
+            self.ui.curvesLabel.setPixmap(pixmap)
+        self.ui.curvesCollapsibleButton.setVisible(bool(time))
+
+    def _showMessage(self, text: str, kind: str = "information") -> None:
+        color = {"information": "#4a90c2", "error": "#c8453b"}[kind]
+        self.ui.messageLabel.styleSheet = f"border: none; border-left: 3px solid {color}; padding: 3px 8px;"
+        # Paths are long words: a label breaks them only where it may.
+        self.ui.messageLabel.text = text.replace("/", "/\u200b").replace("\\", "\\\u200b")
+        self.ui.messageLabel.setVisible(bool(text))
+
+
+class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic):
+    """Starts, watches and stops the training run of one folder, with or without the panel.
+
+    From Python::
+
+        logic = slicer.util.getModuleLogic("FlareSegmentTraining")
+        logic.open("/data/run1")
+        logic.start("flare-organs", "/data/FLARE22Train.zip")
+    """
+
+    def __init__(self) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+        self._process: TrainingProcess | None = None
+
+    def presets(self) -> dict[str, str]:
+        """Return the presets' names and descriptions."""
+        return {name: read_preset(name).get("description", "") for name in preset_names()}
+
+    def open(self, folder: str) -> None:
+        """Take the run in this folder, which need not exist yet; an empty name takes none."""
+        if not folder:
+            self._process = None
+        elif self._process is None or self._process.folder.path != Path(folder):
+            self._process = TrainingProcess(folder)
+
+    def start(self, preset: str, data: str, epochs: int | None = None) -> None:
+        """Begin a run. Raises FlareSegmentError with one clear line.
+
+        :param data: folder, archive, list, or phantom:N; several separated by semicolons
+        :param epochs: of every stage; None takes the preset's
+        """
+        self._process.start(preset, [place.strip() for place in data.split(";") if place.strip()], epochs)
+
+    def resume(self) -> None:
+        """Continue the run. Raises FlareSegmentError with one clear line."""
+        self._process.resume()
+
+    def stop(self) -> None:
+        """Ask the run to save and end."""
+        self._process.request_stop()
+
+    def stopRequested(self) -> bool:
+        """Whether the run was asked to end and has not yet."""
+        return self._process is not None and self._process.folder.stop_file.exists()
+
+    def state(self) -> str:
+        """Return the state of the run, as in `training_process`."""
+        return self._process.state() if self._process else training_process.NOT_BEGUN
+
+    def progress(self) -> dict:
+        """Return the run's last report, empty where there is none."""
+        return self._process.folder.progress() if self._process else {}
+
+    def message(self) -> str:
+        """Return one line about how far the run is or why it ended."""
+        return self._process.message() if self._process else ""
+
+    def hasModel(self) -> bool:
+        """Whether the run has a best model already."""
+        return self._process is not None and (self._process.folder.best / "model.json").is_file()
+
+    def hasLog(self) -> bool:
+        """Whether an epoch of the run is logged."""
+        return self._process is not None and (self._process.folder.path / "log.csv").is_file()
+
+    def curvesFile(self) -> Path | None:
+        """Return where the run draws its curves."""
+        return self._process.folder.path / CURVES_FILE if self._process else None
+
+    def showCurves(self):
+        """Put the run's curves into the scene as tables and a chart, and return the chart node."""
+        return curves_nodes.show_curves(self._process.folder)
+
+    def useModel(self) -> None:
+        """Let FlareSegment segment with the run's best model. Raises FlareSegmentError when it cannot be used."""
+        from FlareSegmentLib.model_file import read_description
+
+        read_description(self._process.folder.best)
+        logic = slicer.util.getModuleLogic("FlareSegment")
+        logic.getParameterNode().modelFolder = str(self._process.folder.best.resolve())
+
+
+class FlareSegmentTrainingTest(ScriptedLoadableModuleTest):
+    """The self test: the panel's logic on a folder without a run; training itself takes too long here."""
+
+    def runTest(self):
+        slicer.mrmlScene.Clear()
+        logic = FlareSegmentTrainingLogic()
+        assert "flare-organs" in logic.presets()
+        logic.open(slicer.app.temporaryPath + "/FlareSegmentTrainingSelfTest")
+        assert logic.state() == training_process.NOT_BEGUN
+        assert not logic.hasModel()
+        self.delayDisplay(_("Test passed"))

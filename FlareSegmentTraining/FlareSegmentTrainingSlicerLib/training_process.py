@@ -1,0 +1,109 @@
+"""A training run as a process of its own: it outlives the panel and Slicer, and is found again by its run folder.
+
+Nothing is kept open between the two: the run reports into `progress.json` and what it prints goes to `output.txt`; a
+file named `stop` asks it to end. See FlareSegmentTrainingLib/run_folder.py.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from FlareSegmentLib.errors import FlareSegmentError, InputError
+from FlareSegmentTrainingLib.run_folder import OUTPUT_FILE, RunFolder
+
+TRAIN_SCRIPT = Path(__file__).resolve().parent.parent / "train.py"
+NOT_BEGUN, STARTING, RUNNING, FINISHED, STOPPED, FAILED, LOST = (
+    "not begun",
+    "starting",
+    "running",
+    "finished",
+    "stopped",
+    "failed",
+    "lost",
+)
+
+
+class TrainingProcess:
+    """The run of one folder, whoever started it.
+
+    Args:
+        python: program that runs the training; by default the Python that Slicer itself uses.
+    """
+
+    def __init__(self, folder: str | os.PathLike, python: str | None = None):
+        self.folder = RunFolder(folder)
+        self._python = python or sys.executable
+        self._process: subprocess.Popen | None = None
+
+    def start(self, preset: str, data: Sequence[str], epochs: int | None = None, more: Sequence[str] = ()) -> None:
+        """Begin a new run in the folder.
+
+        Raises:
+            InputError: when something trains there already, or nothing may be written there.
+            FlareSegmentError: when the process cannot be started.
+        """
+        if self.state() != NOT_BEGUN:
+            raise InputError(f"{self.folder.path} holds a run already. Continue it, or choose another folder.")
+        arguments = ["--preset", preset, *(word for place in data for word in ("--data", place))]
+        self._launch([*arguments, *(["--epochs", str(epochs)] if epochs else []), *more])
+
+    def resume(self) -> None:
+        """Continue the folder's run. Raises as `start` does."""
+        if self.state() in (STARTING, RUNNING):
+            raise InputError(f"A process is training in {self.folder.path} already.")
+        self._launch(["--resume"])
+
+    def request_stop(self) -> None:
+        """Ask the run to save and end; it does so after its current step."""
+        self.folder.request_stop()
+
+    def state(self) -> str:
+        """Return one of this file's states."""
+        launched = self._process is not None and self._process.poll() is None
+        state = self.folder.progress().get("state")
+        if launched and state != RUNNING:
+            return STARTING
+        if self._process is not None and not launched and state in (None, LOST, RUNNING):
+            return FAILED
+        if state is None:
+            return STOPPED if self.folder.exists() else NOT_BEGUN
+        return state
+
+    def message(self) -> str:
+        """Return one line about how far the run is or why it ended."""
+        if self.state() == FAILED:
+            return self._last_error() or self.folder.progress().get("message", "")
+        return self.folder.progress().get("message", "")
+
+    def _launch(self, arguments: Sequence[str]) -> None:
+        folder = self.folder.path
+        detached: dict = {"start_new_session": True}
+        if os.name == "nt":
+            detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.folder.stop_file.unlink(missing_ok=True)
+            with open(folder / OUTPUT_FILE, "wb") as output:
+                self._process = subprocess.Popen(
+                    [self._python, str(TRAIN_SCRIPT), *arguments, "--output", str(folder)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    **detached,
+                )
+        except OSError as error:
+            raise FlareSegmentError(
+                f"The training cannot be started in {folder}: {error.strerror or error}."
+            ) from error
+
+    def _last_error(self) -> str:
+        try:
+            lines = (self.folder.path / OUTPUT_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return ""
+        errors = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
+        return errors[-1] if errors else (lines[-1] if lines else "")
