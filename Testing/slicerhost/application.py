@@ -14,10 +14,15 @@ from PyQt5.QtCore import QLocale, QObject, QProcessEnvironment, QSettings, QTime
 from PyQt5.QtWidgets import QApplication
 
 from slicerhost.io_manager import qSlicerCoreIOManager
-from slicerhost.stand_in import stored_properties
+from slicerhost.stand_in import exported_names, stored_properties
 
 _VERSION = (5, 12, 4)  # of slicer-core
 _EXIT_NOT_REQUESTED = -1
+
+
+def exported():
+    """The classes of this file by name."""
+    return exported_names(globals(), ("qSlicer",))
 
 
 class qSlicerCommandOptions(QObject):

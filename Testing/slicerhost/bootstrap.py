@@ -75,12 +75,15 @@ def _boot(testing):
 
     slicer.__path__.append(str(PYTHON_LAYER))
     core = MrmlCore()
-    from slicerhost.application import qSlicerApplication
+    from slicerhost import application
     from slicerhost.scripted_modules import install_loadable_modules
     from slicerhost.subject_hierarchy import SubjectHierarchyItems
 
-    slicer.app = qSlicerApplication(core, testing)
+    slicer.app = application.qSlicerApplication(core, testing)
     install_loadable_modules(core)
+    from slicerhost import main_window
+
+    vars(slicer).update(application.exported() | main_window.exported())
     core.subject_hierarchy_items = SubjectHierarchyItems(core.scene)
     return slicer.app
 

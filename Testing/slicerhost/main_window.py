@@ -6,6 +6,7 @@ import slicer
 from PyQt5.QtCore import QObject, Qt, pyqtProperty, pyqtSignal
 from PyQt5.QtGui import QColor
 from PyQt5.QtWidgets import (
+    QComboBox,
     QDockWidget,
     QGridLayout,
     QHBoxLayout,
@@ -19,10 +20,16 @@ from PyQt5.QtWidgets import (
 
 from slicerhost.ctk_widgets import ctkDoubleSlider
 from slicerhost.qmrml_widgets import qMRMLWidget
+from slicerhost.stand_in import exported_names
 from slicerhost.views import qMRMLSliceView, qMRMLThreeDView
 
 _SLICE_VIEWS = {"Red": ("Axial", "R", "#f34a33"), "Green": ("Coronal", "G", "#6eb04b"), "Yellow": ("Sagittal", "Y", "#edd54c")}
 _PLACES = {"Red": (0, 0), "ThreeD": (0, 1), "Green": (1, 0), "Yellow": (1, 1)}
+
+
+def exported():
+    """The widgets of this file, and the views, by class name."""
+    return exported_names(globals(), ("qMRML", "qSlicer"))
 
 
 class _ViewBar(qMRMLWidget):
@@ -139,6 +146,7 @@ class _ViewWidget(qMRMLWidget):
         layout.setSpacing(0)
         layout.addWidget(controller)
         layout.addWidget(view, 1)
+        self.setMRMLScene(slicer.mrmlScene)
 
     def viewWidget(self):
         return self._view
@@ -146,7 +154,7 @@ class _ViewWidget(qMRMLWidget):
     def controllerWidget(self):
         return self._controller
 
-    def viewLogic(self):
+    def logic(self):
         return self._view._logic
 
 
@@ -198,6 +206,9 @@ class qMRMLThreeDWidget(_ViewWidget):
 
     def threeDController(self):
         return self._controller
+
+    def viewLogic(self):
+        return self._view._logic
 
     def mrmlViewNode(self):
         return self._view.mrmlViewNode()
@@ -293,8 +304,21 @@ class qSlicerModuleSelectorToolBar(QToolBar):
     moduleSelected = pyqtSignal(str)
 
     def __init__(self, main_window):
-        super().__init__(main_window)
+        super().__init__("Module selection", main_window)
+        self.setObjectName("ModuleSelectorToolBar")
         self._main_window, self._selected = main_window, ""
+        self._combo = QComboBox(self)
+        self._combo.setMinimumWidth(240)
+        self._combo.activated[str].connect(self.selectModule)
+        self.addWidget(QLabel(" Modules: "))
+        self.addWidget(self._combo)
+        for name in slicer.app.moduleManager().modulesNames():
+            self._offer(name)
+        slicer.app.moduleManager().moduleLoaded.connect(self._offer)
+
+    def _offer(self, name):
+        if isinstance(slicer.app.moduleManager().module(name), slicer.qSlicerScriptedLoadableModule):
+            self._combo.addItem(name)
 
     def selectModule(self, moduleName):
         module = slicer.app.moduleManager().module(moduleName)
@@ -304,6 +328,7 @@ class qSlicerModuleSelectorToolBar(QToolBar):
             return
         self._main_window._show_module(module)
         self._selected = moduleName
+        self._combo.setCurrentText(moduleName)
         self.moduleSelected.emit(moduleName)
 
     selectedModule = pyqtProperty(str, lambda self: self._selected, selectModule)
@@ -327,6 +352,7 @@ class qSlicerMainWindow(QMainWindow):
         self._panel.setWidget(self._scroll_area)
         self.addDockWidget(Qt.LeftDockWidgetArea, self._panel)
         self._selector = qSlicerModuleSelectorToolBar(self)
+        self.addToolBar(self._selector)
         self._shown_widget = None
         self.statusBar()
 

@@ -3,8 +3,12 @@
     PYTHONPATH=Testing python -m slicerhost.run_slicer_tests CHECKOUT [--template]
 
 CHECKOUT is a copy of Slicer's source (https://github.com/Slicer/Slicer), kept outside this repository: nothing of it
-enters here. Each test file runs in its own process; the last line is the total. `--template` loads the module template
-that Slicer ships, unmodified, and presses its button, instead. Exit status 0 where nothing failed.
+enters here. Each test file runs in its own process, then come the tests of the command line that Slicer's
+Applications/SlicerApp/Testing/Python lists; the last line is the total. `--template` loads the module template that
+Slicer ships, unmodified, and works its panel, instead. Exit status 0 where nothing failed.
+
+The tests of packaging need the package certifi, which Slicer brings, and one of them installs a package from the index.
+Left out are test files that need Slicer's sample data or its image readers (mgh, minc, load_data, save).
 """
 
 from __future__ import annotations
@@ -16,9 +20,11 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from dataclasses import dataclass
 from pathlib import Path
 
 TESTS = Path("Base/Python/slicer/tests")
+APPLICATION_TESTS = Path("Applications/SlicerApp/Testing/Python")
 TEMPLATE = Path("Utilities/Templates/Modules/Scripted")
 FILES = (
     "test_slicer_packaging.py",
@@ -31,8 +37,47 @@ FILES = (
     "test_slicer_util_childWidgetVariables.py",
     "test_slicer_util_getNodes.py",
     "test_slicer_util_pip.py",
-    "test_slicer_util_save.py",
     "test_slicer_util_without_modules.py",
+)
+
+
+@dataclass(frozen=True)
+class CommandLineTest:
+    """One start of the application as Slicer's own CMake file lists it; `{here}` is the folder of its scripts."""
+
+    name: str
+    arguments: tuple[str, ...]
+    succeeds: bool = True
+    is_driver: bool = False  # a Python script that is given the path of the application
+
+
+_UNIT = "import slicer.testing; slicer.testing.runUnitTest(['{here}'], '%s')"
+COMMAND_LINE_TESTS = (
+    CommandLineTest("exit(0) in code", ("--no-main-window", "--python-code", "exit(slicer.util.EXIT_SUCCESS)")),
+    CommandLineTest("exit(0) in code, testing",
+                    ("--testing", "--no-main-window", "--python-code", "exit(slicer.util.EXIT_SUCCESS)")),
+    CommandLineTest("exit(1) in code", ("--no-main-window", "--python-code", "exit(slicer.util.EXIT_FAILURE)"), False),
+    CommandLineTest("exit(1) in code, testing",
+                    ("--testing", "--no-main-window", "--python-code", "exit(slicer.util.EXIT_FAILURE)"), False),
+    CommandLineTest("slicer.testing.exitSuccess", ("--testing", "--no-main-window", "--python-code",
+                                                   "import slicer.testing; slicer.testing.exitSuccess()")),
+    CommandLineTest("slicer.testing.exitFailure", ("--testing", "--no-main-window", "--python-code",
+                                                   "import slicer.testing; slicer.testing.exitFailure('no')"), False),
+    CommandLineTest("an exception in code",
+                    ("--testing", "--no-main-window", "--python-code", "raise Exception('no')"), False),
+    CommandLineTest("a script, no window", ("--testing", "--no-main-window", "--python-script",
+                                            "{here}/SlicerTestingExitSuccessTest.py")),
+    CommandLineTest("a failing script, no window", ("--testing", "--no-main-window", "--python-script",
+                                                    "{here}/SlicerTestingExitFailureTest.py"), False),
+    CommandLineTest("a script", ("--testing", "--python-script", "{here}/SlicerTestingExitSuccessTest.py")),
+    CommandLineTest("a failing script", ("--testing", "--python-script", "{here}/SlicerTestingExitFailureTest.py"), False),
+    CommandLineTest("a unit test", ("--testing", "--no-main-window", "--python-code", _UNIT % "SlicerUnitTestTest")),
+    CommandLineTest("a failing unit test",
+                    ("--testing", "--no-main-window", "--python-code", _UNIT % "SlicerUnitTestWithErrorsTest"), False),
+    CommandLineTest("scene observers", ("--testing", "--no-main-window", "--python-code", _UNIT % "SlicerSceneObserverTest")),
+    CommandLineTest("an exception in cleanup, testing", ("ScriptedModuleCleanupTest.py", "--with-testing"), is_driver=True),
+    CommandLineTest("an exception in cleanup", ("ScriptedModuleCleanupTest.py",), is_driver=True),
+    CommandLineTest("sys.path is kept", ("SlicerStartupPreserveSysPathTest.py",), is_driver=True),
 )
 
 
@@ -73,18 +118,28 @@ def run_template(checkout: Path) -> None:
     assert widget.ui.applyButton.enabled, "Apply must be enabled once both volumes are chosen"
     widget.ui.imageThresholdSliderWidget.value = 50
     assert widget._parameterNode.imageThreshold == 50
-    slicer.util.selectModule("Data") if slicer.modules.data.widgetRepresentation() else None
-    app.processEvents()
     assert not pythonqt.slot_errors, pythonqt.slot_errors
     print(f"template module {module.name}: loaded, panel works, parameters {widget._parameterNode.parameterNode.GetParameterNames()}")
 
 
-def _run_in_process(arguments: list[str]) -> subprocess.CompletedProcess:
+def _run_in_process(command: list[str], folder: str | None = None) -> subprocess.CompletedProcess:
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")])
+    with tempfile.TemporaryDirectory() as empty:
+        return subprocess.run([sys.executable, *command], cwd=folder or empty, env=environment, capture_output=True,
+                              text=True, timeout=900)
+
+
+def _runs_as_expected(here: Path, test: CommandLineTest) -> bool:
+    arguments = [argument.replace("{here}", here.as_posix()) for argument in test.arguments]
+    if not test.is_driver:
+        return (_run_in_process(["-m", "slicerhost", *arguments]).returncode == 0) == test.succeeds
     with tempfile.TemporaryDirectory() as folder:
-        return subprocess.run([sys.executable, "-m", "slicerhost.run_slicer_tests", *arguments], cwd=folder,
-                              env=environment, capture_output=True, text=True, timeout=900)
+        application = Path(folder) / "Slicer"
+        application.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m slicerhost "$@"\n', encoding="utf-8")
+        application.chmod(0o755)
+        command = [str(here / arguments[0]), str(application), *arguments[1:]]
+        return (_run_in_process(command).returncode == 0) == test.succeeds
 
 
 def main(words: list[str]) -> int:
@@ -112,7 +167,7 @@ def main(words: list[str]) -> int:
 def _run_all(checkout):
     all_passed = all_total = 0
     for name in FILES:
-        process = _run_in_process([str(checkout), "--file", name])
+        process = _run_in_process(["-m", "slicerhost.run_slicer_tests", str(checkout), "--file", name])
         found = re.search(r"^RESULT (\d+) (\d+)$", process.stdout, re.MULTILINE)
         passed, total = map(int, found.groups()) if found else (0, 0)
         print(f"{name:55s} {passed:4d} of {total}" + ("" if found else "  (did not run)"))
@@ -121,6 +176,12 @@ def _run_all(checkout):
         if not found:
             print("    " + "\n    ".join(process.stderr.strip().splitlines()[-3:]))
         all_passed, all_total = all_passed + passed, all_total + total
+    failed = [test.name for test in COMMAND_LINE_TESTS if not _runs_as_expected(checkout / APPLICATION_TESTS, test)]
+    total = len(COMMAND_LINE_TESTS)
+    print(f"{'command line':55s} {total - len(failed):4d} of {total}")
+    for name in failed:
+        print(f"    {name}")
+    all_passed, all_total = all_passed + total - len(failed), all_total + total
     print(f"{'total':55s} {all_passed:4d} of {all_total}")
     return 0 if all_passed == all_total else 1
 
