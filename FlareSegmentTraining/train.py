@@ -143,6 +143,7 @@ def _split(options: argparse.Namespace, settings: dict, cases: list, folder):
 def train(options: argparse.Namespace) -> None:
     """Do everything that the command line asks for. Raises FlareSegmentError."""
     import torch
+
     from FlareSegmentTrainingLib.cases import find_cases
     from FlareSegmentTrainingLib.configuration import parse
     from FlareSegmentTrainingLib.devices import choose_device, choose_precision

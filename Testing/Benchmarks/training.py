@@ -1,0 +1,104 @@
+"""Training steps per second of the preset flare-organs: fp32 against the precision chosen for this machine, and the
+loader's share of the step: `python3 flare.py bench training`.
+
+The cases are two phantoms on the coarse stage's grid, with the preset's own patches, network and augmentation. Both
+precisions run in turns in one process, since machines have slow phases: compare the ratio, not the rows of two days.
+The table also goes to Testing/Output as CSV. FLARE_BENCH_STEPS changes the number of measured steps (default 20).
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from FlareSegmentTrainingLib.batches import BatchSource
+from FlareSegmentTrainingLib.cases import find_cases
+from FlareSegmentTrainingLib.configuration import Configuration, parse
+from FlareSegmentTrainingLib.devices import choose_compiled, choose_device, choose_precision
+from FlareSegmentTrainingLib.distributed import Group
+from FlareSegmentTrainingLib.preparation import prepare_cases
+from FlareSegmentTrainingLib.presets import read_preset
+from FlareSegmentTrainingLib.trainer import StageTrainer
+
+STEPS = int(os.environ.get("FLARE_BENCH_STEPS", "20"))
+ROUNDS = 4
+WARM_UP = 2
+OUTPUT = Path(__file__).resolve().parents[1] / "Output" / "benchmark_training.csv"
+
+
+@dataclass
+class Measured:
+    """One way to compute: its trainer, and seconds of each step and of waiting for its batch."""
+
+    name: str
+    trainer: StageTrainer
+    source: BatchSource
+    seconds: list[float]
+    waited: float = 0.0
+
+    def run(self, steps: int, count: bool) -> None:
+        """Take steps; the first ones compile and fill caches and are not counted."""
+        waited = self.source.waited_seconds
+        first = self.trainer.step
+        start = time.perf_counter()
+        for batch in self.source.prefetched(first, first + steps):
+            self.trainer.train_step(batch)
+            now = time.perf_counter()
+            if count:
+                self.seconds.append(now - start)
+            start = now
+        if count:
+            self.waited += self.source.waited_seconds - waited
+
+
+def way(name: str, configuration: Configuration, cases: list, precision: str, compiled: bool) -> Measured:
+    """A trainer of the first stage, and its batches."""
+    settings, group, device = configuration.stages[0], Group("gloo"), choose_device("auto", 0)
+    organs, intensity = configuration.organs, configuration.intensity
+    source = BatchSource(settings, cases, organs, intensity, 0, 0, group)
+    trainer = StageTrainer(settings, 2600, intensity, organs, 0, device, precision, compiled, group)
+    return Measured(name, trainer, source, [])
+
+
+def main() -> None:
+    """Measure, print and write the table."""
+    configuration = parse(read_preset("flare-organs"))
+    stage, device = configuration.stages[0].stage, choose_device("auto", 0)
+    cases = prepare_cases(find_cases("phantom:2"), stage, configuration.intensity, configuration.organs)
+    chosen = choose_precision("auto", device)
+    compiled = choose_compiled(None, device, 2600)
+    ways = [way("fp32", configuration, cases, "fp32", False)]
+    if chosen != "fp32":
+        ways.append(way(chosen, configuration, cases, chosen, False))
+    if compiled:
+        ways.append(way(f"{chosen}, compiled", configuration, cases, chosen, True))
+    for measured in ways:
+        measured.run(WARM_UP, count=False)
+    for _ in range(ROUNDS):
+        for measured in ways:
+            measured.run(-(-STEPS // ROUNDS), count=True)
+    reference = statistics.median(ways[0].seconds)
+    rows = []
+    for measured in ways:
+        median = statistics.median(measured.seconds)
+        share = measured.waited / sum(measured.seconds)
+        rows.append((measured.name, 1 / median, median, reference / median, share))
+    print(f"flare-organs, coarse stage, on {device}, {torch.get_num_threads()} threads, {os.cpu_count()} processors")
+    print(f"{'precision':<18}{'steps/s':>10}{'s/step':>10}{'speed-up':>10}{'loader wait':>13}")
+    for name, rate, median, speedup, share in rows:
+        print(f"{name:<18}{rate:>10.2f}{median:>10.3f}{speedup:>10.2f}{share:>12.1%}")
+    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    with open(OUTPUT, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["precision", "steps_per_second", "seconds_per_step", "speed_up", "loader_wait"])
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
