@@ -241,6 +241,9 @@ LEFT_TO_HIDE = {
     "qMRMLSliderWidget": {"setRange", "slider", "spinBox"},
     "qMRMLSpinBox": {"setRange"},
     "qMRMLCollapsibleButton": {"mrmlScene"},
+    "qMRMLSliceView": {"renderer"},
+    "qMRMLThreeDView": {"renderer"},
+    "qSlicerApplication": {"returnCode"},
     "qSlicerWidget": {"mrmlScene"},
     "qSlicerScriptedLoadableModuleWidget": {"mrmlScene"},
 }
