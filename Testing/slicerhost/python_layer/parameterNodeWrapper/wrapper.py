@@ -9,7 +9,7 @@ import slicer.util
 import vtk
 
 from . import parameters
-from .guiConnectors import SlicerPackParameterNamePropertyName, createGuiConnector
+from .guiConnectors import GuiConnector, SlicerPackParameterNamePropertyName, createGuiConnector
 
 __all__ = ["SlicerParameterNamePropertyName", "findChildWidgetForParameter", "isParameterNodeWrapper",
            "parameterNodeWrapper"]
@@ -38,6 +38,7 @@ def findChildWidgetForParameter(widget, parameter):
 
 def _member(info):
     def get(self):
+        self._ensure_value(info)
         return info.serializer.read(self.parameterNode, self._full_name(info.basename))
 
     def set_(self, value):
@@ -58,9 +59,8 @@ class _Wrapper:
         object.__setattr__(self, "_connections", {})
         object.__setattr__(self, "_guiVtkObserverTags", {})
         with slicer.util.NodeModify(parameterNode):
-            for name, info in self.allParameters.items():
-                if not info.serializer.isIn(parameterNode, self._full_name(name)):
-                    info.serializer.write(parameterNode, self._full_name(name), info.default_value())
+            for info in self.allParameters.values():
+                self._ensure_value(info)
 
     def __setattr__(self, name, value):
         if not hasattr(type(self), name):
@@ -68,7 +68,13 @@ class _Wrapper:
         object.__setattr__(self, name, value)
 
     def _full_name(self, name):
-        return f"{self._prefix}.{name}" if self._prefix else name
+        return f"{self._prefix or ''}{name}"
+
+    def _ensure_value(self, info):
+        """A parameter that the node does not have, at first or because the scene was closed, gets its default."""
+        name = self._full_name(info.basename)
+        if not info.serializer.isIn(self.parameterNode, name):
+            info.serializer.write(self.parameterNode, name, info.default_value())
 
     def default(self, paramName):
         """Default of a parameter (an object with `value`)."""
@@ -109,7 +115,8 @@ class _Wrapper:
         """Connect widgets by parameter name; returns a tag for `disconnectGui`."""
         connectors = {}
         for name, widget in mapping.items():
-            connectors[name] = createGuiConnector(widget, self.dataType(name))
+            connectors[name] = widget if isinstance(widget, GuiConnector) else createGuiConnector(
+                widget, self.dataType(name))
             connectors[name].write(self.getValue(name))
         for name, connector in connectors.items():
             connector.onChanged(self._gui_changed(name, connector))
