@@ -243,7 +243,13 @@ def test_interrupt_waits_for_the_program_and_ends_with_130(tree):
     slow.chmod(0o755)
     command = [sys.executable, str(tree.root / "flare.py"), "--slicer", str(slow), "segment"]
     process = subprocess.Popen(
-        command, env=tree.environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=tree.environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A suite that a shell runs in the background has Ctrl-C ignored, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout.readline() == "ready\n"
     os.killpg(process.pid, signal.SIGINT)

@@ -232,7 +232,7 @@ def test_removing_the_output_in_mid_run_makes_a_new_one(panel):
     assert panel.ui.outputSelector.currentNode() is second
 
 
-def test_reloading_the_module_in_mid_run(panel):
+def test_reloading_the_module_in_mid_run(panel, monkeypatch):
     import slicer
 
     add_ct()
@@ -244,8 +244,10 @@ def test_reloading_the_module_in_mid_run(panel):
     widget = slicer.util.getModuleWidget("FlareSegment")
     assert widget is not panel.widget
     widget.logic.close()
-    widget.logic._worker._command = [sys.executable, str(FAKE_WORKER)]
-    again = Panel(panel.app, sys.modules["FlareSegment"], widget)
+    reloaded = sys.modules["FlareSegment"]
+    monkeypatch.setattr(reloaded, "MODEL_FOLDER", Path("good"))
+    monkeypatch.setattr(widget.logic._worker, "_command", [sys.executable, str(FAKE_WORKER)])
+    again = Panel(panel.app, reloaded, widget)
     again.run()
     assert len(segmentations()) == 1
 

@@ -491,3 +491,34 @@ def test_one_real_ct_in_every_orientation_gets_the_same_labels(flare_data: Path)
             a, b = (back == organ.label) & seen, (expected == organ.label) & seen
             if np.count_nonzero(b) * small.voxel_volume_ml > 20 and "oblique" not in name:
                 assert dice(a, b) >= 0.98, (name, organ.key)
+
+
+@pytest.mark.real_ct
+@pytest.mark.slow
+def test_the_bundled_model_labels_the_same_voxels_in_every_storage(flare_data: Path) -> None:
+    """LPS, RAS, flipped, permuted and an oblique direction: the same voxels, and right stays right."""
+    volume = read_volume(flare_data / "val" / "c3l00189_ct.nii.gz")[0]
+    segmenter = Segmenter(load_model(bundled_model_folder()), "cpu")
+    expected = segmenter.segment(volume).labels
+    image = sitk.GetImageFromArray(volume.array)
+    image.SetSpacing(volume.spacing)
+    image.SetOrigin(volume.origin)
+    image.SetDirection(volume.direction.ravel().tolist())
+    places = sitk.GetImageFromArray(np.arange(volume.array.size, dtype=np.int32).reshape(volume.array.shape))
+    places.CopyInformation(image)
+    for orientation in ("LPS", "RAS", "LAS", "RPI", "PIL"):
+        turned = sitk.DICOMOrient(image, orientation)
+        copy = Volume(
+            sitk.GetArrayFromImage(turned),
+            turned.GetSpacing(),
+            turned.GetOrigin(),
+            np.reshape(turned.GetDirection(), (3, 3)),
+        )
+        found = np.zeros_like(expected)
+        found.flat[sitk.GetArrayFromImage(sitk.DICOMOrient(places, orientation)).ravel()] = segmenter.segment(
+            copy
+        ).labels.ravel()
+        assert min(dice(found == o.label, expected == o.label) for o in ORGANS) >= 0.98, orientation
+    oblique = replace(volume, direction=rotation(10, (1, 1, 2)) @ volume.direction)
+    found = segmenter.segment(oblique).labels
+    assert min(dice(found == o.label, expected == o.label) for o in ORGANS) >= 0.98
