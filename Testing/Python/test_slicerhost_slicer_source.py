@@ -1,4 +1,4 @@
-"""Slicer's own tests and module template on the embedded Slicer; needs a checkout of Slicer's source (SLICER_SOURCE)."""
+"""Slicer's own tests and module template on the embedded Slicer; needs Slicer's source (SLICER_SOURCE)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded Slicer's views: drawn by Slicer's displayable managers, moved by mouse and wheel, seen in one picture."""
+"""The embedded Slicer's views: drawn by Slicer's own managers, moved by mouse and wheel, seen in one picture."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def test_dragging_turns_the_camera(slicer_app):
     view = slicer_app.layoutManager().threeDWidget(0).threeDView()
     before = view.cameraNode().GetPosition()
     QTest.mousePress(view, qt.Qt.LeftButton, qt.Qt.NoModifier, qt.QPoint(100, 100))
-    move = qt.QMouseEvent(qt.QEvent.MouseMove, qt.QPointF(160, 120), qt.Qt.LeftButton, qt.Qt.LeftButton, qt.Qt.NoModifier)
+    left = qt.Qt.LeftButton
+    move = qt.QMouseEvent(qt.QEvent.MouseMove, qt.QPointF(160, 120), left, left, qt.Qt.NoModifier)
     slicer_app.sendEvent(view, move)
     QTest.mouseRelease(view, qt.Qt.LeftButton, qt.Qt.NoModifier, qt.QPoint(160, 120))
     assert view.cameraNode().GetPosition() != before

@@ -112,7 +112,8 @@ class qSlicerApplication(QApplication):
         for scope in (QSettings.UserScope, QSettings.SystemScope):
             QSettings.setPath(QSettings.IniFormat, scope, self._temporary_directory.name)
         self._settings = QSettings()
-        self._revision_settings = QSettings(f"{self._temporary_directory.name}/Slicer-revision.ini", QSettings.IniFormat)
+        revision_file = f"{self._temporary_directory.name}/Slicer-revision.ini"
+        self._revision_settings = QSettings(revision_file, QSettings.IniFormat)
 
         self._add_python_slicer_to_path()
 

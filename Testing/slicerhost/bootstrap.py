@@ -94,5 +94,6 @@ def _remove_leaked_names(slicer):
         value = vars(slicer)[name]
         if name.startswith("_") or name in ("util", "slicer_core"):
             continue
-        if vars(slicer.util).get(name) is value or isinstance(value, types.ModuleType) or name == "item_name":
+        is_foreign = isinstance(value, (types.ModuleType, types.FunctionType)) or name in ("info", "item_name")
+        if vars(slicer.util).get(name) is value or is_foreign:
             delattr(slicer, name)

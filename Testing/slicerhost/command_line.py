@@ -2,7 +2,8 @@
 
 What surprises people in Slicer surprises them here too:
 
-* Slicer takes its own options out of the whole line, also behind `--python-script FILE`; the rest is the script's `sys.argv`.
+* Slicer takes its own options out of the whole line, also behind `--python-script FILE`; the rest is the script's
+  `sys.argv`.
 * A script runs in `__main__` with `__file__` set, in the running event loop. `slicer.util.exit(status)` only asks: the
   lines behind it still run. `sys.exit(status)` ends the script.
 * With `--testing` the application ends after the script, with status 1 if anything raised (in a slot too).
@@ -16,11 +17,14 @@ import sys
 import traceback
 from dataclasses import dataclass, field
 
-_FLAGS = """disable-builtin-cli-modules disable-builtin-loadable-modules disable-builtin-modules
-disable-builtin-scripted-loadable-modules disable-cli-modules disable-loadable-modules disable-message-handlers disable-modules
-disable-python disable-scripted-loadable-modules disable-settings disable-terminal-outputs disable-tooltips exit-after-startup
-help ignore-slicerrc keep-temporary-settings no-main-window no-splash show-python-console testing verbose-module-discovery
-version""".split()
+_FLAGS = (
+    "disable-builtin-cli-modules", "disable-builtin-loadable-modules", "disable-builtin-modules",
+    "disable-builtin-scripted-loadable-modules", "disable-cli-modules", "disable-loadable-modules",
+    "disable-message-handlers", "disable-modules", "disable-python", "disable-scripted-loadable-modules",
+    "disable-settings", "disable-terminal-outputs", "disable-tooltips", "exit-after-startup", "help", "ignore-slicerrc",
+    "keep-temporary-settings", "no-main-window", "no-splash", "show-python-console", "testing",
+    "verbose-module-discovery", "version",
+)
 _WITH_VALUE = ("additional-module-path", "modules-to-ignore", "python-code", "python-script")
 _SHORT = {"-h": "help", "-c": "c"}
 
@@ -150,7 +154,7 @@ class _Session:
             for path in find_scripted_modules(folder):
                 try:
                     load_scripted_module(path)
-                except Exception:
+                except Exception:  # noqa: BLE001  (whatever a module raises must not stop the application)
                     traceback.print_exc()
                     print(f"The module failed to be instantiated: {path}", file=sys.stderr)
                     succeeded = False
@@ -186,7 +190,7 @@ class _Session:
                 print(request.code, file=sys.stderr)
             self._app.commandOptions().runPythonAndExit = False
             self._app.exit(status)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  (a script's exception is reported, not passed on)
             pythonqt.slot_errors.append(error)
             traceback.print_exc()
 

@@ -86,11 +86,13 @@ class ctkCollapsibleButton(QAbstractButton):
 
     def sizeHint(self):
         layout = self.layout()
-        return self._header_size().expandedTo(QSize() if layout is None or self._collapsed else layout.totalSizeHint())
+        inside = QSize() if layout is None or self._collapsed else layout.totalSizeHint()
+        return self._header_size().expandedTo(inside)
 
     def minimumSizeHint(self):
         layout = self.layout()
-        return self._header_size().expandedTo(QSize() if layout is None or self._collapsed else layout.totalMinimumSize())
+        inside = QSize() if layout is None or self._collapsed else layout.totalMinimumSize()
+        return self._header_size().expandedTo(inside)
 
     def hitButton(self, position):
         return position.y() < self._HEADER

@@ -1,4 +1,4 @@
-"""`slicer.app.coreIOManager()`: reading and writing of nodes by file type, as `slicer.util.load*` and `save*` ask for it."""
+"""`slicer.app.coreIOManager()`: reads and writes nodes by file type for `slicer.util.load*` and `save*`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ _NODE_CLASSES = {
 class qSlicerCoreIOManager(QObject):
     newFileLoaded = pyqtSignal(object)
     fileSaved = pyqtSignal(object)
-    SIGNALS = {"newFileLoaded(qSlicerIO::IOProperties)": "newFileLoaded", "fileSaved(qSlicerIO::IOProperties)": "fileSaved"}
+    SIGNALS = {
+        "newFileLoaded(qSlicerIO::IOProperties)": "newFileLoaded",
+        "fileSaved(qSlicerIO::IOProperties)": "fileSaved",
+    }
 
     def fileType(self, file):
         name = str(file).lower()
@@ -108,8 +111,13 @@ class qSlicerCoreIOManager(QObject):
         return True
 
     def fileWriterFileType(self, node, extension=""):
-        for file_type, class_name in (("SegmentationFile", "vtkMRMLSegmentationNode"), ("VolumeFile", "vtkMRMLVolumeNode"),
-                                      ("MarkupsFile", "vtkMRMLMarkupsNode"), *_NODE_CLASSES.items()):
+        written = {
+            "SegmentationFile": "vtkMRMLSegmentationNode",
+            "VolumeFile": "vtkMRMLVolumeNode",
+            "MarkupsFile": "vtkMRMLMarkupsNode",
+            **_NODE_CLASSES,
+        }
+        for file_type, class_name in written.items():
             if node.IsA(class_name):
                 return file_type
         if node.IsA("vtkMRMLTransformNode"):

@@ -1,4 +1,4 @@
-"""The main window: module panel on the left, slice views and 3D view on the right, as in Slicer's conventional layouts."""
+"""The main window: module panel on the left, slice views and 3D view on the right, as in Slicer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from slicerhost.qmrml_widgets import qMRMLWidget
 from slicerhost.stand_in import exported_names
 from slicerhost.views import qMRMLSliceView, qMRMLThreeDView
 
-_SLICE_VIEWS = {"Red": ("Axial", "R", "#f34a33"), "Green": ("Coronal", "G", "#6eb04b"), "Yellow": ("Sagittal", "Y", "#edd54c")}
+_SLICE_VIEWS = {
+    "Red": ("Axial", "R", "#f34a33"),
+    "Green": ("Coronal", "G", "#6eb04b"),
+    "Yellow": ("Sagittal", "Y", "#edd54c"),
+}
 _PLACES = {"Red": (0, 0), "ThreeD": (0, 1), "Green": (1, 0), "Yellow": (1, 1)}
 
 

@@ -1,4 +1,4 @@
-"""The MRML side without Qt: the scene, the application logic and the module logics that Slicer's loadable modules bring."""
+"""The MRML side without Qt: the scene, the application logic and the logics of Slicer's loadable modules."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class MrmlCore:
     def __init__(self):
         import slicer
         import vtk
-        import vtkmodules.vtkInteractionStyle  # noqa: F401  (registers the interactor styles)
-        import vtkmodules.vtkRenderingContextOpenGL2  # noqa: F401  (registers the OpenGL implementations)
-        import vtkmodules.vtkRenderingFreeType  # noqa: F401  (text)
-        import vtkmodules.vtkRenderingOpenGL2  # noqa: F401
+        import vtkmodules.vtkInteractionStyle
+        import vtkmodules.vtkRenderingContextOpenGL2
+        import vtkmodules.vtkRenderingFreeType
+        import vtkmodules.vtkRenderingOpenGL2
         import vtkmodules.vtkRenderingVolumeOpenGL2  # noqa: F401
 
         self.scene = slicer.mrmlScene = slicer.vtkMRMLScene()

@@ -7,7 +7,7 @@ PyQt5's classes are changed in place, so that `type(widget) == qt.QCheckBox` hol
 * an unknown attribute cannot be set on a C++ object;
 * `QFileDialog`'s static functions return the file name alone.
 
-An exception in a slot is printed and kept in `slot_errors`, as PythonQt prints it and goes on (PyQt5 alone would abort).
+An exception in a slot is printed, as by PythonQt, and kept in `slot_errors` (PyQt5 alone would abort).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _CallableText(str):
 
 
 def _is_static(method):
-    """Only sip's own signature text tells a static method (of QCoreApplication, say) from one that takes an instance."""
+    """Only sip's own signature text tells a static method from one that takes an instance."""
     return "(self" not in (method.__doc__ or "(self")
 
 
@@ -224,7 +224,7 @@ def install() -> types.ModuleType:
     """Patch PyQt5 and put the module `qt` in place; returns it. Calling it again changes nothing."""
     if "qt" in sys.modules:
         return sys.modules["qt"]
-    qt = types.ModuleType("qt", f"Qt {QtCore.QT_VERSION_STR} as Slicer's Python sees it (PyQt5 with PythonQt's manners).")
+    qt = types.ModuleType("qt", f"Qt {QtCore.QT_VERSION_STR} as Slicer's Python sees it.")
     native_classes = set()
     for source in _SOURCES:
         for name, value in vars(source).items():

@@ -1,4 +1,4 @@
-"""Stand-ins for Slicer's own widgets that a module panel uses: node selectors and the widgets that hand the scene on."""
+"""Stand-ins for Slicer's own widgets that a module panel uses: node selectors, and widgets that hand on the scene."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ class _SceneObserverMixin:
             elif not scene.IsBatchProcessing():
                 callback()
 
-        for event in (events.NodeAddedEvent, events.NodeRemovedEvent, events.EndBatchProcessEvent, events.EndCloseEvent):
+        changes = (events.NodeAddedEvent, events.NodeRemovedEvent, events.EndBatchProcessEvent, events.EndCloseEvent)
+        for event in changes:
             self._scene_tags.append(scene.AddObserver(event, on_scene_changed))
 
 

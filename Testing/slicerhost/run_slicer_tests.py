@@ -70,12 +70,15 @@ COMMAND_LINE_TESTS = (
     CommandLineTest("a failing script, no window", ("--testing", "--no-main-window", "--python-script",
                                                     "{here}/SlicerTestingExitFailureTest.py"), False),
     CommandLineTest("a script", ("--testing", "--python-script", "{here}/SlicerTestingExitSuccessTest.py")),
-    CommandLineTest("a failing script", ("--testing", "--python-script", "{here}/SlicerTestingExitFailureTest.py"), False),
+    CommandLineTest("a failing script",
+                    ("--testing", "--python-script", "{here}/SlicerTestingExitFailureTest.py"), False),
     CommandLineTest("a unit test", ("--testing", "--no-main-window", "--python-code", _UNIT % "SlicerUnitTestTest")),
     CommandLineTest("a failing unit test",
                     ("--testing", "--no-main-window", "--python-code", _UNIT % "SlicerUnitTestWithErrorsTest"), False),
-    CommandLineTest("scene observers", ("--testing", "--no-main-window", "--python-code", _UNIT % "SlicerSceneObserverTest")),
-    CommandLineTest("an exception in cleanup, testing", ("ScriptedModuleCleanupTest.py", "--with-testing"), is_driver=True),
+    CommandLineTest("scene observers",
+                    ("--testing", "--no-main-window", "--python-code", _UNIT % "SlicerSceneObserverTest")),
+    CommandLineTest("an exception in cleanup, testing",
+                    ("ScriptedModuleCleanupTest.py", "--with-testing"), is_driver=True),
     CommandLineTest("an exception in cleanup", ("ScriptedModuleCleanupTest.py",), is_driver=True),
     CommandLineTest("sys.path is kept", ("SlicerStartupPreserveSysPathTest.py",), is_driver=True),
 )
@@ -119,7 +122,8 @@ def run_template(checkout: Path) -> None:
     widget.ui.imageThresholdSliderWidget.value = 50
     assert widget._parameterNode.imageThreshold == 50
     assert not pythonqt.slot_errors, pythonqt.slot_errors
-    print(f"template module {module.name}: loaded, panel works, parameters {widget._parameterNode.parameterNode.GetParameterNames()}")
+    names = ", ".join(widget._parameterNode.parameterNode.GetParameterNames())
+    print(f"template module {module.name}: loaded, panel works, parameters {names}")
 
 
 def _run_in_process(command: list[str], folder: str | None = None) -> subprocess.CompletedProcess:

@@ -1,4 +1,4 @@
-"""Small tools that the widget stand-ins share: properties that keep a value, and constructor arguments as C++ takes them."""
+"""Small tools that the widget stand-ins share: properties that keep a value, constructor arguments as in C++."""
 
 from __future__ import annotations
 

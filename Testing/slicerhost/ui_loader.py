@@ -1,7 +1,7 @@
 """Reads Qt Designer's `.ui` files: the `qt.QUiLoader` that PyQt5 does not have.
 
 Stricter than Qt's own loader, which turns a misspelled property into a dynamic one: an unknown widget class, property,
-signal, slot or value type raises `UiError`. Dynamic properties (`stdset="0"`, for example SlicerParameterName) are kept.
+signal, slot or value type raises `UiError`. Dynamic properties (`stdset="0"`: SlicerParameterName, say) are kept.
 """
 
 from __future__ import annotations
@@ -75,9 +75,8 @@ class QUiLoader(QtCore.QObject):
                 self._attach(widget, self._widget(child, widget), child)
             elif child.tag == "action":
                 self._action(child, widget)
-            elif child.tag == "addaction":
-                if child.get("name") in self._objects:
-                    widget.addAction(self._objects[child.get("name")])
+            elif child.tag == "addaction" and child.get("name") in self._objects:
+                widget.addAction(self._objects[child.get("name")])
         for one in properties:
             if one.get("name") in _SET_LAST:
                 self._set_property(widget, one, class_name)
@@ -235,7 +234,8 @@ class QUiLoader(QtCore.QObject):
         if kind == "sizepolicy":
             policies = QtWidgets.QSizePolicy
             policy = policies(
-                getattr(policies, node.get("hsizetype", "Preferred")), getattr(policies, node.get("vsizetype", "Preferred"))
+                getattr(policies, node.get("hsizetype", "Preferred")),
+                getattr(policies, node.get("vsizetype", "Preferred")),
             )
             policy.setHorizontalStretch(int(node.findtext("horstretch", "0")))
             policy.setVerticalStretch(int(node.findtext("verstretch", "0")))

@@ -188,7 +188,10 @@ class qMRMLSliceView(_RenderView):
         return self._style
 
     def convertDeviceToXYZ(self, xy):
-        return tuple(slicer.vtkMRMLAbstractSliceViewDisplayableManager.ConvertDeviceToXYZ(self._interactor, self._node, *xy))
+        xyz = [0.0] * 3
+        manager = slicer.vtkMRMLAbstractSliceViewDisplayableManager
+        manager.ConvertDeviceToXYZ(self._interactor, self._node, *xy, xyz)
+        return tuple(xyz)
 
     def convertRASToXYZ(self, ras):
         return self._transformed(ras, inverse=True)

@@ -9,7 +9,6 @@ import unittest
 
 import ctk
 import qt
-
 import slicer
 import slicer.util
 

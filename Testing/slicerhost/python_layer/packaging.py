@@ -245,7 +245,8 @@ def _pip_install_with_skips(requirements, skip_packages, constraints=None, log_f
         seen.add(name)
         if not pip_check(requirement):
             extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
-            arguments = _build_pip_args([f"{requirement.name}{extras}{requirement.specifier}"], constraints, no_deps=True)
+            wanted = f"{requirement.name}{extras}{requirement.specifier}"
+            arguments = _build_pip_args([wanted], constraints, no_deps=True)
             if log_fn is not None:
                 log_fn(f"Installing {requirement}")
             try:
@@ -300,7 +301,7 @@ class _PipProgressDialog:
 
         self._lines = []
         self._dialog = qt.QDialog(slicer.util.mainWindow())
-        self._dialog.windowTitle = f"{requester}: installing Python packages" if requester else "Installing Python packages"
+        self._dialog.windowTitle = f"{requester or 'Slicer'}: installing Python packages"
         self._text = qt.QPlainTextEdit()
         self._text.readOnly = True
         qt.QVBoxLayout(self._dialog).addWidget(self._text)

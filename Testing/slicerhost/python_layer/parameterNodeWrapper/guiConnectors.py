@@ -85,10 +85,9 @@ class GuiConnector(abc.ABC):
     def is_alive(self):
         """Whether the widget still exists."""
         try:
-            self.widget().objectName
+            return self.widget().objectName is not None
         except (RuntimeError, ValueError):
             return False
-        return True
 
 
 _registered: list[type[GuiConnector]] = []

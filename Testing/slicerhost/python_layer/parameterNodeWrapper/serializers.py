@@ -19,9 +19,9 @@ import slicer.util
 from .annotations import Default, IsInstance, NotNone, is_validator
 from .type_tools import is_node_class, is_union, splitAnnotations
 
-__all__ = ["AnySerializer", "BoolSerializer", "DictSerializer", "EnumSerializer", "ListSerializer", "NodeSerializer",
-           "NumberSerializer", "PathSerializer", "QColorSerializer", "Serializer", "StringSerializer", "TupleSerializer",
-           "UnionSerializer", "ValidatedSerializer", "parameterNodeSerializer"]
+__all__ = ["AnySerializer", "BoolSerializer", "DictSerializer", "EnumSerializer", "ListSerializer",
+           "NodeSerializer", "NumberSerializer", "PathSerializer", "QColorSerializer", "Serializer", "StringSerializer",
+           "TupleSerializer", "UnionSerializer", "ValidatedSerializer", "parameterNodeSerializer"]
 
 
 class Serializer(abc.ABC):
@@ -61,7 +61,7 @@ class Serializer(abc.ABC):
         """Whether a read value stays right while nobody writes through the wrapper."""
         return False
 
-    def validate(self, value) -> None:
+    def validate(self, value) -> None:  # noqa: B027  (most need no more than their validators)
         """Raise where the value may not be written."""
 
 
