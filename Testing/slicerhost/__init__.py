@@ -11,7 +11,8 @@ only: PyQt5 is GPL, and nothing that is shipped imports it.
 
 Rooms: `pythonqt` (the `qt` module), `ui_loader`, `ctk_widgets`, `qmrml_widgets`, `views` and `main_window` (what is
 seen), `mrml` (scene and logics), `application`, `io_manager`, `subject_hierarchy`, `scripted_modules`, `command_line`,
-and `python_layer` (joined to the `slicer` package). `run_slicer_tests` measures it by Slicer's own tests.
+`python_layer` (joined to the `slicer` package), `modules` (Slicer modules that others import). `run_slicer_tests`
+measures it all by Slicer's own tests.
 """
 
 from __future__ import annotations

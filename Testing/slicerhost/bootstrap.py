@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 
 PYTHON_LAYER = Path(__file__).parent / "python_layer"
+BUILT_IN_MODULES = Path(__file__).parent / "modules"
 
 # Names under which Slicer's own code imports the libraries that slicer-core keeps in one package.
 _LIBRARY_ALIASES = {
@@ -74,6 +75,7 @@ def _boot(testing):
     ui_loader.stand_ins.update(ctk_widgets.exported() | qmrml_widgets.exported())
 
     slicer.__path__.append(str(PYTHON_LAYER))
+    sys.path.append(str(BUILT_IN_MODULES))
     core = MrmlCore()
     from slicerhost import application
     from slicerhost.scripted_modules import install_loadable_modules

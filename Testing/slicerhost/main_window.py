@@ -381,6 +381,7 @@ class qSlicerMainWindow(QMainWindow):
             self._scroll_area.takeWidget()
             self._shown_widget.setParent(None)
             self._shown_widget = None
+            self._panel.setWindowTitle("Module")
             self._selector._selected = ""
 
     def closeEvent(self, event):

@@ -109,6 +109,8 @@ def run_template(checkout: Path) -> None:
 
     module = load_scripted_module(str(checkout / TEMPLATE / "TemplateKey.py"))
     slicer.util.mainWindow().show()
+    app.startupCompleted.emit()  # the template registers its sample data then
+    assert "TemplateKey" in slicer.modules.sampleDataSources
     slicer.util.selectModule(module)
     widget = slicer.util.getModuleWidget(module)
     assert not widget.ui.applyButton.enabled
