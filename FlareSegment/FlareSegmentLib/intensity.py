@@ -58,8 +58,8 @@ def body_box(hounsfield: np.ndarray, intensity: Intensity) -> tuple[slice, slice
     there is none.
     """
     above = hounsfield > intensity.lower
-    box = []
+    box: list[slice] = []
     for axis in range(3):
         hit = np.flatnonzero(above.any(axis=tuple(other for other in range(3) if other != axis)))
         box.append(slice(int(hit[0]), int(hit[-1]) + 1) if len(hit) else slice(0, hounsfield.shape[axis]))
-    return tuple(box)
+    return box[0], box[1], box[2]

@@ -34,6 +34,7 @@ class ConvolutionUnit(nn.Module):
         if not isinstance(self.normalization, nn.BatchNorm3d):
             return
         norm, convolution = self.normalization, self.convolution
+        assert norm.running_mean is not None and norm.running_var is not None
         weight, bias = fuse_conv_bn_weights(
             convolution.weight,
             convolution.bias,
@@ -63,4 +64,5 @@ def initialize(network: nn.Module, slope: float) -> None:
     for module in network.modules():
         if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
             nn.init.kaiming_normal_(module.weight, a=slope, nonlinearity="leaky_relu")
+            assert module.bias is not None
             nn.init.zeros_(module.bias)

@@ -28,7 +28,7 @@ from torch import nn
 from .errors import ModelError
 from .intensity import Intensity
 from .organs import FLARE22_ORGANS
-from .vnet import build_network
+from .vnet import Network, build_network
 
 FORMAT = "flaresegment-model"
 FORMAT_VERSION = 1
@@ -82,7 +82,7 @@ class Model:
 
     def __init__(self, description: ModelDescription, weights: dict[str, dict[str, torch.Tensor]]):
         self.description = description
-        self._networks: dict[str, nn.Module] = {}
+        self._networks: dict[str, Network] = {}
         for stage in description.stages:
             try:
                 network = build_network(stage.network)

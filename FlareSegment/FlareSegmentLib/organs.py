@@ -119,7 +119,7 @@ def terminology_entry(organ: Organ) -> str:
     modifier; each coded part is ``scheme^code^meaning``
     (https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html).
     """
-    modifier = ("SCT", organ.modifier_code, organ.modifier_meaning) if organ.modifier_code else ("", "", "")
+    modifier = ("SCT", organ.modifier_code, organ.modifier_meaning or "") if organ.modifier_code else ("", "", "")
     kind = ("SCT", organ.type_code, organ.type_meaning)
     empty = ("", "", "")
     return "~".join(

@@ -546,9 +546,9 @@ class _Anatomy:
             ([gate, (-18, -34, 58), (16, -54, 66)], [5, 4, 2]),
         ]
         for nodes, sizes in branches:
-            nodes = self._vary(nodes, 2.5)
-            branch = _within(_tube(nodes, sizes), liver, 1)
-            self._paint(branch, enhanced, None, (nodes.min(0) - 10, nodes.max(0) + 10))
+            places = self._vary(nodes, 2.5)
+            branch = _within(_tube(places, sizes), liver, 1)
+            self._paint(branch, enhanced, None, (places.min(0) - 10, places.max(0) + 10))
         for _ in range(rng.poisson(0.7)):
             spot = rng.uniform((-115, -50, 0), (-45, 40, 80))
             size = rng.uniform(4, 14)

@@ -131,10 +131,12 @@ class VNet(nn.Module):
         return self
 
 
-ARCHITECTURES = {"vnet": VNet, "unet": UNet}
+Network = VNet | UNet
+
+ARCHITECTURES: dict[str, type[VNet] | type[UNet]] = {"vnet": VNet, "unet": UNet}
 
 
-def build_network(configuration: dict) -> nn.Module:
+def build_network(configuration: dict) -> Network:
     """Build the network that ``configuration`` names: {"architecture": "vnet" or "unet", <its arguments>}.
 
     Raises:
