@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from FlareSegmentLib.organs import FLARE22_ORGANS, LABEL_TABLES, ORGANS, organ_by_key, terminology_entry
 
 
