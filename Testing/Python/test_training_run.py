@@ -347,7 +347,7 @@ def test_wrong_usage_is_one_line(train_module, arguments, words, tmp_path, monke
 
 
 def test_deep_supervision_and_a_second_stage(train_module, command, place):
-    second = {**PRESET["stages"]["coarse"], "start_from": "coarse", "region": "organs"}
+    second = {**PRESET["stages"]["coarse"], "start_from": "coarse", "region": "volume"}
     arguments = [
         "--epochs",
         "1",
