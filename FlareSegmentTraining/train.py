@@ -21,9 +21,10 @@ import traceback
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
-for _folder in (_HERE, _HERE.parent / "FlareSegment"):
-    # Installed in Slicer both modules share a folder that is on the path; a working tree and a plain Python need this.
-    if _folder.is_dir() and str(_folder) not in sys.path:
+for _folder in (_HERE, _HERE.parent, _HERE.parent / "FlareSegment"):
+    # In a working tree the libraries are beside this file and in the other module's folder; installed, both are one
+    # folder above. Slicer itself knows its modules' folder; PythonSlicer and a plain Python do not.
+    if any((_folder / name).is_dir() for name in ("FlareSegmentLib", "FlareSegmentTrainingLib")):
         sys.path.insert(0, str(_folder))
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError, ModelError  # noqa: E402

@@ -15,7 +15,16 @@ from pathlib import Path
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentTrainingLib.run_folder import OUTPUT_FILE, RunFolder
 
-TRAIN_SCRIPT = Path(__file__).resolve().parent.parent / "train.py"
+_MODULE_FOLDER = Path(__file__).resolve().parent.parent
+TRAIN_SCRIPT = next(
+    # beside the module in a working tree; installed in a folder of its own, for Slicer takes scripts there for modules
+    (
+        file
+        for file in (_MODULE_FOLDER / "train.py", _MODULE_FOLDER / "FlareSegmentScripts" / "train.py")
+        if file.is_file()
+    ),
+    _MODULE_FOLDER / "train.py",
+)
 NOT_BEGUN, STARTING, RUNNING, FINISHED, STOPPED, FAILED, LOST = (
     "not begun",
     "starting",
