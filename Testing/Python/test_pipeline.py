@@ -416,12 +416,23 @@ def test_a_full_cpu_is_a_memory_error() -> None:
         Segmenter(model, "cpu").segment(volume)
 
 
-def turned_copies(volume: Volume) -> dict[str, Volume]:
-    """The same CT stored with other axes, and resampled to oblique ones."""
-    image = sitk.GetImageFromArray(volume.array)
+def image_of(volume: Volume, array: np.ndarray) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
     image.SetSpacing(volume.spacing)
     image.SetOrigin(volume.origin)
     image.SetDirection(volume.direction.ravel().tolist())
+    return image
+
+
+def volume_of(image: sitk.Image) -> Volume:
+    return Volume(
+        sitk.GetArrayFromImage(image), image.GetSpacing(), image.GetOrigin(), np.reshape(image.GetDirection(), (3, 3))
+    )
+
+
+def turned_copies(volume: Volume) -> dict[str, Volume]:
+    """The same CT stored with other axes, and resampled to oblique ones."""
+    image = image_of(volume, volume.array)
     images = {orientation: sitk.DICOMOrient(image, orientation) for orientation in ("RAS", "PIL")}
     center = np.array(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
     for degrees in (8, 25):
@@ -437,28 +448,17 @@ def turned_copies(volume: Volume) -> dict[str, Volume]:
             direction.ravel().tolist(),
             -1024,
         )
-    return {
-        name: Volume(
-            sitk.GetArrayFromImage(turned),
-            turned.GetSpacing(),
-            turned.GetOrigin(),
-            np.reshape(turned.GetDirection(), (3, 3)),
-        )
-        for name, turned in images.items()
-    }
+    return {name: volume_of(turned) for name, turned in images.items()}
 
 
 @pytest.mark.real_ct
 @pytest.mark.slow
 def test_one_real_ct_in_every_orientation_gets_the_same_labels(flare_data: Path) -> None:
-    folder = bundled_model_folder()
-    if not (folder / "weights.pt").exists():
-        pytest.skip("there is no bundled model")
     volume = read_volume(flare_data / "val" / "matrad_pat001_ct.nii.gz")[0]
     small = Volume(
         np.ascontiguousarray(volume.array[60:140, 20:200, 10:206]), volume.spacing, volume.origin, volume.direction
     )
-    model = load_model(folder)
+    model = load_model(bundled_model_folder())
     coarse_only = FakeModel(
         model.description.stages[0], multiple=model.stage_multiple(model.description.stages[0].name)
     )
@@ -469,13 +469,9 @@ def test_one_real_ct_in_every_orientation_gets_the_same_labels(flare_data: Path)
     assert np.count_nonzero(expected == 1) * small.voxel_volume_ml > 300
     for name, turned in turned_copies(small).items():
         found = segmenter.segment(turned).labels
-        image = sitk.GetImageFromArray(found)
-        image.SetSpacing(turned.spacing)
-        image.SetOrigin(turned.origin)
-        image.SetDirection(turned.direction.ravel().tolist())
         back = sitk.GetArrayFromImage(
             sitk.Resample(
-                image,
+                image_of(turned, found),
                 small.array.shape[::-1],
                 sitk.Transform(),
                 sitk.sitkNearestNeighbor,
@@ -500,24 +496,12 @@ def test_the_bundled_model_labels_the_same_voxels_in_every_storage(flare_data: P
     volume = read_volume(flare_data / "val" / "c3l00189_ct.nii.gz")[0]
     segmenter = Segmenter(load_model(bundled_model_folder()), "cpu")
     expected = segmenter.segment(volume).labels
-    image = sitk.GetImageFromArray(volume.array)
-    image.SetSpacing(volume.spacing)
-    image.SetOrigin(volume.origin)
-    image.SetDirection(volume.direction.ravel().tolist())
-    places = sitk.GetImageFromArray(np.arange(volume.array.size, dtype=np.int32).reshape(volume.array.shape))
-    places.CopyInformation(image)
+    image = image_of(volume, volume.array)
+    places = image_of(volume, np.arange(volume.array.size, dtype=np.int32).reshape(volume.array.shape))
     for orientation in ("LPS", "RAS", "LAS", "RPI", "PIL"):
-        turned = sitk.DICOMOrient(image, orientation)
-        copy = Volume(
-            sitk.GetArrayFromImage(turned),
-            turned.GetSpacing(),
-            turned.GetOrigin(),
-            np.reshape(turned.GetDirection(), (3, 3)),
-        )
+        labels = segmenter.segment(volume_of(sitk.DICOMOrient(image, orientation))).labels
         found = np.zeros_like(expected)
-        found.flat[sitk.GetArrayFromImage(sitk.DICOMOrient(places, orientation)).ravel()] = segmenter.segment(
-            copy
-        ).labels.ravel()
+        found.flat[sitk.GetArrayFromImage(sitk.DICOMOrient(places, orientation)).ravel()] = labels.ravel()
         assert min(dice(found == o.label, expected == o.label) for o in ORGANS) >= 0.98, orientation
     oblique = replace(volume, direction=rotation(10, (1, 1, 2)) @ volume.direction)
     found = segmenter.segment(oblique).labels
