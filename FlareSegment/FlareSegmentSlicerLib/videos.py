@@ -1,0 +1,229 @@
+"""Two videos of a result: slices scrolling from head to feet, and the organs turning in 3D over a faint body.
+
+Made headless and without the scene, from the same drawings as the pictures; the panel and the evaluation use them
+alike. The files are H.264 in MP4, 4:2:0, with the index in front: what every browser plays. The encoder is ffmpeg, in
+a process of its own, as the package imageio-ffmpeg brings it; `VideoUnavailable` says how to install it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from FlareSegmentLib.errors import FlareSegmentError
+from FlareSegmentLib.organs import ORGANS, Organ
+from FlareSegmentLib.volume import Volume
+
+from .drawing import FAINT, REFERENCE, SIDES, TEXT, Canvas, box_to_show, busiest_slice, draw_plane, position_text
+from .surfaces import OrganView, surface
+
+Progress = Callable[[float], None]
+"""Called with the fraction done, 0 to 1; an exception that it raises ends the work, and no file is left."""
+
+_WIDTH, _HEIGHT = 1280, 720
+_TOP, _GAP = 70, 14
+_AXIAL_WIDTH = 860
+_FRAMES_PER_SECOND = 24
+_SCROLL_SECONDS = (7, 14)
+_SLICES_PER_SECOND = 12
+_TURN_SECONDS = 7
+_BODY_MM = 4.0
+_BODY_COLOR = (214, 204, 196)
+_BODY_OPACITY = 0.13
+
+
+class VideoUnavailable(FlareSegmentError):
+    """This Python has no video encoder."""
+
+
+def write_slices_video(
+    path: str | os.PathLike,
+    volume: Volume,
+    labels: np.ndarray,
+    reference: np.ndarray | None = None,
+    *,
+    organs: Sequence[Organ] = ORGANS,
+    progress: Progress | None = None,
+) -> None:
+    """Write a video of the axial slices from head to feet with the organs' outlines; beside them a coronal slice shows
+    the height.
+
+    Args:
+        path: ends with .mp4; the file appears whole or not at all.
+        volume: CT in HU; its name is the video's title.
+        labels: uint8 (z, y, x) on the volume's grid, values of `organs`.
+        reference: labels drawn as outlines to compare with; what differs is tinted (see `drawing.draw_plane`).
+        progress: told how far it is, for every frame.
+
+    Raises:
+        VideoUnavailable: there is no encoder.
+        OSError: the file cannot be written.
+    """
+    view, order = volume.to_lps_view()
+    shown = order.apply(labels)
+    truth = None if reference is None else order.apply(reference)
+    box = box_to_show(view, shown if truth is None else np.maximum(shown, truth))
+    depth, height, width = ((stop - start) * step for (start, stop), step in zip(box, view.spacing[::-1], strict=True))
+
+    still = Canvas(_WIDTH, _HEIGHT)
+    still.heading(volume)
+    column = _GAP + _AXIAL_WIDTH + _GAP
+    side = _WIDTH - column - _GAP
+    coronal_mm = max(width / side, depth / (_HEIGHT * 0.46))
+    index = busiest_slice(shown, 1, organs)
+    coronal = draw_plane(view, shown, organs, box, 1, index, coronal_mm, truth)
+    left = column + (side - coronal.shape[1]) // 2
+    still.panel(coronal, left, _TOP, f"Coronal, {position_text(view, 1, index)}", SIDES[1])
+    _legend(still, column, _TOP + coronal.shape[0] + 22, volume, labels, organs, reference is not None)
+
+    pixel_mm = max(width / _AXIAL_WIDTH, height / (_HEIGHT - _TOP - 2 * _GAP))
+    start, stop = box[0]
+    seconds = np.clip((stop - start) / _SLICES_PER_SECOND, *_SCROLL_SECONDS)
+    levels = np.rint(np.linspace(stop - 1, start, round(seconds * _FRAMES_PER_SECOND))).astype(int)
+
+    def frames() -> Iterator[np.ndarray]:
+        canvas = Canvas(_WIDTH, _HEIGHT)
+        shown_level = None
+        for level in levels.tolist():
+            if level != shown_level:
+                shown_level = level
+                canvas.pixels[:] = still.pixels
+                image = draw_plane(view, shown, organs, box, 0, level, pixel_mm, truth)
+                corner = _GAP + (_AXIAL_WIDTH - image.shape[1]) // 2
+                canvas.panel(image, corner, _TOP, f"Axial, {position_text(view, 0, level)}", SIDES[0])
+                canvas.scale_bar(corner + 14, _TOP + image.shape[0] - 16, 50 / pixel_mm, "5 cm")
+                row = _TOP + round((stop - level - 0.5) * view.spacing[2] / coronal_mm)
+                canvas.rectangle(left, min(row, _TOP + coronal.shape[0] - 2), coronal.shape[1], 2, TEXT)
+            yield canvas.pixels
+
+    _write(Path(path), frames(), len(levels), progress)
+
+
+def write_turntable_video(
+    path: str | os.PathLike,
+    volume: Volume,
+    labels: np.ndarray,
+    *,
+    organs: Sequence[Organ] = ORGANS,
+    progress: Progress | None = None,
+) -> None:
+    """Write a video of the organs in one turn about the body's long axis, from the front by the patient's left, inside
+    the faint body.
+
+    Arguments and errors as of `write_slices_video`; raises also RenderingUnavailable where there is no OpenGL.
+    """
+    _encoder()
+    view_width, view_height = _AXIAL_WIDTH, _HEIGHT - _TOP - _GAP
+    with OrganView(view_width, view_height) as scene:
+        scene.add_organs(volume, labels, organs)
+        scene.add(_body_surface(volume, labels), _BODY_COLOR, _BODY_OPACITY)
+        pixel_mm = scene.fit(turning=True)
+        canvas = Canvas(_WIDTH, _HEIGHT)
+        canvas.heading(volume)
+        column = _GAP + view_width + _GAP
+        _legend(canvas, column, _TOP + 10, volume, labels, organs, False)
+        still = canvas.pixels.copy()
+        count = _TURN_SECONDS * _FRAMES_PER_SECOND
+
+        def frames() -> Iterator[np.ndarray]:
+            for number in range(count):
+                degrees = 360 * number / count
+                canvas.pixels[:] = still
+                canvas.panel(scene.picture(degrees), _GAP, _TOP, _side_seen(degrees), _side_letters(degrees))
+                canvas.scale_bar(_GAP + 14, _HEIGHT - _GAP - 16, 50 / pixel_mm, "5 cm")
+                yield canvas.pixels
+
+        _write(Path(path), frames(), count, progress)
+
+
+def _side_seen(degrees: float) -> str:
+    names = ("From the front", "From the patient's left", "From behind", "From the patient's right")
+    return names[round(degrees / 90) % 4]
+
+
+def _side_letters(degrees: float) -> str:
+    """Letters at the left, right, top and bottom; seen from a quarter, the patient's axes are the nearest ones."""
+    return ("RLSI", "APSI", "LRSI", "PASI")[round(degrees / 90) % 4]
+
+
+def _legend(
+    canvas: Canvas,
+    x: int,
+    y: int,
+    volume: Volume,
+    labels: np.ndarray,
+    organs: Sequence[Organ],
+    compared: bool,
+) -> None:
+    """Colors, names and volumes; with a reference, what its color means."""
+    if compared:
+        canvas.rectangle(x, y + 8, 22, 4, REFERENCE)
+        canvas.text(x + 34, y - 1, "Reference; tinted where missed", 18, FAINT)
+        y += 36
+    canvas.legend(x, y, volume, labels, organs)
+
+
+def _body_surface(volume: Volume, labels: np.ndarray):
+    """vtkPolyData of the skin at the height of the organs, or None: the largest piece denser than fat's lower end,
+    without thin things such as the table, and filled slice by slice.
+    """
+    view, order = volume.to_lps_view()
+    (start, stop), *_ = box_to_show(view, order.apply(labels))
+    steps = [max(1, round(_BODY_MM / step)) for step in view.spacing]
+    coarse = view.array[start : stop : steps[2], :: steps[1], :: steps[0]] > -250
+    solid = ndimage.binary_opening(coarse, ndimage.generate_binary_structure(3, 1), iterations=2)
+    pieces, count = ndimage.label(solid)
+    if not count:
+        return None
+    body = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
+    body = np.stack([ndimage.binary_fill_holes(plane) for plane in body])
+    corner = (view.affine_lps @ [0, 0, start, 1])[:3]
+    spacing = tuple(step * count for step, count in zip(view.spacing, steps, strict=True))
+    return surface(Volume(body, spacing, tuple(corner), view.direction), body, _BODY_MM)
+
+
+def _encoder():
+    """The package that brings ffmpeg. Raises VideoUnavailable."""
+    try:
+        import imageio_ffmpeg
+    except ImportError as error:
+        raise VideoUnavailable(
+            "No video was made: the package imageio-ffmpeg is missing. In Slicer's Python console: "
+            "slicer.util.pip_install('imageio-ffmpeg')."
+        ) from error
+    return imageio_ffmpeg
+
+
+def _write(path: Path, frames: Iterable[np.ndarray], count: int, progress: Progress | None) -> None:
+    """Encode `count` frames, uint8 (rows, columns, 3) with even sides. Raises VideoUnavailable, OSError."""
+    encoder = _encoder()
+    color = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709")
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".video-") as private:
+        partial = Path(private) / "video.mp4"
+        sink = encoder.write_frames(
+            str(partial),
+            (_WIDTH, _HEIGHT),
+            fps=_FRAMES_PER_SECOND,
+            codec="libx264",
+            pix_fmt_out="yuv420p",
+            quality=None,
+            macro_block_size=2,
+            ffmpeg_log_level="error",
+            output_params=["-crf", "21", "-vf", "scale=out_color_matrix=bt709", *color, "-movflags", "+faststart"],
+        )
+        sink.send(None)
+        try:
+            for number, frame in enumerate(frames, start=1):
+                sink.send(np.ascontiguousarray(frame))
+                if progress is not None:
+                    progress(number / count)
+        finally:
+            sink.close()
+        if not partial.is_file() or encoder.count_frames_and_secs(str(partial))[0] != count:
+            raise OSError(f"{path} could not be written whole; the disk may be full")
+        os.replace(partial, path)
