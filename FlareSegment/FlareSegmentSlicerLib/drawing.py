@@ -197,7 +197,7 @@ class Canvas:
     def rectangle(self, x: int, y: int, width: int, height: int, color: Sequence[int]) -> None:
         self.pixels[max(0, y) : y + height, max(0, x) : x + width] = color
 
-    def panel(self, image: np.ndarray, x: int, y: int, title: str, sides: str) -> None:
+    def panel(self, image: np.ndarray, x: int, y: int, title: str, sides: Sequence[str]) -> None:
         """Put a picture with its title and the letters of its left, right, top and bottom side."""
         rows, columns = image.shape[:2]
         self.pixels[y : y + rows, x : x + columns] = image[:, : self.pixels.shape[1] - x]

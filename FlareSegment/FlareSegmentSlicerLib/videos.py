@@ -28,13 +28,11 @@ Progress = Callable[[float], None]
 _WIDTH, _HEIGHT = 1280, 720
 _TOP, _GAP = 70, 14
 _AXIAL_WIDTH = 860
-_FRAMES_PER_SECOND = 24
+_FRAMES_PER_SECOND = 20
 _SCROLL_SECONDS = (7, 14)
 _SLICES_PER_SECOND = 12
-_TURN_SECONDS = 7
+_TURN_SECONDS = 6
 _BODY_MM = 4.0
-_BODY_COLOR = (214, 204, 196)
-_BODY_OPACITY = 0.13
 
 
 class VideoUnavailable(FlareSegmentError):
@@ -119,9 +117,9 @@ def write_turntable_video(
     """
     _encoder()
     view_width, view_height = _AXIAL_WIDTH, _HEIGHT - _TOP - _GAP
-    with OrganView(view_width, view_height) as scene:
+    with OrganView(view_width, view_height, quick=True) as scene:
         scene.add_organs(volume, labels, organs)
-        scene.add(_body_surface(volume, labels), _BODY_COLOR, _BODY_OPACITY)
+        scene.add_body(_body_surface(volume, labels))
         pixel_mm = scene.fit(turning=True)
         canvas = Canvas(_WIDTH, _HEIGHT)
         canvas.heading(volume)
@@ -134,21 +132,21 @@ def write_turntable_video(
             for number in range(count):
                 degrees = 360 * number / count
                 canvas.pixels[:] = still
-                canvas.panel(scene.picture(degrees), _GAP, _TOP, _side_seen(degrees), _side_letters(degrees))
+                canvas.panel(scene.picture(degrees), _GAP, _TOP, *_side_seen(degrees))
                 canvas.scale_bar(_GAP + 14, _HEIGHT - _GAP - 16, 50 / pixel_mm, "5 cm")
                 yield canvas.pixels
 
         _write(Path(path), frames(), count, progress)
 
 
-def _side_seen(degrees: float) -> str:
-    names = ("From the front", "From the patient's left", "From behind", "From the patient's right")
-    return names[round(degrees / 90) % 4]
-
-
-def _side_letters(degrees: float) -> str:
-    """Letters at the left, right, top and bottom; seen from a quarter, the patient's axes are the nearest ones."""
-    return ("RLSI", "APSI", "LRSI", "PASI")[round(degrees / 90) % 4]
+def _side_seen(degrees: float) -> tuple[str, str]:
+    """From where one looks, and the letters at the picture's left, right, top and bottom; two letters, as in DICOM's
+    patient orientation, where one looks from between two sides.
+    """
+    eighth = round(degrees / 45) % 8
+    names = ("the front", "the front left", "the left", "behind, left", "behind", "behind, right", "the right")
+    edges = ("R", "RA", "A", "AL", "L", "LP", "P", "PR")
+    return f"From {(*names, 'the front right')[eighth]}", (edges[eighth], edges[(eighth + 4) % 8], "S", "I")
 
 
 def _legend(
