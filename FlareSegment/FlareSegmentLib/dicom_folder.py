@@ -1,13 +1,17 @@
-"""The CT in a folder of DICOM files, found and put in order by the files' own geometry (SimpleITK's GDCM reads them).
+"""The CTs in a folder of DICOM files, found and put in order by the files' own geometry (SimpleITK's GDCM reads them).
 
 Series are told apart by their identifier, orientation and size, because one exported series often holds a localizer or
 a second reconstruction. Slices are sorted along their common normal (DICOM PS3.3, C.7.6.2.1.1), not by name or number.
+`read_dicom_folder` is what a person means by "the CT in this folder"; `find_series` and `read_series` give every series
+to those who sort whole exports.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,31 +19,121 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import InputError
-from .image_io import check_header, file_type, quiet_itk, volume_of_image
+from .image_io import MAXIMUM_VOXELS, check_header, file_type, quiet_itk
 from .volume import Volume
 
-_MODALITY, _IMAGE_TYPE, _SERIES, _NUMBER, _ACQUISITION = "0008|0060", "0008|0008", "0020|000e", "0020|0011", "0020|0012"
-_POSITION, _ORIENTATION, _PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
+_TAGS = {
+    "image_type": "0008|0008",
+    "modality": "0008|0060",
+    "patient_name": "0010|0010",
+    "patient_id": "0010|0020",
+    "study_uid": "0020|000d",
+    "series_uid": "0020|000e",
+    "number": "0020|0011",
+    "acquisition": "0020|0012",
+    "pixel_spacing": "0028|0030",
+}
+_STORED_AS = ("0028|0101", "0028|0103", "0028|1052", "0028|1053")  # bits, sign, rescale intercept and slope
+_POSITION, _ORIENTATION = "0020|0032", "0020|0037"
+_COMPRESSION_LIMIT = 1032  # no slice is stored smaller than its pixels divided by this
 
 
 @dataclass(frozen=True)
-class _Slice:
+class DicomSlice:
+    """One file's header, as far as sorting needs it.
+
+    Attributes:
+        size: columns, rows and, with several frames, frames.
+        position: (3,) center of the first pixel, LPS, mm; None where the file does not say.
+        orientation: (2, 3) directions along a row and down a column; None where the file does not say.
+        stored_as: bits, sign and rescale of the pixels.
+    """
+
     path: Path
+    image_type: tuple[str, ...]
     modality: str
-    localizer: bool
-    original: bool
-    series: str
+    patient_name: str
+    patient_id: str
+    study_uid: str
+    series_uid: str
     number: str
     acquisition: str
+    pixel_spacing: str
     size: tuple[int, ...]
+    components: int
     position: np.ndarray | None
     orientation: np.ndarray | None
-    pixel_spacing: str
+    stored_as: tuple[str, ...]
+
+    @property
+    def localizer(self) -> bool:
+        """Whether this is a scout image."""
+        return "LOCALIZER" in self.image_type
 
     @property
     def group(self) -> tuple:
+        """What the slices of one series have in common."""
         orientation = () if self.orientation is None else tuple(np.round(self.orientation, 3).ravel())
-        return self.series, orientation, self.size, self.pixel_spacing, self.localizer
+        return self.series_uid, orientation, self.size, self.pixel_spacing, self.localizer
+
+
+@dataclass(frozen=True)
+class DicomSeries:
+    """Slices of one series, orientation and size, in the order of their file names."""
+
+    slices: tuple[DicomSlice, ...]
+
+    @property
+    def first(self) -> DicomSlice:
+        """The header that speaks for all."""
+        return self.slices[0]
+
+    @property
+    def slice_count(self) -> int:
+        """Number of slices, those at one place counted each."""
+        return sum(item.size[2] if len(item.size) > 2 else 1 for item in self.slices)
+
+    @property
+    def axial(self) -> bool:
+        """Whether the slices lie across the body, up to the tilt of a gantry. True where only the frames would say."""
+        return self.first.orientation is None or abs(_normal(self.first.orientation)[2]) > 0.8
+
+    @property
+    def problem(self) -> str | None:
+        """Why this is no CT volume, in half a line; None where it can be read."""
+        if self.first.modality != "CT":
+            return f"its modality is {self.first.modality or 'not given'}, not CT"
+        if self.first.localizer:
+            return "it is a localizer (scout image)"
+        if self.first.components > 1:
+            return "it is a color image, such as a secondary capture"
+        if self.slice_count < 2:
+            return "it has one slice only"
+        if len(self.slices) == 1:
+            return None
+        if self.slice_count > len(self.slices):
+            return "several files with several frames each belong to it"
+        if any(item.position is None or item.orientation is None for item in self.slices):
+            return "its files do not say where the slices lie (no image position and orientation)"
+        return None
+
+
+@dataclass(frozen=True)
+class SeriesVolume:
+    """A series that was read.
+
+    Attributes:
+        volume: the CT in HU. Slices at uneven distances are given the mean one; those of a tilted gantry lie on a
+            sheared grid.
+        positions: (z, 3) where the first pixel of every slice of the volume really lies, LPS, mm.
+        files: the file of every slice; one file for all slices where it has several frames.
+        warnings: for the user.
+    """
+
+    volume: Volume
+    positions: np.ndarray
+    files: tuple[Path, ...]
+    warnings: list[str]
 
 
 def read_dicom_folder(folder: Path) -> tuple[Volume, list[str]]:
@@ -51,34 +145,36 @@ def read_dicom_folder(folder: Path) -> tuple[Volume, list[str]]:
     Raises:
         InputError: one clear line.
     """
-    slices, others = _scan(folder)
-    if not slices:
-        images = sorted(name for name in others if file_type(name))
+    found, others = find_series(folder)
+    if not found:
+        images = sorted(path.name for path in others if file_type(path))
         hint = f" Name the file itself, for example {images[0]}." if images else ""
         raise InputError(f"{folder} holds no DICOM images.{hint or ' Name a folder of DICOM files or an image file.'}")
-    groups: dict[tuple, list[_Slice]] = defaultdict(list)
-    for item in slices:
-        groups[item.group].append(item)
-    series = [group for group in groups.values() if _is_ct_volume(group)]
+    series = sorted((one for one in found if one.problem is None), key=_rank, reverse=True)
     if not series:
-        kinds = Counter(item.modality or "unknown" for item in slices)
-        found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        kinds = Counter(item.modality or "unknown" for one in found for item in one.slices)
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         raise InputError(
-            f"{folder} holds no CT volume (DICOM files by modality: {found}): name a folder with a CT series."
+            f"{folder} holds no CT volume (DICOM files by modality: {counts}): name a folder with a CT series."
         )
-    series.sort(key=_rank, reverse=True)
-    chosen, warnings = series[0], []
+    warnings = []
     if len(series) > 1:
         warnings.append(
-            f"The folder holds {len(series)} CT volumes: took series {chosen[0].number or '?'} with "
-            f"{_slice_count(chosen)} slices, the largest axial one."
+            f"The folder holds {len(series)} CT volumes: took series {series[0].first.number or '?'} with "
+            f"{series[0].slice_count} slices, the largest axial one."
         )
-    volume, remarks = _read_series(folder, chosen)
-    return volume, warnings + remarks
+    result = read_series(series[0], f"{folder} (series {series[0].first.number or '?'})")
+    return result.volume, warnings + result.warnings
 
 
-def _scan(folder: Path) -> tuple[list[_Slice], list[str]]:
-    slices, others = [], []
+def find_series(folder: Path) -> tuple[list[DicomSeries], list[Path]]:
+    """Look into all files of a folder and its subfolders.
+
+    Returns:
+        The series of images of any modality, in the order of their first files, and the files that hold no DICOM image.
+    """
+    groups: dict[tuple, list[DicomSlice]] = defaultdict(list)
+    others = []
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     with quiet_itk():
@@ -87,19 +183,52 @@ def _scan(folder: Path) -> tuple[list[_Slice], list[str]]:
             for name in sorted(names):
                 path = Path(parent, name)
                 if name.startswith(".") or name.upper() == "DICOMDIR" or file_type(name):
-                    others.append(name)
+                    others.append(path)
                     continue
                 reader.SetFileName(str(path))
                 try:
                     reader.ReadImageInformation()
                 except RuntimeError:
-                    others.append(name)
+                    others.append(path)
                 else:
-                    slices.append(_describe(path, reader))
-    return slices, others
+                    item = _describe(path, reader)
+                    groups[item.group].append(item)
+    return [DicomSeries(tuple(group)) for group in groups.values()], others
 
 
-def _describe(path: Path, reader: sitk.ImageFileReader) -> _Slice:
+def read_series(series: DicomSeries, name: str) -> SeriesVolume:
+    """Read a series whose `problem` is None.
+
+    name: what messages call it.
+
+    Raises:
+        InputError: one clear line: slices are missing, files are damaged, or there is too much of it.
+    """
+    if len(series.slices) == 1:
+        return _read_multiframe(series.first.path, name)
+    orientation, warnings = series.first.orientation, []
+    assert orientation is not None  # see DicomSeries.problem
+    normal = _normal(orientation)
+    ordered, repeated = _one_per_place(series.slices, normal)
+    if repeated:
+        warnings.append(f"{repeated} slices lie at the place of another one (a second acquisition) and were left out.")
+    if len(ordered) < 2:
+        raise InputError(f"{name} has no two slices at different places: a CT volume is needed.")
+    positions = np.array([item.position for item in ordered])
+    spacing_z, direction, remarks = _stack(name, positions, orientation)
+    _check_sizes(name, ordered)
+    reader = sitk.ImageSeriesReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileNames([str(item.path) for item in ordered])
+    if len({item.stored_as for item in ordered}) > 1:  # the first slice's type may not hold the others' values
+        reader.SetOutputPixelType(sitk.sitkFloat32)
+    image = _execute(reader, name)
+    array = sitk.GetArrayFromImage(image)
+    volume = Volume(array, (*image.GetSpacing()[:2], spacing_z), tuple(positions[0]), direction, name)
+    return SeriesVolume(volume, positions, tuple(item.path for item in ordered), warnings + remarks)
+
+
+def _describe(path: Path, reader: sitk.ImageFileReader) -> DicomSlice:
     def text(tag: str) -> str:
         return reader.GetMetaData(tag).strip(" \0") if reader.HasMetaDataKey(tag) else ""
 
@@ -110,40 +239,29 @@ def _describe(path: Path, reader: sitk.ImageFileReader) -> _Slice:
             return None
         return values if values.size == count and np.all(np.isfinite(values)) else None
 
-    kinds = text(_IMAGE_TYPE).upper().split("\\")
+    texts = {field: text(tag) for field, tag in _TAGS.items()}
+    texts["modality"] = texts["modality"].upper()
     orientation = numbers(_ORIENTATION, 6)
-    return _Slice(
-        path,
-        text(_MODALITY).upper(),
-        "LOCALIZER" in kinds,
-        kinds[0] == "ORIGINAL",
-        text(_SERIES),
-        text(_NUMBER),
-        text(_ACQUISITION),
-        tuple(reader.GetSize()),
-        numbers(_POSITION, 3),
-        None if orientation is None else orientation.reshape(2, 3),
-        text(_PIXEL_SPACING),
+    if orientation is not None:
+        orientation = orientation.reshape(2, 3)
+        if np.linalg.norm(np.cross(*orientation)) < 0.9:  # no two unit vectors at a right angle
+            orientation = None
+    return DicomSlice(
+        path=path,
+        image_type=tuple(part.strip() for part in texts.pop("image_type").upper().split("\\")),
+        size=tuple(reader.GetSize()),
+        components=reader.GetNumberOfComponents(),
+        position=numbers(_POSITION, 3),
+        orientation=orientation,
+        stored_as=tuple(text(tag) for tag in _STORED_AS),
+        **texts,
     )
 
 
-def _slice_count(group: list[_Slice]) -> int:
-    return sum(item.size[2] if len(item.size) > 2 else 1 for item in group)
-
-
-def _is_ct_volume(group: list[_Slice]) -> bool:
-    if group[0].modality != "CT" or group[0].localizer:
-        return False
-    if len(group) == 1:
-        return _slice_count(group) > 1
-    return _slice_count(group) == len(group) and all(
-        item.position is not None and item.orientation is not None for item in group
-    )
-
-
-def _rank(group: list[_Slice]) -> tuple:
-    axial = group[0].orientation is not None and abs(_normal(group[0].orientation)[2]) > 0.8
-    return axial, group[0].original, _slice_count(group) * group[0].size[0] * group[0].size[1], group[0].series
+def _rank(series: DicomSeries) -> tuple:
+    first = series.first
+    axial = first.orientation is not None and series.axial
+    return axial, first.image_type[0] == "ORIGINAL", series.slice_count * math.prod(first.size[:2]), first.series_uid
 
 
 def _normal(orientation: np.ndarray) -> np.ndarray:
@@ -151,21 +269,12 @@ def _normal(orientation: np.ndarray) -> np.ndarray:
     return normal / max(float(np.linalg.norm(normal)), 1e-9)
 
 
-def _read_series(folder: Path, group: list[_Slice]) -> tuple[Volume, list[str]]:
-    name = f"{folder} (series {group[0].number or '?'})"
-    if len(group) == 1:
-        return _read_multiframe(group[0].path), []
-    orientation, warnings = group[0].orientation, []
-    assert orientation is not None  # see _is_ct_volume
+def _stack(name: str, positions: np.ndarray, orientation: np.ndarray) -> tuple[float, np.ndarray, list[str]]:
+    """Spacing along z, 3x3 direction and warnings of slices sorted along their normal. Raises InputError."""
     normal = _normal(orientation)
-    ordered, repeated = _one_per_place(sorted(group, key=lambda item: float(item.position @ normal)), normal)
-    if repeated:
-        warnings.append(f"{repeated} slices lie at the place of another one (a second acquisition) and were left out.")
-    if len(ordered) < 2:
-        raise InputError(f"{name} has no two slices at different places: a CT volume is needed.")
-    places = np.array([item.position @ normal for item in ordered])
-    gaps = np.diff(places)
+    gaps = np.diff(positions @ normal)
     step = float(np.median(gaps))
+    warnings = []
     if gaps.max() > 1.5 * step:
         missing = int(np.rint(gaps / step - 1).clip(0).sum())
         raise InputError(
@@ -176,47 +285,107 @@ def _read_series(folder: Path, group: list[_Slice]) -> tuple[Volume, list[str]]:
         warnings.append(
             f"Slices are unevenly spaced ({gaps.min():.2f} to {gaps.max():.2f} mm): volumes are approximate."
         )
-    first, last = ordered[0].position, ordered[-1].position
-    assert first is not None
-    assert last is not None
-    path = last - first
-    lean = float(np.degrees(np.arccos(np.clip(path @ normal / np.linalg.norm(path), -1, 1))))
+    path = positions[-1] - positions[0]
+    length = float(np.linalg.norm(path))
+    lean = float(np.degrees(np.arccos(np.clip(path @ normal / length, -1, 1))))
     if lean > 0.5:
         warnings.append(f"The slices are tilted by {lean:.0f} degrees against the table (gantry tilt).")
-    reader = sitk.ImageSeriesReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileNames([str(item.path) for item in ordered])
+    return length / (len(positions) - 1), np.column_stack([*orientation, path / length]), warnings
+
+
+def _one_per_place(slices: Sequence[DicomSlice], normal: np.ndarray) -> tuple[list[DicomSlice], int]:
+    """The slices of the most complete acquisition first, then others only where it has none; sorted by place."""
+    sizes = Counter(item.acquisition for item in slices)
+    kept: dict[float, DicomSlice] = {}
+    for item in sorted(slices, key=lambda item: (-sizes[item.acquisition], item.acquisition)):
+        assert item.position is not None  # see DicomSeries.problem
+        kept.setdefault(round(float(item.position @ normal), 2), item)
+    return [kept[place] for place in sorted(kept)], len(slices) - len(kept)
+
+
+def _check_sizes(name: str, slices: Sequence[DicomSlice]) -> None:
+    """Refuse, before memory is taken, what no file of this length can hold. Raises InputError."""
+    pixels = math.prod(slices[0].size[:2])
+    if pixels * len(slices) > MAXIMUM_VOXELS:
+        raise InputError(f"{name} has more voxels than can be used ({MAXIMUM_VOXELS:,}): leave slices out.")
+    for item in slices:
+        if item.path.stat().st_size * _COMPRESSION_LIMIT < pixels:
+            raise InputError(f"{name} cannot be read: {item.path.name} is too small for its pixels. Export it again.")
+
+
+def _execute(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, name: str) -> sitk.Image:
     try:
         with quiet_itk():
-            image = reader.Execute()
+            return reader.Execute()
     except RuntimeError as error:
         raise InputError(
             f"{name} cannot be read: a file is damaged or of an unsupported kind. Export it again."
         ) from error
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        raise InputError(f"{name} is a color image: a CT has one number per voxel.")
-    spacing = (*image.GetSpacing()[:2], float(np.linalg.norm(path)) / (len(ordered) - 1))
-    direction = np.column_stack([*orientation, path / np.linalg.norm(path)])
-    return Volume(sitk.GetArrayFromImage(image), spacing, tuple(first), direction, name), warnings
 
 
-def _one_per_place(ordered: list[_Slice], normal: np.ndarray) -> tuple[list[_Slice], int]:
-    """The slices of the most complete acquisition first, then others only where it has none."""
-    sizes = Counter(item.acquisition for item in ordered)
-    kept: dict[float, _Slice] = {}
-    for item in sorted(ordered, key=lambda item: (-sizes[item.acquisition], item.acquisition)):
-        kept.setdefault(round(float(item.position @ normal), 2), item)
-    return [kept[place] for place in sorted(kept)], len(ordered) - len(kept)
-
-
-def _read_multiframe(path: Path) -> Volume:
+def _read_multiframe(path: Path, name: str) -> SeriesVolume:
+    """An enhanced CT: one file, whose frames each say where they lie (DICOM PS3.3, A.38). Raises InputError."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
     try:
         with quiet_itk():
             reader.ReadImageInformation()
-            check_header(reader, path, path.stat().st_size * 1032)
-            return volume_of_image(reader.Execute(), str(path))
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read: it is damaged or of an unsupported kind. Export it again.") from error
+    check_header(reader, path, path.stat().st_size * _COMPRESSION_LIMIT)
+    positions, orientation, pixel_spacing = _frames(path, name)
+    normal = _normal(orientation)
+    order = np.argsort(positions @ normal, kind="stable")
+    positions = positions[order]
+    if np.diff(positions @ normal).min() < 0.01:
+        raise InputError(f"{name} holds several frames at one place (several volumes in one file): export one volume.")
+    spacing_z, direction, warnings = _stack(name, positions, orientation)
+    array = sitk.GetArrayFromImage(_execute(reader, name))
+    if len(array) != len(positions):
+        raise InputError(f"{name} is damaged: it has {len(array)} frames and describes {len(positions)}.")
+    volume = Volume(array[order], (*pixel_spacing[::-1], spacing_z), tuple(positions[0]), direction, name)
+    return SeriesVolume(volume, positions, (path,), warnings)
+
+
+def _frames(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """(n, 3) positions, (2, 3) orientation and (row, column) spacing of a file's frames. Raises InputError."""
+    try:
+        import pydicom
+    except ImportError as error:
+        raise InputError(f"{name} has several frames, for which the package pydicom is needed: install it.") from error
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        shared = header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
+        frames = [frame_facts(frame, shared[0]) for frame in header.PerFrameFunctionalGroupsSequence]
+    except Exception as error:  # pydicom raises nearly anything at damaged files
+        raise InputError(
+            f"{name} does not say where its frames lie (no plane position, orientation and pixel spacing): export it "
+            "as a CT series."
+        ) from error
+    positions, orientation, spacing, rescale = (np.array(values) for values in zip(*frames))
+    if max(np.ptp(values, axis=0).max() for values in (orientation, spacing, rescale)) > 1e-4:
+        raise InputError(f"{name} has frames of different orientation, spacing or rescale: export one volume only.")
+    return positions, orientation[0], tuple(spacing[0])
+
+
+def frame_facts(frame, shared) -> tuple[list[float], np.ndarray, list[float], list[float]]:
+    """Position, (2, 3) orientation, (row, column) spacing and (slope, intercept) in a pydicom functional group item.
+
+    shared: the item of all frames, which holds what the frame's own does not (DICOM PS3.3, C.7.6.16).
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: something is missing or no number.
+    """
+
+    def item(keyword: str):
+        return (frame.get(keyword) or shared.get(keyword))[0]
+
+    measures = item("PixelMeasuresSequence")
+    orientation = np.array(item("PlaneOrientationSequence").ImageOrientationPatient, float).reshape(2, 3)
+    position = [float(value) for value in item("PlanePositionSequence").ImagePositionPatient]
+    rescale = [1.0, 0.0]
+    if "PixelValueTransformationSequence" in frame or "PixelValueTransformationSequence" in shared:
+        values = item("PixelValueTransformationSequence")
+        rescale = [float(values.RescaleSlope), float(values.RescaleIntercept)]
+    return position, orientation, [float(value) for value in measures.PixelSpacing], rescale
