@@ -39,6 +39,7 @@ LIBRARIES = {
 SCRIPTS = {
     "segment": ("FlareSegment/segment.py", "[CT] [options]", "segment a CT, or without one the built-in phantom torso"),
     "prepare": ("FlareSegmentTraining/prepare.py", "[options]", "prepare labeled CTs for training"),
+    "synthesize": ("FlareSegmentTraining/synthesize.py", "deform|draw|empty [options]", "make training cases"),
     "train": ("FlareSegmentTraining/train.py", "[options]", "train a model"),
     "evaluate": ("FlareSegmentTraining/evaluate.py", "[options]", "measure a model on labeled CTs"),
     "cohort": ("FlareSegmentTraining/cohort.py", "[options]", "segment many CTs"),

@@ -52,6 +52,14 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         metavar="DIR",
         help="folder, archive or list of CTs with labels, or phantom:N; may be given several times",
     )
+    parser.add_argument(
+        "--shares",
+        metavar="N,N,...",
+        help="how often cases are drawn from each --data, relative to each other, such as 4,3,1 (default: by number)",
+    )
+    parser.add_argument(
+        "--start-from", metavar="MODEL", help="begin with the weights of a model folder, or of the bundled model"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--epochs", type=int, metavar="N", help="epochs of every stage, instead of the preset's")
     parser.add_argument("--limit-cases", type=int, metavar="N", help="use at most N training and N validation cases")
@@ -98,9 +106,12 @@ def _settings(options: argparse.Namespace, folder) -> dict:
     if not options.preset or not options.data:
         raise InputError("--preset and --data are needed to begin a run (see --help).")
     content = read_preset(options.preset)
-    for assignment in [*([f"training.epochs={options.epochs}"] if options.epochs else []), *options.overrides]:
+    shares = [f"shares=[{options.shares}]"] if options.shares else []
+    epochs = [f"training.epochs={options.epochs}"] if options.epochs else []
+    for assignment in [*epochs, *shares, *options.overrides]:
         content = override(content, assignment)
-    parse(content)
+    if len(parse(content).shares) not in (0, len(options.data)):
+        raise InputError(f"--shares {options.shares}: one number is needed for each of the {len(options.data)} --data.")
     asked = {
         "configuration": content,
         "data": [place if place.startswith("phantom:") else str(Path(place).resolve()) for place in options.data],
@@ -108,6 +119,7 @@ def _settings(options: argparse.Namespace, folder) -> dict:
         "fold": options.fold,
         "limit_cases": options.limit_cases,
         "cache": str(options.cache.resolve()) if options.cache else None,
+        "start_from": options.start_from,
     }
     if saved:
         changed = [key for key, value in asked.items() if saved.get(key) != value]
@@ -139,6 +151,21 @@ def _split(options: argparse.Namespace, settings: dict, cases: list, folder):
     return Split(
         split.training[:limit], split.validation[:limit], split.method + (f", at most {limit} each" if limit else "")
     )
+
+
+def _first_weights(model: str | None, organs: tuple[str, ...]) -> dict:
+    """Stage name -> weights of the model that training begins with. Raises InputError, ModelError."""
+    from FlareSegmentLib.model_file import bundled_model_folder, read_model
+
+    if model is None:
+        return {}
+    description, weights = read_model(bundled_model_folder() if model == "bundled" else model)
+    if tuple(description.labels[value] for value in sorted(description.labels)) != organs:
+        raise InputError(f"--start-from {model}: it has other organs: {', '.join(description.labels.values())}.")
+    return {
+        stage: {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+        for stage, state in weights.items()
+    }
 
 
 def train(options: argparse.Namespace) -> None:
@@ -174,7 +201,8 @@ def train(options: argparse.Namespace) -> None:
         )
         split = _split(options, settings, cases, folder)
         cache = Path(settings["cache"]) if settings["cache"] else folder.path / "prepared"
-        run = TrainingRun(configuration, cases, split, folder, device, precision, group, cache, say)
+        first_weights = _first_weights(settings.get("start_from"), configuration.organs)
+        run = TrainingRun(configuration, cases, split, folder, device, precision, group, cache, say, first_weights)
         if group.is_first:
             chosen = {
                 "device": str(device),

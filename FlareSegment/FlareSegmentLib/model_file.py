@@ -218,6 +218,15 @@ def load_model(folder: str | os.PathLike) -> Model:
     Raises:
         ModelError: one clear line, when a file is missing, damaged, of an unknown version, or would run code.
     """
+    return Model(*read_model(folder))
+
+
+def read_model(folder: str | os.PathLike) -> tuple[ModelDescription, dict[str, dict[str, torch.Tensor]]]:
+    """Read a model folder without building its networks: (description, {stage name: state dictionary as stored}).
+
+    Raises:
+        ModelError: as `load_model`.
+    """
     folder = Path(folder)
     description, checksums = _read(folder)
     file = folder / WEIGHTS_FILE
@@ -232,7 +241,7 @@ def load_model(folder: str | os.PathLike) -> Model:
         raise ModelError(f"{file} holds no plain tensors and was not loaded: {reason}") from error
     if not isinstance(weights, dict) or not all(isinstance(weights.get(s.name), dict) for s in description.stages):
         raise ModelError(f"{file} does not hold the weights of the stages in {DESCRIPTION_FILE}.")
-    return Model(description, weights)
+    return description, weights
 
 
 def save_model(folder: str | os.PathLike, description: ModelDescription, networks: dict[str, nn.Module]) -> None:

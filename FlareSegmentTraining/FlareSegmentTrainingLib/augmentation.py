@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from FlareSegmentLib.intensity import AIR, Intensity, window
 
 from .configuration import AugmentationSettings
+from .contrast_phases import draw_phase
 
 
 def sample_patch(
@@ -58,7 +59,7 @@ def sample_patch(
     truth = F.grid_sample(
         labels[block].float()[None, None], normalized, mode="nearest", padding_mode="zeros", align_corners=False
     )[0, 0]
-    bent, truth = _cut_field_of_view(bent, truth, settings, generator)
+    bent, truth = _cut_field_of_view(bent, truth, spacing_mm, settings, generator)
     return _rescan(bent, settings, generator), truth.to(torch.uint8)
 
 
@@ -109,35 +110,60 @@ def _contrast_phase(
     settings: AugmentationSettings,
     generator: np.random.Generator,
 ) -> torch.Tensor:
-    """Move each organ's median to another phase's, its texture kept; left and right organs share one draw."""
-    if not settings.organ_hu or generator.random() >= settings.phase_probability:
+    """Take the scan to another contrast phase: each organ's median and texture, and the blood in the vessels."""
+    if generator.random() >= settings.phase_probability:
         return image
+    phase = draw_phase(generator)
     reach = [int(0.75 * count) for count in patch]
     block = tuple(slice(max(0, int(middle) - half), int(middle) + half + 1) for middle, half in zip(center, reach))
     image = image.clone()
     part, truth = image[block], labels[block]
-    draws: dict[str, float] = {}
+    _dim_vessels(part, truth, phase.artery, intensity)
     for label, key in enumerate(organs, start=1):
         mask = truth == label
-        if key not in settings.organ_hu or not bool(mask.any()):
+        target = phase.organ(key)
+        if target is None or not bool(mask.any()):
             continue
-        low, high = settings.organ_hu[key]
-        # Squared, for scans without contrast are frequent and their organs are the hardest to tell apart.
-        target = draws.setdefault(
-            key.removeprefix("left_").removeprefix("right_"), low + (high - low) * generator.uniform() ** 2
-        )
-        target = float(window(np.float64(target), intensity))
+        target = float(window(np.float64(target + generator.uniform(-8.0, 8.0)), intensity))
+        values = part[mask]
+        median = float(values.median())
+        # Without contrast agent cortex and medulla look alike, and vessels inside the liver vanish.
+        contrast = float(generator.uniform(0.3, 1.0)) if target < median else float(generator.uniform(0.8, 1.3))
         soft_mask = F.avg_pool3d(mask.float()[None, None], 3, stride=1, padding=1)[0, 0] * mask
-        part += (target - float(part[mask].median())) * soft_mask
+        part += ((part - median) * contrast + target - part) * soft_mask
     return image.clamp_(-1.0, 1.0)
 
 
+def _dim_vessels(part: torch.Tensor, truth: torch.Tensor, artery_hu: float, intensity: Intensity) -> None:
+    """Bring what is brighter than soft tissue, but no organ and no bone, down towards soft tissue, in place; vessels
+    are found by threshold, and made less bright only: where a scan has no contrast agent, none can be seen.
+    """
+    soft, blood, bone = (float(window(np.float64(hu), intensity)) for hu in (55.0, 150.0, 250.0))
+    share = float(np.clip((window(np.float64(artery_hu), intensity) - soft) / (blood - soft), 0.05, 1.0))
+    near_bone = F.max_pool3d((part > bone).float()[None, None], 3, stride=1, padding=1)[0, 0] > 0
+    vessels = (part > soft) & ~near_bone & (truth == 0)
+    part[vessels] = soft + share * (part[vessels] - soft)
+
+
 def _cut_field_of_view(
-    image: torch.Tensor, labels: torch.Tensor, settings: AugmentationSettings, generator: np.random.Generator
+    image: torch.Tensor,
+    labels: torch.Tensor,
+    spacing_mm: Sequence[float],
+    settings: AugmentationSettings,
+    generator: np.random.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """End the scan at a plane through the patch, above or below, or in front, behind or at a side."""
+    """End the scan at a plane through the patch, above or below, or in front, behind or at a side; or at the round
+    border of a small reconstructed field of view.
+    """
     if generator.random() >= settings.field_of_view_probability:
         return image, labels
+    if generator.random() < settings.round_field_of_view:
+        y, x = (
+            (torch.arange(count) - count * generator.uniform(0.35, 0.65)) * mm
+            for count, mm in zip(image.shape[1:], (spacing_mm[1], spacing_mm[0]))
+        )
+        outside = torch.hypot(y[:, None], x[None]) > generator.uniform(55.0, 130.0)
+        return image.masked_fill(outside, AIR), labels.masked_fill(outside, 0)
     axis = int(generator.choice(3, p=(0.7, 0.15, 0.15)))
     count = image.shape[axis]
     position = int(count * generator.uniform(0.15, 0.4))
@@ -159,7 +185,7 @@ def _rescan(image: torch.Tensor, settings: AugmentationSettings, generator: np.r
         smooth = F.avg_pool3d(image[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0]
         image = torch.lerp(image, smooth, float(generator.uniform(0.3, 1.0)))
     if generator.random() < settings.contrast_probability:
-        image = image * float(generator.uniform(0.8, 1.25)) + float(generator.uniform(-0.12, 0.12))
+        image = image * float(generator.uniform(0.8, 1.25)) + float(generator.uniform(-0.18, 0.18))
     if generator.random() < settings.gamma_probability:
         exponent = float(np.exp(generator.uniform(*np.log(settings.gamma))))
         image = 2.0 * (0.5 * (image.clamp(-1.0, 1.0) + 1.0)) ** exponent - 1.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -45,6 +45,7 @@ class BatchSource:
 
     Args:
         stage_number: position of the stage in the model, part of the seed.
+        shares: how often cases are drawn from each data location; empty: every case alike.
     """
 
     def __init__(
@@ -56,10 +57,14 @@ class BatchSource:
         seed: int,
         stage_number: int,
         group: Group,
+        shares: Sequence[float] = (),
     ):
         self._settings, self._cases, self._organs, self._intensity = settings, cases, organs, intensity
         self._seed, self._group = (seed, stage_number), group
         sampling = np.array([case.sampling_weight for case in cases])
+        if shares:
+            location = np.array([case.location for case in cases])
+            sampling *= (np.array(shares) / np.bincount(location, sampling, len(shares)).clip(1e-9))[location]
         self._sampling = sampling / sampling.sum()
         training = settings.training
         self.steps_per_epoch = training.steps_per_epoch or -(-len(cases) // training.batch)

@@ -44,6 +44,7 @@ class Case:
         fixed_set: "train" or "val" where the data set fixes the side.
         grades: organ key -> grade of its labels (a key of `GRADE_WEIGHTS`), as far as the data set says.
         phantom_seed: the phantom that is made instead of reading files.
+        location: number of the data location it was found in, from 0.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Case:
     fixed_set: str | None = None
     grades: Mapping[str, str] = field(default_factory=dict)
     phantom_seed: int | None = None
+    location: int = 0
 
     def __post_init__(self) -> None:
         if not self.patient:
@@ -65,6 +67,11 @@ class Case:
         """Keys of the organs whose labels count."""
         return frozenset(key for key, weight in self.weights.items() if weight > 0)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the data set says that no labeled organ is in the scan."""
+        return all(self.grades.get(key) == "absent" for key in self.labeled & {organ.key for organ in ORGANS})
+
     def read(self) -> tuple[Volume, np.ndarray, list[str]]:
         """Read and check the case.
 
@@ -73,7 +80,8 @@ class Case:
 
         Raises:
             InputError: a file cannot be read, the image is no CT, or the labels do not fit it: another shape or
-                place, a value that the label map does not explain, or none of the organs.
+                place, a value that the label map does not explain, or none of the organs though one is graded as
+                being there.
         """
         if self.phantom_seed is not None:
             return (*make_phantom(self.phantom_seed), [])
@@ -89,7 +97,7 @@ class Case:
             # The engine reorders the axes of labels that lie on the same voxels, and refuses others.
             truth = read_labels(self.labels, like=volume)
         labels = self.label_map.apply(truth.array)
-        if not labels.any():
+        if not labels.any() and not self.is_empty:
             raise InputError("its labels hold none of the organs")
         return volume, labels, warnings
 
@@ -142,7 +150,7 @@ def find_cases(
     if isinstance(locations, (str, Path)):
         locations = [locations]
     cases: dict[str, Case] = {}
-    for location in locations:
+    for number, location in enumerate(locations):
         text = str(location)
         if text.startswith(PHANTOM):
             found = _phantoms(text)
@@ -153,7 +161,7 @@ def find_cases(
             elif folder.is_dir():
                 folder = _challenge_archives(folder, unpack_to, say)
             found = _cases(find_pairs(folder, layout), text, label_map, left_out)
-        for case in found:
+        for case in (replace(case, location=number) for case in found):
             earlier = cases.get(case.name)
             if earlier is None:
                 cases[case.name] = case

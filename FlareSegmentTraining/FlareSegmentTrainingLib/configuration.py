@@ -97,14 +97,14 @@ class AugmentationSettings:
         scale: overall zoom; `stretch` adds an independent factor of 1 +- stretch along each axis.
         shift_mm: for stages of a fixed shape: the image is moved by up to this along each axis.
         elastic_mm: largest displacement of the control points of a smooth deformation.
-        field_of_view_probability: of ending the scan at a plane through the patch.
+        field_of_view_probability: of ending the scan inside the patch: at a plane, or for the fraction
+            `round_field_of_view` of these at the circle of a small reconstructed field of view.
         thick_slices_probability, blur_probability, noise_probability, contrast_probability, gamma_probability: of
             scanner effects.
         noise: largest standard deviation, with the window at -1 ... 1.
         gamma: range of the exponent applied to the window.
-        phase_probability: of moving each labeled organ's HU to another contrast phase's, by the ranges of `organ_hu`.
-        organ_hu: organ key -> range of mean HU over plain, arterial, venous and delayed scans; left and right share one
-            draw.
+        phase_probability: of taking the scan to another contrast phase (`contrast_phases`): the HU of each labeled
+            organ, left and right alike, and of the vessels.
     """
 
     rotation_degrees: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -114,6 +114,7 @@ class AugmentationSettings:
     elastic_mm: float = 0.0
     elastic_probability: float = 0.0
     field_of_view_probability: float = 0.0
+    round_field_of_view: float = 0.0
     thick_slices_probability: float = 0.0
     blur_probability: float = 0.0
     noise_probability: float = 0.0
@@ -122,7 +123,6 @@ class AugmentationSettings:
     gamma_probability: float = 0.0
     gamma: tuple[float, float] = (0.7, 1.5)
     phase_probability: float = 0.0
-    organ_hu: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,8 @@ class Configuration:
         content: the JSON the rest was read from.
         organs: keys in the order of the network's classes 1, 2, ...
         precision: "auto", "fp32", "bf16" or "fp16"; compiled: True, False or None for automatic.
+        shares: how often cases are drawn from each data location, in the order of the command line, relative to each
+            other; empty: every case alike, whatever its location. For training by `steps_per_epoch`.
     """
 
     content: dict
@@ -153,6 +155,7 @@ class Configuration:
     seed: int
     precision: str
     compiled: bool | None
+    shares: tuple[float, ...]
     stages: tuple[StageSettings, ...]
 
 
@@ -166,6 +169,7 @@ _KEYS = {
     "split": dict,
     "precision": str,
     "compile": (bool, str),
+    "shares": list,
     "training": dict,
     "augmentation": dict,
     "stages": dict,
@@ -242,6 +246,8 @@ def parse(content: dict) -> Configuration:
     _require(compiled in (True, False, "auto"), "compile must be true, false or auto")
     precision = content.get("precision", "auto")
     _choice(precision, PRECISIONS, "precision")
+    shares = _convert(tuple[float, ...], content.get("shares", []), "shares")
+    _require(all(share > 0 for share in shares), "shares must be above 0")
     stages = []
     for name, stage in content["stages"].items():
         earlier = [settings.stage.name for settings in stages]
@@ -255,6 +261,7 @@ def parse(content: dict) -> Configuration:
         seed=int(content.get("seed", 0)),
         precision=precision,
         compiled=None if compiled == "auto" else compiled,
+        shares=shares,
         stages=tuple(stages),
     )
 
@@ -283,8 +290,6 @@ def _parse_stage(name: str, content: dict, whole: dict, classes: int, earlier: l
     training = _build(TrainingSettings, _merged(whole, content, "training"), f"{where}.training")
     augmentation = _build(AugmentationSettings, _merged(whole, content, "augmentation"), f"{where}.augmentation")
     _check_training(training, stage, where)
-    unknown = set(augmentation.organ_hu) - {organ.key for organ in FLARE22_ORGANS}
-    _require(not unknown, f"{where}.augmentation.organ_hu: unknown organ {', '.join(sorted(unknown))}")
     return StageSettings(stage, training, augmentation, start_from)
 
 
@@ -340,9 +345,6 @@ def _convert(kind, value, where: str):
             arguments = (arguments[0],) * len(value)
         _require(len(value) == len(arguments), f"{where} must have {len(arguments)} values, not {value!r}")
         return tuple(_convert(a, item, where) for a, item in zip(arguments, value))
-    if origin is dict:
-        _require(isinstance(value, dict), f"{where} must be an object, not {value!r}")
-        return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     accepted = {float: (int, float), int: int, bool: bool, str: str}[kind]
     fits = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
     _require(fits, f"{where} must be {kind.__name__}, not {value!r}")

@@ -44,7 +44,8 @@ class PreparedCase:
         spacing_mm: (x, y, z) of the grid.
         weights: organ key -> weight of its labels in the loss.
         organ_voxels: one (n, 3) array of (z, y, x) voxels for each organ present.
-        sampling_weight: how often the case is drawn, relative to the others.
+        sampling_weight: how often the case is drawn, relative to the others of its location.
+        location: number of the data location it comes from.
     """
 
     name: str
@@ -54,6 +55,7 @@ class PreparedCase:
     weights: dict[str, float]
     organ_voxels: list[np.ndarray]
     sampling_weight: float
+    location: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def prepare_case(
         weights,
         list(arrays.voxels.values()),
         sampling_weight=0.25 + present / len(organs),
+        location=case.location,
     )
 
 

@@ -99,7 +99,8 @@ def split_cases(
 
     Data sets that fix both sides (folders train/ and val/, a column of a list) are split as they say, with every other
     case in training. All others: `training_fraction` of the patients train, at least one on each side; or, with
-    `folds`, every `folds`-th patient validates, beginning at number `fold`.
+    `folds`, every `folds`-th patient validates, beginning at number `fold`. Cases that a data set keeps for training
+    (made ones, say) never validate beside others; those of a validating patient are on neither side.
 
     Raises:
         InputError: fewer than two patients, an impossible fraction or fold, or a fixed side that would share a patient.
@@ -111,9 +112,10 @@ def split_cases(
             raise InputError("All cases are validation cases of their data set; name training cases too.")
         check_apart(training, validation)
         return _split(training, validation, "fixed by the data set")
-    patients = sorted({case.patient for case in cases}, key=lambda patient: (_rank(seed, patient), patient))
+    dealt = [case for case in cases if case.fixed_set != "train"] or list(cases)
+    patients = sorted({case.patient for case in dealt}, key=lambda patient: (_rank(seed, patient), patient))
     if len(patients) < 2:
-        raise InputError(f"{len(cases)} cases of {len(patients)} patient cannot be split; two patients are needed.")
+        raise InputError(f"{len(dealt)} cases of {len(patients)} patient cannot be split; two patients are needed.")
     if folds is not None:
         if not 2 <= folds <= len(patients) or not 0 <= fold < folds:
             raise InputError(
@@ -128,7 +130,7 @@ def split_cases(
         count = min(len(patients) - 1, max(1, round((1.0 - training_fraction) * len(patients))))
         chosen = set(patients[:count])
         method = f"fraction {training_fraction:g}, seed {seed}"
-    validation = [case for case in cases if case.patient in chosen]
+    validation = [case for case in dealt if case.patient in chosen]
     training = [case for case in cases if case.patient not in chosen]
     check_apart(training, validation)
     return _split(training, validation, method)

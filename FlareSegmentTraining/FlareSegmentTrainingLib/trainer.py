@@ -54,11 +54,15 @@ class Scores:
         return _mean([value for case in self.dice.values() for value in case.values()])
 
 
-def check_stage(settings: StageSettings) -> None:
+def check_stage(settings: StageSettings, first_weights: dict[str, torch.Tensor] | None = None) -> None:
     """Find out, before anything is prepared, whether a stage can be trained.
 
+    Args:
+        first_weights: weights that it is to begin with.
+
     Raises:
-        InputError: when the configuration makes no network, or one that the patches or the deep supervision do not fit.
+        InputError: when the configuration makes no network, or one that the patches, the deep supervision or the first
+            weights do not fit.
     """
     where = f"Stage {settings.stage.name}"
     try:
@@ -66,6 +70,10 @@ def check_stage(settings: StageSettings) -> None:
             network = build_network(settings.stage.network)
     except ValueError as error:
         raise InputError(f"{where}: {error}.") from error
+    if first_weights is not None:
+        asked = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        if asked != {key: tuple(value.shape) for key, value in first_weights.items()}:
+            raise InputError(f"{where}: the network is another one than in the model given with --start-from.")
     patch = settings.training.patch or settings.stage.shape
     if any(extent % network.multiple for extent in patch):
         size = " x ".join(map(str, patch))

@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,9 +79,10 @@ class TrainingRun:
         device, precision: as `devices` chose them.
         cache: folder of prepared cases.
         say: told one line at a time.
+        first_weights: stage name -> weights that the stage begins with, instead of random ones.
 
     Raises:
-        InputError: when a stage of the configuration cannot be trained.
+        InputError: when a stage of the configuration cannot be trained, or does not fit its first weights.
     """
 
     def __init__(
@@ -95,11 +96,13 @@ class TrainingRun:
         group: Group,
         cache: Path,
         say: Callable[[str], None],
+        first_weights: Mapping[str, dict[str, torch.Tensor]] | None = None,
     ):
         self._configuration, self._cases, self._split, self._folder = configuration, cases, split, folder
         self._device, self._precision, self._group, self._cache = device, precision, group, cache
+        self._first_weights = first_weights or {}
         for settings in configuration.stages:
-            check_stage(settings)
+            check_stage(settings, self._first_weights.get(settings.stage.name))
         self._say = say if group.is_first else lambda _line: None
         self._history: list[dict] = []
         self._weights: dict[str, dict[str, torch.Tensor]] = {}
@@ -163,7 +166,7 @@ class TrainingRun:
     def _train_stage(
         self, number: int, settings: StageSettings, state: dict | None, tensorboard: TensorBoard | None
     ) -> Scores:
-        configuration, training = self._configuration, settings.training
+        configuration, training, name = self._configuration, settings.training, settings.stage.name
         train_cases, validation_cases = self._prepare(settings, begun=state is not None or number > 0)
         source = BatchSource(
             settings,
@@ -173,6 +176,7 @@ class TrainingRun:
             configuration.seed,
             number,
             self._group,
+            configuration.shares,
         )
         steps = training.epochs * source.steps_per_epoch
         compiled = choose_compiled(configuration.compiled, self._device, steps) and self._group.size == 1
@@ -187,7 +191,9 @@ class TrainingRun:
             compiled,
             self._group,
         )
-        if settings.start_from:
+        if name in self._first_weights:
+            trainer.start_from(self._first_weights[name])
+        elif settings.start_from:
             trainer.start_from(self._weights[settings.start_from])
         losses: list[float] = []
         best, best_scores = -math.inf, Scores({}, math.nan)

@@ -97,15 +97,40 @@ def test_a_turn_keeps_lengths_where_voxels_are_not_cubes():
         assert length == pytest.approx(60.0, abs=6.0)
 
 
-def test_a_contrast_phase_moves_organs_alone_and_both_kidneys_alike():
-    organ_hu = {"right_kidney": (200.0, 220.0), "left_kidney": (200.0, 220.0)}
-    settings = AugmentationSettings(phase_probability=1.0, organ_hu=organ_hu)
+def test_a_contrast_phase_moves_organs_and_both_kidneys_alike():
+    settings = AugmentationSettings(phase_probability=1.0)
     image, labels = scene()
-    patch, _ = draw(image, labels, settings)
-    torch.testing.assert_close(patch[labels == 0], image[labels == 0], atol=1e-5, rtol=0)
-    right, left = patch[12, 15, 10].item(), patch[12, 15, 30].item()
-    assert right == pytest.approx(left, abs=1e-5)
-    assert window(np.float64(199), INTENSITY) < right < window(np.float64(221), INTENSITY)
+    seen = set()
+    for seed in range(30):
+        patch, _ = draw(image, labels, settings, seed)
+        torch.testing.assert_close(patch[labels == 0], image[labels == 0], atol=1e-5, rtol=0)
+        right, left = patch[12, 15, 10].item(), patch[12, 15, 30].item()
+        assert abs(right - left) < window(np.float64(17), INTENSITY) - window(np.float64(0), INTENSITY)
+        assert window(np.float64(22 - 9), INTENSITY) < right < window(np.float64(220 + 9), INTENSITY)
+        seen.add(round(right, 1))
+    assert len(seen) > 4
+
+
+def test_a_plain_phase_dims_vessels_and_leaves_bone_and_fat():
+    settings = AugmentationSettings(phase_probability=1.0)
+    image, labels = scene()
+    vessel, bone = (slice(4, 20), slice(14, 18), slice(18, 22)), (slice(4, 20), slice(24, 30), slice(17, 23))
+    image[vessel], image[bone] = (float(window(np.float64(hu), INTENSITY)) for hu in (180.0, 290.0))
+    phases = [draw(image, labels, settings, seed)[0] for seed in range(30)]
+    assert min(float(patch[vessel].median()) for patch in phases) < window(np.float64(70), INTENSITY)
+    for patch in phases:
+        assert patch[vessel].max() <= image[vessel].max() + 1e-5
+        torch.testing.assert_close(patch[bone], image[bone], atol=1e-5, rtol=0)
+        torch.testing.assert_close(patch[0], image[0], atol=1e-5, rtol=0)
+
+
+def test_a_round_field_of_view_leaves_a_cylinder():
+    settings = AugmentationSettings(field_of_view_probability=1.0, round_field_of_view=1.0)
+    image, labels = torch.zeros((8, 160, 160)), torch.ones((8, 160, 160), dtype=torch.uint8)
+    patch, truth = draw(image, labels, settings, seed=1)
+    assert torch.equal(patch == AIR, truth == 0) and torch.equal(patch[0], patch[7])
+    radius = float(np.sqrt(4.0 * int(truth[0].sum()) / np.pi))
+    assert 40.0 < radius < 131.0
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import pytest
 import SimpleITK
 import torch
 
-from FlareSegmentLib.model_file import load_model
+from FlareSegmentLib.model_file import load_model, read_model
 from FlareSegmentTrainingLib import run_folder as run_folder_module
 from FlareSegmentTrainingLib.reports import read_log
 from FlareSegmentTrainingLib.run_folder import RunFolder
@@ -376,3 +376,36 @@ def test_a_short_run_learns_the_phantoms(train_module, command, place):
     rows, _ = read_log(place / "learned" / "log.csv")
     assert rows[-1]["dice_liver"] > 0.6
     assert rows[-1]["dice"] > 0.25
+
+
+def test_shares_say_how_often_each_location_is_drawn():
+    from types import SimpleNamespace
+
+    from FlareSegmentTrainingLib.batches import BatchSource
+    from FlareSegmentTrainingLib.configuration import parse
+
+    settings = parse(PRESET).stages[0]
+    cases = [SimpleNamespace(sampling_weight=1.0, location=int(number > 1)) for number in range(12)]
+    group = SimpleNamespace(rank=0, size=1)
+    source = BatchSource(settings, cases, ("liver",), None, 0, 0, group, shares=(3.0, 1.0))
+    drawn = [source._case_index(0, 0, np.random.default_rng(seed)) for seed in range(2000)]
+    assert np.mean([index < 2 for index in drawn]) == pytest.approx(0.75, abs=0.04)
+    assert len(set(drawn)) == 12
+
+
+def test_a_run_begins_with_the_weights_of_a_model(train_module, command, place, finished, capsys):
+    common = ("--start-from", str(finished.best), "--epochs", "1")
+    assert train_module.main(command("continued", *common, "--set", "training.learning_rate=1e-9")) == 0
+    theirs, mine = (read_model(folder.best)[1]["coarse"] for folder in (finished, RunFolder(place / "continued")))
+    convolutions = [key for key, value in theirs.items() if value.ndim == 5]
+    assert convolutions
+    for key in convolutions:
+        torch.testing.assert_close(mine[key].float(), theirs[key].float(), atol=1e-3, rtol=0)
+    assert train_module.main(command("other", *common, "--set", "stages.coarse.network.base_channels=8")) == 2
+    assert "another one" in capsys.readouterr().err
+    assert train_module.main(command("organs", *common, "--set", 'organs=["liver"]')) == 2
+    assert "other organs" in capsys.readouterr().err
+    assert train_module.main(command("missing", "--start-from", str(place / "nothing"))) == 2
+    assert train_module.main(command("shares", "--shares", "1,2")) == 2
+    assert "one number" in capsys.readouterr().err
+    assert not (place / "other").exists() and not (place / "shares").exists()
