@@ -15,12 +15,14 @@ import sys
 import time
 from pathlib import Path
 
+import data_layouts
 import numpy as np
 import pytest
 import SimpleITK
 import torch
 
 from FlareSegmentLib.model_file import load_model, read_model
+from FlareSegmentLib.organs import FLARE22_ORGANS
 from FlareSegmentTrainingLib import run_folder as run_folder_module
 from FlareSegmentTrainingLib.reports import read_log
 from FlareSegmentTrainingLib.run_folder import RunFolder
@@ -409,3 +411,15 @@ def test_a_run_begins_with_the_weights_of_a_model(train_module, command, place, 
     assert train_module.main(command("shares", "--shares", "1,2")) == 2
     assert "one number" in capsys.readouterr().err
     assert not (place / "other").exists() and not (place / "shares").exists()
+
+
+def test_all_thirteen_organs_from_flare22_and_a_partly_labeled_task(train_module, command, place, tmp_path):
+    data_layouts.flare22(tmp_path / "flare22", 3)
+    data_layouts.decathlon(tmp_path / "Task09_Spleen", "spleen")
+    everything = [organ.key for organ in FLARE22_ORGANS]
+    more = ("--data", str(tmp_path / "Task09_Spleen"), "--set", f"organs={json.dumps(everything)}", "--epochs", "1")
+    assert train_module.main(command("thirteen", *more, data=str(tmp_path / "flare22"))) == 0
+    description = load_model(place / "thirteen" / "best").description
+    assert list(description.labels.values()) == everything
+    names = json.loads((place / "thirteen" / "split.json").read_text())
+    assert len(names["training"]) + len(names["validation"]) > 3, "the spleen task's cases take part"
