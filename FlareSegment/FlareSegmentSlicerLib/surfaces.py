@@ -56,7 +56,8 @@ class OrganView:
         self._window.AddRenderer(self._renderer)
         vtkLightKit().AddLightsToRenderer(self._renderer)
         self._renderer.GetActiveCamera().ParallelProjectionOn()
-        self.empty = True
+        self._center, self._reach = np.zeros(3), 1.0
+        self._actors: dict[str, list] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -64,10 +65,18 @@ class OrganView:
     def __exit__(self, *_error: object) -> None:
         self._window.Finalize()
 
-    def add_organs(self, volume: Volume, labels: np.ndarray, organs: Sequence[Organ]) -> None:
-        """Show the organs of a label map, uint8 (z, y, x) on the volume's grid, in their colors."""
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is shown."""
+        return not self._actors
+
+    def add_organs(self, volume: Volume, labels: np.ndarray, organs: Sequence[Organ], group: str = "") -> None:
+        """Show the organs of a label map, uint8 (z, y, x) on the volume's grid, in their colors.
+
+        group: name by which `picture` can show them alone.
+        """
         for organ in organs:
-            self.add(surface(volume, labels == organ.label), organ.color)
+            self.add(surface(volume, labels == organ.label), organ.color, group=group)
 
     def add_body(self, geometry) -> None:
         """Show a closed surface, vtkPolyData in LPS mm or None, as a faint shell around the organs: its far side behind
@@ -80,7 +89,7 @@ class OrganView:
                 style.SetBackfaceCulling(side == "near")
                 style.SetAmbient(0.35)
 
-    def add(self, geometry, color: Sequence[int], opacity: float = 1.0):
+    def add(self, geometry, color: Sequence[int], opacity: float = 1.0, group: str = ""):
         """Show a surface, vtkPolyData in LPS mm; returns its vtkProperty, or None where there is no surface."""
         from vtkmodules.vtkRenderingCore import vtkActor, vtkPolyDataMapper
 
@@ -97,7 +106,7 @@ class OrganView:
         style.SetSpecular(0.25 if opacity == 1 else 0)
         style.SetSpecularPower(25)
         self._renderer.AddActor(actor)
-        self.empty = False
+        self._actors.setdefault(group, []).append(actor)
         return style
 
     def fit(self, turning: bool = False) -> float:
@@ -107,28 +116,35 @@ class OrganView:
         front or from behind.
         """
         width, height = self._size
-        camera = self._renderer.GetActiveCamera()
-        left, right, front, back, bottom, top = self._renderer.ComputeVisiblePropBounds()
-        across = math.hypot(right - left, back - front) / 1.12 if turning else right - left
-        scale = 1.0 if self.empty else 1.12 * max((top - bottom) / 2, across / 2 * height / width)
-        camera.SetParallelScale(scale)
+        if self.empty:
+            return 2 / height
+        bounds = np.array(self._renderer.ComputeVisiblePropBounds()).reshape(3, 2)
+        self._center = bounds.mean(axis=1)
+        extent = bounds[:, 1] - bounds[:, 0]
+        self._reach = float(np.linalg.norm(extent))
+        across = math.hypot(extent[0], extent[1]) / 1.12 if turning else extent[0]
+        scale = 1.12 * max(extent[2] / 2, across / 2 * height / width)
+        self._renderer.GetActiveCamera().SetParallelScale(scale)
         return 2 * scale / height
 
-    def picture(self, degrees: float) -> np.ndarray:
+    def picture(self, degrees: float, group: str | None = None) -> np.ndarray:
         """What is seen from this side, uint8 (height, width, 3): 0 from the front, 90 from the patient's left, 180 from
         behind; the head is up.
+
+        group: show only this one; the place and scale that `fit` chose stay.
         """
         from vtkmodules.util.numpy_support import vtk_to_numpy
         from vtkmodules.vtkRenderingCore import vtkWindowToImageFilter
 
+        for name, actors in self._actors.items():
+            for actor in actors:
+                actor.SetVisibility(group in (None, name))
+        toward_viewer = np.array([math.sin(math.radians(degrees)), -math.cos(math.radians(degrees)), 0])  # LPS
         camera = self._renderer.GetActiveCamera()
-        scale = camera.GetParallelScale()
-        camera.SetFocalPoint(0, 0, 0)
-        camera.SetPosition(math.sin(math.radians(degrees)), -math.cos(math.radians(degrees)), 0)  # LPS: y runs back
+        camera.SetFocalPoint(*self._center)
+        camera.SetPosition(*(self._center + 2 * self._reach * toward_viewer))
         camera.SetViewUp(0, 0, 1)
-        if not self.empty:
-            self._renderer.ResetCamera()
-        camera.SetParallelScale(scale)
+        self._renderer.ResetCameraClippingRange()
         self._window.Render()
         grab = vtkWindowToImageFilter()
         grab.SetInput(self._window)

@@ -115,7 +115,7 @@ def write_turntable_video(
 
     Arguments and errors as of `write_slices_video`; raises also RenderingUnavailable where there is no OpenGL.
     """
-    _encoder()
+    require_encoder()
     view_width, view_height = _AXIAL_WIDTH, _HEIGHT - _TOP - _GAP
     with OrganView(view_width, view_height, quick=True) as scene:
         scene.add_organs(volume, labels, organs)
@@ -185,7 +185,7 @@ def _body_surface(volume: Volume, labels: np.ndarray):
     return surface(Volume(body, spacing, tuple(corner), view.direction), body, _BODY_MM)
 
 
-def _encoder():
+def require_encoder():
     """The package that brings ffmpeg. Raises VideoUnavailable."""
     try:
         import imageio_ffmpeg
@@ -199,7 +199,7 @@ def _encoder():
 
 def _write(path: Path, frames: Iterable[np.ndarray], count: int, progress: Progress | None) -> None:
     """Encode `count` frames, uint8 (rows, columns, 3) with even sides. Raises VideoUnavailable, OSError."""
-    encoder = _encoder()
+    encoder = require_encoder()
     color = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".video-") as private:
         partial = Path(private) / "video.mp4"

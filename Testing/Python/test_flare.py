@@ -337,7 +337,7 @@ def test_gui_of_a_dicom_folder_reads_it_with_the_engine(flare, tmp_path):
     ("words", "variables", "message"),
     [
         (["segments"], {}, "there is no verb segments"),
-        (["evaluate"], {}, "there is no verb evaluate"),
+        (["cohort"], {}, "there is no verb cohort"),
         (["gui", "a", "b"], {}, "gui takes one CT or nothing"),
         (["gui", "missing.nrrd"], {"DISPLAY": ":9"}, "missing.nrrd: no such file or folder"),
         (["gui"], {"QT_QPA_PLATFORM": ""}, "gui needs a display"),

@@ -1,0 +1,338 @@
+"""Measure a model, or label maps, against labeled CTs, in Slicer or with Python alone:
+
+    Slicer --no-main-window --python-script FlareSegmentTraining/evaluate.py --model bundled --data DIR --output OUT
+    ... evaluate.py --predictions FOLDER --reference FOLDER --output OUT
+
+--data takes what prepare.py and train.py take; --reference is a folder of label maps without CTs. In OUT appear
+report.html (for people: one file, pictures inside, no network), evaluation.json, cases.csv and organs.csv, and in
+folders beside them every case's record, predicted label map and pictures, from which a second run goes on.
+--compare MODEL or an earlier OUT adds paired differences; --videos adds two MP4 files for each case.
+
+Exit status: 0 done; 2 bad input or usage, with one line on standard error; 1 anything else, also in one line (the
+environment variable FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises, so every way
+out ends in slicer.util.exit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+CASES_FILE, ORGANS_FILE, COMPARISON_FILE = "cases.csv", "organs.csv", "comparison.csv"
+VIDEOS = "videos"
+_HERE = Path(__file__).resolve().parent
+# Installed, both modules share one folder; in the source tree FlareSegment lies beside FlareSegmentTraining.
+sys.path[:0] = [str(folder) for folder in (_HERE, _HERE.parent / "FlareSegment") if str(folder) not in sys.path]
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The command line's options. Raises InputError."""
+    from FlareSegmentLib.errors import InputError
+    from FlareSegmentTrainingLib.dataset_layouts import LAYOUTS
+    from FlareSegmentTrainingLib.label_maps import LABEL_MAPS
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> None:
+            raise InputError(f"{message} (see --help)")
+
+    parser = Parser(
+        prog="evaluate.py", description="Measure a model or label maps against labeled CTs.", allow_abbrev=False
+    )
+    subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--model", metavar="FOLDER", help="model folder, or bundled: the model of the extension")
+    subject.add_argument("--predictions", type=Path, metavar="FOLDER", help="folder of predicted label maps")
+    truth = parser.add_mutually_exclusive_group(required=True)
+    truth.add_argument(
+        "--data", action="append", metavar="LOCATION", help="labeled CTs, as for train.py; may be repeated"
+    )
+    truth.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of reference label maps without CTs (for --predictions)",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder of the results")
+    parser.add_argument(
+        "--compare", metavar="OTHER", help="another model (folder or bundled), or the OUT of an earlier evaluation"
+    )
+    parser.add_argument("--videos", action="store_true", help="also two MP4 videos for each case")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where networks run")
+    parser.add_argument("--limit-cases", type=int, metavar="N", help="only the first N cases")
+    parser.add_argument("--organs", metavar="KEYS", help="organs to measure, as liver,spleen; default: all that can be")
+    parser.add_argument(
+        "--label-map",
+        metavar="MAP",
+        help="meaning of the reference's label values where the data do not say it: "
+        f"{', '.join(LABEL_MAPS)}, a JSON file, or 1=liver,2=other",
+    )
+    parser.add_argument(
+        "--prediction-label-map", metavar="MAP", help="the same for --predictions; default: FlareSegment's own values"
+    )
+    parser.add_argument("--layout", choices=LAYOUTS, help="take --data for this layout instead of finding it out")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, last")
+    options = parser.parse_args(arguments)
+    if options.model is not None and options.reference is not None:
+        raise InputError("--model needs CTs: name them with --data.")
+    if options.predictions is None and options.prediction_label_map is not None:
+        raise InputError("--prediction-label-map belongs to --predictions.")
+    if options.reference is not None and options.layout is not None:
+        raise InputError("--layout belongs to --data.")
+    if options.limit_cases is not None and options.limit_cases < 1:
+        raise InputError(f"--limit-cases {options.limit_cases}: at least 1 is needed.")
+    return options
+
+
+def evaluate(options: argparse.Namespace) -> dict:
+    """Do everything that the command line asks for; returns what --json prints. Raises FlareSegmentError."""
+    from FlareSegmentTrainingSlicerLib.evaluation_pictures import draw_case
+
+    from FlareSegmentLib.errors import InputError
+    from FlareSegmentTrainingLib.cases import find_cases, organs_by_keys
+    from FlareSegmentTrainingLib.evaluation import (
+        RESULT_FILE,
+        FolderPredictor,
+        ModelPredictor,
+        evaluate_cases,
+        find_references,
+        organs_to_measure,
+        write_json,
+    )
+    from FlareSegmentTrainingLib.html_report import write_report
+    from FlareSegmentTrainingLib.label_maps import LABEL_MAPS, parse_label_map
+
+    keys = None
+    if options.organs is not None:
+        keys = [organ.key for organ in organs_by_keys([key.strip() for key in options.organs.split(",")])]
+    if options.output.exists() and not options.output.is_dir():
+        raise InputError(f"{options.output} is a file; name a folder with --output.")
+    label_map = parse_label_map(options.label_map) if options.label_map else None
+    if options.predictions is not None:
+        meaning = options.prediction_label_map
+        predictor = FolderPredictor(
+            options.predictions, parse_label_map(meaning) if meaning else LABEL_MAPS["flaresegment13"]
+        )
+    else:
+        predictor = ModelPredictor(_model_folder(options.model), options.device)
+    other = _Other(options) if options.compare is not None else None
+    if options.videos:
+        from FlareSegmentSlicerLib.videos import require_encoder
+
+        require_encoder()
+    left_out: list = []
+    if options.reference is not None:
+        cases = find_references(options.reference, label_map, left_out.append)
+    else:
+        cases = find_cases(
+            options.data,
+            label_map=label_map,
+            layout=options.layout,
+            unpack_to=options.output / ".unpacked",
+            left_out=left_out.append,
+            say=_say,
+        )
+    cases = cases[: options.limit_cases]
+    organs = organs_to_measure(predictor, cases, keys)
+    evaluation = evaluate_cases(cases, predictor, organs, options.output, draw_case, left_out, _say)
+    content = evaluation.content()
+    if other is not None:
+        content["comparison"] = other.comparison(cases, evaluation)
+    videos = _make_videos(cases, evaluation, options.output) if options.videos else {}
+    write_json(options.output / RESULT_FILE, content)
+    _write_tables(options.output, content)
+    report = write_report(options.output, content, videos)
+    _print_summary(content)
+    for name, record in evaluation.cases.items():
+        for warning in record["warnings"]:
+            print(f"Warning: {name}: {warning}", file=sys.stderr, flush=True)
+    for item in evaluation.left_out:
+        print(f"Warning: {item}", file=sys.stderr, flush=True)
+    _say(f"Report: {report}")
+    return {"output": str(options.output), "report": str(report), "reused": evaluation.reused, **content}
+
+
+def _model_folder(name: str) -> Path:
+    from FlareSegmentLib.model_file import bundled_model_folder
+
+    return bundled_model_folder() if name == "bundled" else Path(name)
+
+
+class _Other:
+    """What --compare names: a model, which is evaluated on the same cases, or an earlier evaluation.
+
+    Raises InputError or ModelError at once where it is neither.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        from FlareSegmentLib.errors import InputError
+        from FlareSegmentLib.model_file import DESCRIPTION_FILE
+        from FlareSegmentTrainingLib.evaluation import RESULT_FILE, ModelPredictor, read_evaluation
+
+        folder = _model_folder(options.compare)
+        self._output = options.output
+        self._content = self._predictor = None
+        if (folder / RESULT_FILE).is_file():
+            if folder.resolve() == options.output.resolve():
+                raise InputError("--compare names the output folder itself; name another evaluation.")
+            self._content = read_evaluation(folder / RESULT_FILE)
+        elif (folder / DESCRIPTION_FILE).is_file():
+            if options.reference is not None:
+                raise InputError("--compare with a model needs CTs: name them with --data.")
+            self._predictor = ModelPredictor(folder, options.device)
+        else:
+            raise InputError(
+                f"--compare {options.compare}: neither a model ({DESCRIPTION_FILE}) nor an evaluation ({RESULT_FILE})."
+            )
+
+    def comparison(self, cases: Sequence, evaluation) -> dict:
+        """What the report says about the two."""
+        from FlareSegmentTrainingLib.comparison import compare
+        from FlareSegmentTrainingLib.evaluation import evaluate_cases
+
+        if self._predictor is not None:
+            _say(f"For comparison: {self._predictor.name}")
+            folder = self._output / f"compared_{self._predictor.identity[:12]}"
+            compared = evaluate_cases(cases, self._predictor, evaluation.organs, folder, None, (), _say).content()
+        else:
+            compared = self._content
+        organs, left_out = compare(evaluation.cases, compared["cases"], evaluation.organs)
+        return {"name": compared["subject"]["name"], "organs": organs, "left_out": left_out}
+
+
+def _make_videos(cases: Sequence, evaluation, output: Path) -> dict[str, list[str]]:
+    """Two videos for each case that has none yet of the same record; {case: files below the folder}."""
+    from FlareSegmentLib.image_io import read_labels
+    from FlareSegmentSlicerLib.surfaces import RenderingUnavailable
+    from FlareSegmentSlicerLib.videos import write_slices_video, write_turntable_video
+    from FlareSegmentTrainingLib.evaluation import file_name
+
+    (output / VIDEOS).mkdir(exist_ok=True)
+    made: dict[str, list[str]] = {}
+    for case in cases:
+        record = evaluation.cases.get(case.name)
+        if record is None:
+            continue
+        stem = f"{VIDEOS}/{file_name(case.name)}"
+        tag = record["key"][:8]
+        slices, turning = f"{stem}_slices_{tag}.mp4", f"{stem}_3d_{tag}.mp4"
+        made[case.name] = [slices, turning]
+        missing = [file for file in (slices, turning) if not (output / file).is_file()]
+        if not missing:
+            continue
+        _say(f"{case.name}: videos")
+        volume, reference, _ = case.read()
+        volume = replace(volume, name=case.name)
+        labels = read_labels(output / record["prediction"], like=volume).array
+        counted = [organ for organ in evaluation.organs if organ.key in case.labeled]
+        if slices in missing:
+            write_slices_video(output / slices, volume, labels, reference, organs=counted)
+        if turning in missing:
+            try:
+                write_turntable_video(output / turning, volume, labels, organs=counted)
+            except RenderingUnavailable as error:
+                made[case.name].remove(turning)
+                record["warnings"].append(str(error))
+    return made
+
+
+def _write_tables(output: Path, content: dict) -> None:
+    from FlareSegmentTrainingLib.evaluation import MEASURES
+    from FlareSegmentTrainingLib.run_folder import save_whole
+
+    columns = ["status", *MEASURES, "reference_ml", "predicted_ml", "false_positive_ml"]
+    rows = [
+        [name, organ, *(row[column] for column in columns)]
+        for name, record in content["cases"].items()
+        for organ, row in record["organs"].items()
+    ]
+    tables = {CASES_FILE: [["case", "organ", *columns], *rows]}
+    statistics = ("cases", "mean", "median", "worst", "worst_case")
+    tables[ORGANS_FILE] = [["organ", "measure", *statistics]] + [
+        [organ, measure, *(entry[measure][field] for field in statistics)]
+        for organ, entry in content["summary"].items()
+        for measure in MEASURES
+        if entry[measure]
+    ]
+    comparison = content.get("comparison")
+    if comparison:
+        fields = ("cases", "mean", "other_mean", "difference", "low", "high", "better", "worse")
+        tables[COMPARISON_FILE] = [["organ", "measure", *fields]] + [
+            [organ, measure, *(row[field] for field in fields)]
+            for organ, measures in comparison["organs"].items()
+            for measure, row in measures.items()
+            if row
+        ]
+    for name, table in tables.items():
+
+        def write(place: Path, table: list = table) -> None:
+            with open(place, "w", newline="", encoding="utf-8") as stream:
+                csv.writer(stream).writerows([["" if cell is None else cell for cell in row] for row in table])
+
+        save_whole(output / name, write)
+
+
+def _print_summary(content: dict) -> None:
+    from FlareSegmentLib.organs import organ_by_key
+
+    _say(f"{'Organ':<20}{'Cases':>6}{'Dice':>8}{'NSD':>8}{'HD95 mm':>9}  Worst Dice")
+    for key, entry in content["summary"].items():
+        name = organ_by_key(key).name
+        if not entry["dice"]:
+            _say(f"{name:<20}{0:>6}")
+            continue
+        distance = entry["hd95_mm"]["mean"]
+        _say(
+            f"{name:<20}{entry['cases']:>6}{entry['dice']['mean']:>8.3f}{entry['nsd']['mean']:>8.3f}"
+            f"{'-' if distance is None else format(distance, '.1f'):>9}"
+            f"  {entry['dice']['worst']:.3f} ({entry['dice']['worst_case']})"
+        )
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; returns the exit status and never raises."""
+    try:
+        from FlareSegmentLib.errors import FlareSegmentError, InputError, ModelError
+    except ImportError as error:
+        return _fail(FAILED, f"FlareSegment's engine is not installed beside this module ({error})")
+    try:
+        options = parse_arguments(arguments)
+        result = evaluate(options)
+        if options.json:
+            _say(json.dumps(result, allow_nan=False))
+        return DONE
+    except SystemExit as request:  # --help
+        return int(request.code or 0)
+    except (InputError, ModelError) as error:
+        return _fail(BAD_INPUT, error)
+    except FlareSegmentError as error:
+        return _fail(FAILED, error)
+    except KeyboardInterrupt:
+        return _fail(FAILED, "Stopped; the same command goes on.")
+    except BaseException as error:  # noqa: BLE001  an exception that leaves the script would leave Slicer running
+        return _fail(FAILED, f"Unexpected {type(error).__name__}: {error} (FLARESEGMENT_DEBUG=1 shows where)")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _fail(status: int, message: object) -> int:
+    if os.environ.get("FLARESEGMENT_DEBUG"):
+        traceback.print_exc()
+    print(f"Error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    slicer = sys.modules.get("slicer")
+    if slicer is not None and getattr(slicer, "app", None) is not None:
+        slicer.util.exit(status)
+    sys.exit(status)
