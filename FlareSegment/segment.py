@@ -37,6 +37,7 @@ from FlareSegmentLib.volume import Volume
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 _SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
+_LONGEST_NAME = 255 - len("_organs.seg.nrrd")
 _SCORES = ("dice", "nsd", "hd95_mm")
 
 
@@ -96,9 +97,14 @@ def load_case(source: str | None) -> Case:
         return Case("phantom", "phantom", *make_phantom())
     from FlareSegmentLib.image_io import check_is_ct, read_volume
 
+    if not source.strip():
+        raise InputError("The name of the CT is empty: name a file or a folder, or leave it out for the phantom.")
     volume, warnings = read_volume(source)
     check_is_ct(volume)  # refused before PyTorch is loaded; its warnings are given with the result
-    return Case(case_name(Path(source)), source, volume, None, warnings)
+    name = case_name(Path(source))
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        raise InputError(f"{source}: the name is too long for those of the results; rename the file.")
+    return Case(name, source, volume, None, warnings)
 
 
 def case_name(path: Path) -> str:

@@ -7,20 +7,20 @@ what to do.
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import struct
 import tempfile
-import zlib
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from .errors import InputError
+from .file_headers import read_header, unreadable
 from .volume import Volume
 
 READERS = {
@@ -32,6 +32,8 @@ READERS = {
     ".mhd": "MetaImageIO",
 }
 MAXIMUM_VOXELS = 1 << 30
+SMALLEST_SPACING_MM = 0.01
+LARGEST_EXTENT_MM = 10_000.0
 _DETACHED = (".nhdr", ".mhd")
 _GZIP_LIMIT = 1032  # Deflate cannot shrink data further than this.
 
@@ -54,7 +56,7 @@ def read_volume(path: str | os.PathLike[str]) -> tuple[Volume, list[str]]:
         InputError: one clear line.
     """
     path = Path(path)
-    if path.is_dir():
+    if _is_folder(path):
         from .dicom_folder import read_dicom_folder
 
         return read_dicom_folder(path)
@@ -71,7 +73,7 @@ def read_labels(path: str | os.PathLike[str], like: Volume | None = None) -> Vol
         InputError: one clear line; also when values are not whole numbers from 0 to 255 or the grid is another one.
     """
     path = Path(path)
-    if path.is_dir():
+    if _is_folder(path):
         raise InputError(f"{path} is a folder: name a label map file ({', '.join(READERS)}).")
     volume = _read_file(path)[0]
     lowest, highest = volume.array.min(), volume.array.max()
@@ -124,6 +126,14 @@ def write_labels(path: str | os.PathLike[str], labels: np.ndarray, like: Volume)
         raise InputError(f"{path} cannot be written ({reason}): choose another output folder.") from error
 
 
+def check_name(path: Path) -> None:
+    """Raise InputError for a name that ITK and VTK cannot open: one whose bytes are no text."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{os.fsencode(path)!r}: the name has characters that are no text; rename it.") from error
+
+
 def check_is_ct(volume: Volume) -> list[str]:
     """Decide whether the voxels can be a CT in Hounsfield units.
 
@@ -134,9 +144,16 @@ def check_is_ct(volume: Volume) -> list[str]:
         Warnings for the user.
 
     Raises:
-        InputError: the voxels are not numbers, not finite, all equal, or cannot be a CT.
+        InputError: the spacing is not that of a patient, or the voxels are not numbers, not finite, all equal, or
+            cannot be a CT.
     """
     array = volume.array
+    extent = max(n * step for n, step in zip(array.shape[::-1], volume.spacing))
+    if min(volume.spacing) < SMALLEST_SPACING_MM or extent > LARGEST_EXTENT_MM:
+        raise InputError(
+            f"{volume.label} is no CT of a patient: with its voxel spacing of "
+            f"{' x '.join(f'{step:g}' for step in volume.spacing)} mm it is {extent:.3g} mm long; repair the header."
+        )
     if array.dtype.kind not in "iuf":
         raise InputError(f"{volume.label} cannot be segmented: its voxels ({array.dtype}) are not plain numbers.")
     lowest, highest = float(array.min()), float(array.max())
@@ -169,13 +186,43 @@ def check_is_ct(volume: Volume) -> list[str]:
 
 @contextmanager
 def quiet_itk() -> Iterator[None]:
-    """Keeps ITK's own warnings from stderr: what matters is said in our words."""
+    """Keeps ITK's own warnings, and what its C libraries print, from stderr: what matters is said in our words."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        yield
+        with _silence:
+            yield
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+class _Silence:
+    """Standard error goes nowhere while any thread is inside; a context manager for several threads at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside, self._kept = 0, -1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                with suppress(OSError):  # a program without a console may have no standard error
+                    self._kept = os.dup(2)
+                    nowhere = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(nowhere, 2)
+                    os.close(nowhere)
+
+    def __exit__(self, *_error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._kept >= 0:
+                os.dup2(self._kept, 2)
+                os.close(self._kept)
+                self._kept = -1
+
+
+_silence = _Silence()
 
 
 def volume_of_image(image: sitk.Image, name: str) -> Volume:
@@ -210,6 +257,14 @@ def check_header(reader: sitk.ImageFileReader, path: Path, bytes_at_hand: int) -
     return needed
 
 
+def _is_folder(path: Path) -> bool:
+    check_name(path)
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened ({error.strerror or error}): check the path.") from error
+
+
 def _read_file(path: Path) -> tuple[Volume, list[str]]:
     extension = file_type(path)
     if not path.exists():
@@ -218,6 +273,7 @@ def _read_file(path: Path) -> tuple[Volume, list[str]]:
         raise InputError(f"{path} is not of a readable type: give {', '.join(READERS)} or a folder of DICOM files.")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is an empty file: copy or export it again.")
+    header = read_header(path, extension)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(READERS[extension])
@@ -225,9 +281,8 @@ def _read_file(path: Path) -> tuple[Volume, list[str]]:
         with quiet_itk():
             reader.ReadImageInformation()
     except RuntimeError as error:
-        raise _unreadable(path, extension) from error
+        raise unreadable(path, extension) from error
     check_header(reader, path, _bytes_at_hand(path, extension))
-    nifti = _NiftiHeader.read(path) if extension.startswith(".nii") else None
     if reader.GetDimension() > 3:
         reader.SetExtractSize([*reader.GetSize()[:3]] + [0] * (reader.GetDimension() - 3))
     if _bytes_per_voxel(reader.GetPixelIDValue()) == 8:
@@ -240,7 +295,7 @@ def _read_file(path: Path) -> tuple[Volume, list[str]]:
             f"{path} is damaged or incomplete: its voxels cannot be read. Copy or export it again."
         ) from error
     volume = volume_of_image(image, str(path))
-    return volume, nifti.check(path, volume) if nifti else []
+    return volume, header.check(volume)
 
 
 def _bytes_per_voxel(pixel_id: int) -> int:
@@ -256,14 +311,6 @@ def _bytes_at_hand(path: Path, extension: str) -> int:
     return path.stat().st_size * (8 if extension == ".nii" else _GZIP_LIMIT)
 
 
-def _unreadable(path: Path, extension: str) -> InputError:
-    kinds = {"NiftiImageIO": "NIfTI", "NrrdImageIO": "NRRD", "MetaImageIO": "MetaImage"}
-    return InputError(
-        f"{path} is not a readable {kinds[READERS[extension]]} file: it is damaged, incomplete or of another type. "
-        "Copy or export it again."
-    )
-
-
 def _check_written(path: Path, voxels: int) -> None:
     """Compressed writers may not notice a full disk: raises OSError if the file does not hold all voxels."""
     if path.name.endswith(".nii.gz"):
@@ -276,86 +323,3 @@ def _check_written(path: Path, voxels: int) -> None:
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.Execute()
-
-
-class _NiftiHeader:
-    """The fields of a NIfTI header that ITK does not check.
-
-    https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h. ITK takes a pixel size of 0 for 1 mm, fills
-    the rest of a file that ends early with whatever there is, and straightens sheared axes; none of it with an error.
-    """
-
-    def __init__(self, path: Path, header: bytes) -> None:
-        order = "<" if header[:4] in (struct.pack("<i", 348), struct.pack("<i", 540)) else ">"
-        second = struct.unpack_from(f"{order}i", header)[0] == 540
-        fields = struct.unpack_from(f"{order}8d" if second else f"{order}8f", header, 104 if second else 76)
-        self.pixel_sizes = fields[1:4]
-        self.data_start = int(
-            struct.unpack_from(f"{order}q" if second else f"{order}f", header, 168 if second else 108)[0]
-        )
-        self.slope, self.intercept = struct.unpack_from(
-            f"{order}2d" if second else f"{order}2f", header, 176 if second else 112
-        )
-        self.qform, self.sform = struct.unpack_from(
-            f"{order}2i" if second else f"{order}2h", header, 344 if second else 252
-        )
-        rows = struct.unpack_from(f"{order}12d" if second else f"{order}12f", header, 400 if second else 280)
-        self.matrix = np.array(rows).reshape(3, 4)
-        self.bytes_per_voxel = struct.unpack_from(f"{order}h", header, 14 if second else 72)[0] // 8
-        self.little_endian = order == "<"
-        if any(not size > 0 for size in self.pixel_sizes):
-            raise InputError(f"{path} cannot be used: a voxel size in its header is not positive; repair the header.")
-
-    @staticmethod
-    def read(path: Path) -> _NiftiHeader:
-        try:
-            with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
-                return _NiftiHeader(path, file.read(540))
-        except (OSError, EOFError, zlib.error, struct.error) as error:
-            raise _unreadable(path, ".nii") from error
-
-    def check(self, path: Path, volume: Volume) -> list[str]:
-        """Warnings about the geometry. Raises InputError if the file ends early or is damaged."""
-        if path.name.lower().endswith(".gz"):
-            complete = self._checksum_agrees(path, volume.array) or self._unpacks(path, volume.array.size)
-        else:
-            complete = path.stat().st_size >= self.data_start + self.bytes_per_voxel * volume.array.size
-        if not complete:
-            raise InputError(f"{path} is damaged or incomplete: voxels are missing. Copy or export it again.")
-        if self.qform <= 0 and self.sform <= 0:
-            return ["The file does not say how the patient lies: left and right may be swapped. Check the orientation."]
-        if self.sform > 0:
-            corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
-            corners[:, :3] *= np.array(volume.array.shape[::-1]) - 1
-            offset = np.abs((self.matrix - volume.affine_ras[:3]) @ corners.T).max()
-            if offset > max(volume.spacing) and self.qform <= 0:
-                return [
-                    f"The axes are not at right angles and were straightened: places are up to {offset:.0f} mm off."
-                ]
-        return []
-
-    def _checksum_agrees(self, path: Path, array: np.ndarray) -> bool:
-        """The quick way: the voxels as read have the checksum at the file's end."""
-        if not self.little_endian or self.slope not in (0.0, 1.0) or self.intercept != 0.0:
-            return False
-        if array.dtype.itemsize != self.bytes_per_voxel:
-            return False
-        with gzip.open(path) as file:
-            head = file.read(self.data_start)
-        with open(path, "rb") as file:
-            file.seek(-8, os.SEEK_END)
-            checksum, size = struct.unpack("<II", file.read(8))
-        return size == (self.data_start + array.nbytes) % (1 << 32) and checksum == zlib.crc32(array, zlib.crc32(head))
-
-    def _unpacks(self, path: Path, voxels: int) -> bool:
-        """The slow way: the whole file can be unpacked and is long enough."""
-        left = self.data_start + self.bytes_per_voxel * voxels
-        try:
-            with gzip.open(path) as file:
-                while chunk := file.read(1 << 20):
-                    left -= len(chunk)
-                    if left < -(1 << 24):
-                        break
-        except (OSError, EOFError, zlib.error):
-            return False
-        return left <= 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+FIGURES = pytest.StashKey[dict[str, str]]()
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +32,39 @@ def screenshots() -> Path:
     folder = Path(os.environ.get("FLARE_SCREENSHOTS", REPOSITORY / "Testing" / "Output"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def figures(pytestconfig) -> dict[str, str]:
+    """Numbers that a test run shall show at its end: {what was measured: what came out}."""
+    return pytestconfig.stash.setdefault(FIGURES, {})
+
+
+@pytest.fixture(scope="session")
+def _tally(figures):
+    """Counts the judged runs of all tests of bad input."""
+    from bad_input import Tally
+
+    tally = Tally()
+    yield tally
+    figures["Bad input"] = str(tally)
+
+
+@pytest.fixture(scope="session")
+def _segment_script(_slicer_session, repository):
+    """segment.py as a module of this process."""
+    from bad_input import load_script
+
+    return load_script(repository / "FlareSegment" / "segment.py")
+
+
+@pytest.fixture
+def judge(_segment_script, _tally, monkeypatch, capfd):
+    """Function that runs segment.py in this process, with a model whose answer is known, and judges how it ends."""
+    from bad_input import Judge, use_known_model
+
+    use_known_model(monkeypatch)
+    return Judge(_segment_script.main, capfd.readouterr, _tally)
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +111,9 @@ def load_module(slicer_app):
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """Say where the pictures of the panel, the views and the results lie."""
+    """Show the figures that tests measured, and where the pictures of the panel, the views and the results lie."""
+    for measured, result in terminalreporter.config.stash.get(FIGURES, {}).items():
+        terminalreporter.write_line(f"{measured}: {result}")
     folder = Path(os.environ.get("FLARE_SCREENSHOTS", REPOSITORY / "Testing" / "Output"))
     if any(folder.glob("*.png")):
         terminalreporter.write_line(f"Pictures of the panel, the views and the results: {folder}")
