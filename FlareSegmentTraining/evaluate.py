@@ -207,11 +207,11 @@ class _Other:
 
 
 def _make_videos(cases: Sequence, evaluation, output: Path) -> dict[str, list[str]]:
-    """Two videos for each case that has none yet of the same record; {case: files below the folder}."""
+    """Two videos for each case that has none since it was measured; {case: files below the folder}."""
     from FlareSegmentLib.image_io import read_labels
     from FlareSegmentSlicerLib.surfaces import RenderingUnavailable
     from FlareSegmentSlicerLib.videos import write_slices_video, write_turntable_video
-    from FlareSegmentTrainingLib.evaluation import file_name
+    from FlareSegmentTrainingLib.evaluation import RECORDS, file_name
 
     (output / VIDEOS).mkdir(exist_ok=True)
     made: dict[str, list[str]] = {}
@@ -219,11 +219,15 @@ def _make_videos(cases: Sequence, evaluation, output: Path) -> dict[str, list[st
         record = evaluation.cases.get(case.name)
         if record is None:
             continue
-        stem = f"{VIDEOS}/{file_name(case.name)}"
-        tag = record["key"][:8]
-        slices, turning = f"{stem}_slices_{tag}.mp4", f"{stem}_3d_{tag}.mp4"
+        name = file_name(case.name)
+        slices, turning = f"{VIDEOS}/{name}_slices.mp4", f"{VIDEOS}/{name}_3d.mp4"
         made[case.name] = [slices, turning]
-        missing = [file for file in (slices, turning) if not (output / file).is_file()]
+        measured = (output / RECORDS / f"{name}.json").stat().st_mtime
+        missing = [
+            file
+            for file in (slices, turning)
+            if not (output / file).is_file() or (output / file).stat().st_mtime < measured
+        ]
         if not missing:
             continue
         _say(f"{case.name}: videos")

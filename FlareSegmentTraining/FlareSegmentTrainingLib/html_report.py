@@ -14,7 +14,7 @@ from pathlib import Path
 
 from FlareSegmentLib.organs import Organ, organ_by_key
 
-from .comparison import COMPARED, CONFIDENCE, FEWEST_CASES, RESAMPLES
+from .comparison import CONFIDENCE, FEWEST_CASES, RESAMPLES
 from .evaluation import (
     ABSENT,
     FALSE_POSITIVE,
@@ -35,6 +35,7 @@ _TITLES = {
     "volume_error_ml": "Volume error (mL)",
     "volume_error_percent": "Volume error (%)",
 }
+_COMPARED_TITLES = {"volume_error_percent": "Size of volume error (%)"}
 _DIGITS = {"dice": 3, "nsd": 3, "hd95_mm": 1, "volume_error_ml": 0, "volume_error_percent": 1}
 
 _STYLE = """
@@ -60,6 +61,7 @@ thead tr + tr th { font-weight: 400; color: var(--faint); padding-top: 0; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--card); font-weight: 600; z-index: 1; }
 thead .group { text-align: center; border-left: 1px solid var(--line); }
 td.first, thead th.first { border-left: 1px solid var(--line); }
+td.measure, th.measure { text-align: left; }
 td.state { text-align: left; color: var(--faint); }
 td small { color: var(--faint); display: block; font-size: .8rem; }
 .best { background: var(--best); color: var(--best-ink); font-weight: 600; }
@@ -184,22 +186,18 @@ def _comparison(comparison: Mapping | None, organs: Sequence[Organ]) -> str:
         return ""
     rows = []
     for organ in organs:
-        for measure in COMPARED:
-            found = comparison["organs"].get(organ.key, {}).get(measure)
-            if not found:
-                continue
-            better = "" if found["low"] is None else _verdict(found, measure)
-            interval = (
-                "&ndash;"
-                if found["low"] is None
-                else f"{_number(found['low'], measure, True)} to {_number(found['high'], measure, True)}"
-            )
-            name = _TITLES[measure] + (", size" if measure == "volume_error_percent" else "")
+        found = {measure: row for measure, row in comparison["organs"].get(organ.key, {}).items() if row}
+        for number, (measure, row) in enumerate(found.items()):
+            interval, mark = "&ndash;", ""
+            if row["low"] is not None:
+                mark = _verdict(row, measure)
+                interval = f"{_number(row['low'], measure, True)} to {_number(row['high'], measure, True)}"
             rows.append(
-                f"<tr>{_organ_cell(organ)}<td>{name}</td><td>{found['cases']}</td>"
-                f"<td>{_number(found['mean'], measure)}</td><td>{_number(found['other_mean'], measure)}</td>"
-                f'<td class="{better}">{_number(found["difference"], measure, True)}</td><td>{interval}</td>'
-                f"<td>{found['better']} / {found['worse']}</td></tr>"
+                f"<tr>{_organ_cell(organ, len(found)) if number == 0 else ''}"
+                f'<td class="measure">{_COMPARED_TITLES.get(measure, _TITLES[measure])}</td>'
+                f'<td class="{mark}">{_number(row["difference"], measure, True)}</td><td>{interval}</td>'
+                f"<td>{_number(row['mean'], measure)}</td><td>{_number(row['other_mean'], measure)}</td>"
+                f"<td>{row['cases']}</td><td>{row['better']} / {row['worse']}</td></tr>"
             )
     left_out = comparison["left_out"]
     told = f"<p class='faint'>Not compared: {_text(', '.join(left_out))}.</p>" if left_out else ""
@@ -210,7 +208,7 @@ def _comparison(comparison: Mapping | None, organs: Sequence[Organ]) -> str:
         f"{FEWEST_CASES} cases). Marked where the interval leaves out 0.</p>"
         + _forest(comparison["organs"], organs)
         + '<div class="scroll"><table><thead><tr><th>Organ</th>'
-        "<th>Measure</th><th>Cases</th><th>This</th><th>Other</th><th>Difference</th><th>Interval</th>"
+        '<th class="measure">Measure</th><th>Difference</th><th>Interval</th><th>This</th><th>Other</th><th>Cases</th>'
         f"<th>Better / worse in</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>{told}"
     )
 
@@ -223,7 +221,7 @@ def _forest(compared: Mapping, organs: Sequence[Organ]) -> str:
         return ""
     numbers = [row[field] for _, row in found for field in ("low", "high", "difference") if row[field] is not None]
     reach = max(0.01, *(abs(number) for number in numbers)) * 1.15
-    width, left, step = 640, 150, 30
+    width, left, step = 400, 118, 28
 
     def x(value: float) -> float:
         return left + (value + reach) / (2 * reach) * (width - left - 20)
@@ -242,7 +240,7 @@ def _forest(compared: Mapping, organs: Sequence[Organ]) -> str:
     for value, anchor in ((-reach, "start"), (0.0, "middle"), (reach, "end")):
         parts.append(f'<text x="{x(value):.1f}" y="{height - 14}" text-anchor="{anchor}">{value:+.3f}</text>')
     return (
-        f'<figure><svg viewBox="0 0 {width} {height}" style="width:100%;max-width:{width}px" role="img">'
+        f'<figure><svg viewBox="0 0 {width} {height}" style="width:100%;max-width:560px" role="img">'
         f"{''.join(parts)}</svg><figcaption>Difference in Dice; to the right of 0 this one is better.</figcaption>"
         "</figure>"
     )
@@ -397,9 +395,10 @@ def _number(value: float | None, measure: str, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.{_DIGITS[measure]}f}"
 
 
-def _organ_cell(organ: Organ) -> str:
+def _organ_cell(organ: Organ, rows: int = 1) -> str:
     color = ",".join(str(value) for value in organ.color)
-    return f'<th><span class="dot" style="background:rgb({color})"></span>{organ.name}</th>'
+    span = f' rowspan="{rows}" style="vertical-align:top"' if rows > 1 else ""
+    return f'<th{span}><span class="dot" style="background:rgb({color})"></span>{organ.name}</th>'
 
 
 def _link(case: str, text: str) -> str:
