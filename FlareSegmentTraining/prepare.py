@@ -1,4 +1,4 @@
-"""Bring data sets into the project's plain layout, checked case by case, in Slicer or with Python alone:
+"""Bring data sets into the project's plain layout, and speak DICOM, in Slicer or with Python alone:
 
     Slicer --no-main-window --python-script FlareSegmentTraining/prepare.py --data LOCATION [--data ...] --output DIR
 
@@ -6,6 +6,15 @@ LOCATION is FLARE22Train.zip or another .zip or .tar, a folder (Medical Segmenta
 with labels/, pairs <case>_ct and <case>_labels), a CSV or JSON list of pairs, or phantom:N. In DIR appear
 <case>_ct.nii.gz, <case>_labels.nii.gz, labels.json, quality.json, report.csv and report.json; cases that cannot be
 used are named with the reason and left out. A second run goes on.
+
+With a verb in front it does something else (each has --help):
+
+    prepare.py from-dicom EXPORT --output DIR [--training]   DICOM export: every CT with its SEG and RTSTRUCT labels
+    prepare.py to-dicom CT ... --output DIR                  CTs (and labels) as DICOM series (and SEG)
+    prepare.py blocks CT ... --output DIR [--slices 64]      CTs in blocks of 64 slices
+    prepare.py join DIR --output DIR                         and whole again
+    prepare.py to-seg LABELS --ct DICOM --output FILE        a label map as DICOM SEG of its CT
+    prepare.py from-seg FILE [--ct CT] --output LABELS       a DICOM SEG or RTSTRUCT as label map
 
 Exit status: 0 done; 2 bad input or usage, with one line on standard error; 1 anything else, also in one line (the
 environment variable FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises, so every way
@@ -30,19 +39,53 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(folder) for folder in (_HERE, _HERE.parent / "FlareSegment") if str(folder) not in sys.path]
 
 
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The command line's options. Raises InputError."""
+def _parser(verb: str, description: str) -> argparse.ArgumentParser:
+    """A parser whose errors are InputErrors, with the option that all verbs have."""
     from FlareSegmentLib.errors import InputError
-    from FlareSegmentLib.organs import LABEL_TABLES
-    from FlareSegmentTrainingLib.dataset_layouts import LAYOUTS
-    from FlareSegmentTrainingLib.label_maps import LABEL_MAPS
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> None:
             raise InputError(f"{message} (see --help)")
 
-    parser = Parser(
-        prog="prepare.py", description="Check CTs with labels and bring them into one layout.", allow_abbrev=False
+    parser = Parser(prog=f"prepare.py {verb}".strip(), description=description, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, last")
+    return parser
+
+
+def _add_organs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--organs",
+        metavar="KEYS",
+        help="organs to keep, as liver,spleen, or all (13); default: liver, both kidneys, spleen",
+    )
+    _add_label_ids(parser, "label values that are written")
+
+
+def _add_label_ids(parser: argparse.ArgumentParser, meaning: str) -> None:
+    from FlareSegmentLib.organs import LABEL_TABLES
+
+    parser.add_argument("--label-ids", choices=tuple(LABEL_TABLES), default="flaresegment", help=meaning)
+
+
+def _organs(options: argparse.Namespace) -> tuple:
+    from FlareSegmentLib.organs import FLARE22_ORGANS
+    from FlareSegmentTrainingLib.cases import organs_by_keys
+
+    if options.organs == "all":
+        return FLARE22_ORGANS
+    return organs_by_keys(None if options.organs is None else [key.strip() for key in options.organs.split(",")])
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The options of a command line without a verb. Raises InputError."""
+    from FlareSegmentLib.errors import InputError
+    from FlareSegmentTrainingLib.dataset_layouts import LAYOUTS
+    from FlareSegmentTrainingLib.label_maps import LABEL_MAPS
+
+    parser = _parser(
+        "",
+        "Check CTs with labels and bring them into one layout. Other verbs, put in front, speak DICOM: "
+        f"{', '.join(VERBS)}; each has --help.",
     )
     parser.add_argument(
         "--data",
@@ -58,14 +101,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help="meaning of the label values where the data do not say it: "
         f"{', '.join(LABEL_MAPS)}, a JSON file, or 1=liver,2=other",
     )
-    parser.add_argument(
-        "--label-ids", choices=tuple(LABEL_TABLES), default="flaresegment", help="label values that are written"
-    )
-    parser.add_argument(
-        "--organs",
-        metavar="KEYS",
-        help="organs to keep, as liver,spleen, or all (13); default: liver, both kidneys, spleen",
-    )
+    _add_organs(parser)
     parser.add_argument("--layout", choices=LAYOUTS, help="take the data for this layout instead of finding it out")
     parser.add_argument(
         "--patient-pattern",
@@ -78,7 +114,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         action="store_true",
         help="keep names of cases and patients even where they might identify someone",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, last")
     options = parser.parse_args(arguments)
     if options.patient_pattern is not None:
         try:
@@ -93,20 +128,14 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def prepare(options: argparse.Namespace) -> dict:
-    """Do everything that the command line asks for; returns what --json prints. Raises FlareSegmentError."""
-    from FlareSegmentLib.errors import InputError
-    from FlareSegmentLib.organs import FLARE22_ORGANS
-    from FlareSegmentTrainingLib.cases import find_cases, organs_by_keys
+    """Bring data sets into the plain layout; returns what --json prints. Raises FlareSegmentError."""
+    from FlareSegmentTrainingLib.cases import find_cases
     from FlareSegmentTrainingLib.conversion import Settings, convert_cases
     from FlareSegmentTrainingLib.label_maps import parse_label_map
 
-    if options.organs == "all":
-        organs = FLARE22_ORGANS
-    else:
-        organs = organs_by_keys(None if options.organs is None else [key.strip() for key in options.organs.split(",")])
+    organs = _organs(options)
     label_map = parse_label_map(options.label_map) if options.label_map else None
-    if options.output.exists() and not options.output.is_dir():
-        raise InputError(f"{options.output} is a file; name a folder with --output.")
+    _check_output(options.output)
     unpack_to = options.output / ".unpacked"
     left_out = []
     cases = find_cases(
@@ -124,6 +153,13 @@ def prepare(options: argparse.Namespace) -> dict:
         cases, options.output, Settings(organs, options.label_ids, options.keep_names), left_out, _say
     )
     shutil.rmtree(unpack_to, ignore_errors=True)
+    return _summary(options, organs, outcomes)
+
+
+def _summary(options: argparse.Namespace, organs: tuple, outcomes: list) -> dict:
+    """Print what became of the cases; returns what --json prints. Raises InputError when none can be used."""
+    from FlareSegmentLib.errors import InputError
+
     counts = {
         result: sum(outcome.result == result for outcome in outcomes) for result in ("taken", "present", "left out")
     }
@@ -155,11 +191,208 @@ def _print_table(outcomes: list) -> None:
     for outcome in sorted(outcomes, key=lambda outcome: outcome.result == "left out"):
         detail = outcome.reason
         if not detail:
-            volumes = (f"{key} {volume:.0f}" for key, volume in outcome.facts["organs_ml"].items() if volume)
-            detail = f"{outcome.name}: {', '.join(volumes)} ml"
+            volumes = [f"{key} {volume:.0f}" for key, volume in outcome.facts["organs_ml"].items() if volume]
+            detail = f"{outcome.name}: {', '.join(volumes) or 'no labels'}" + (
+                " ml" if outcome.facts["organs_ml"] else ""
+            )
         _say(f"{outcome.source:<{width}}  {outcome.result:<8}  {detail}")
         for warning in outcome.warnings:
             print(f"Warning: {outcome.source}: {' '.join(warning.split())}", file=sys.stderr, flush=True)
+
+
+# DICOM --------------------------------------------------------------------------------------------
+
+
+def from_dicom(arguments: list[str]) -> dict:
+    """`from-dicom`: a DICOM export becomes a folder of cases. Raises FlareSegmentError."""
+    from FlareSegmentTrainingLib.conversion import Settings, convert_cases
+    from FlareSegmentTrainingLib.dicom_export import MINIMUM_SLICES, look_through, write_mapping
+
+    parser = _parser(
+        "from-dicom",
+        "Convert every CT series in a folder tree of DICOM files to NIfTI, with the labels of the DICOM Segmentations "
+        "and structure sets (RTSTRUCT) drawn on it. Nothing that tells of a patient is written. Slices of a tilted "
+        "gantry are resampled to a straight grid.",
+    )
+    parser.add_argument("export", type=Path, metavar="EXPORT", help="folder of DICOM files, however nested")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the converted cases")
+    parser.add_argument(
+        "--training",
+        action="store_true",
+        help="only what training can use: axial originals with enough slices and labels, values clipped to a CT's",
+    )
+    parser.add_argument(
+        "--minimum-slices",
+        type=int,
+        default=MINIMUM_SLICES,
+        metavar="N",
+        help=f"slices that are enough for --training; default: {MINIMUM_SLICES}",
+    )
+    parser.add_argument(
+        "--keep-mapping", type=Path, metavar="FILE", help="write a CSV that says which case is whose: keep it safe"
+    )
+    _add_organs(parser)
+    options = parser.parse_args(arguments)
+    organs = _organs(options)
+    _check_output(options.output)
+    if options.keep_mapping is not None:
+        _check_new(options.keep_mapping)
+    cases, left_out = look_through(
+        options.export, training=options.training, minimum_slices=options.minimum_slices, say=_say
+    )
+    settings = Settings(organs, options.label_ids, unlabeled=not options.training, clip=options.training)
+    outcomes = convert_cases(cases, options.output, settings, left_out, _say)
+    result = _summary(options, organs, outcomes)
+    if options.keep_mapping is not None:
+        names = {outcome.source: outcome.name for outcome in outcomes if outcome.result != "left out"}
+        write_mapping(options.keep_mapping, [(names[case.name], case) for case in cases if case.name in names])
+    return result
+
+
+def to_dicom(arguments: list[str]) -> dict:
+    """`to-dicom`: CTs become DICOM series, one study per patient. Raises FlareSegmentError."""
+    from FlareSegmentTrainingLib.dicom_patients import write_patient
+    from FlareSegmentTrainingLib.volume_sources import find_sources
+
+    parser = _parser(
+        "to-dicom",
+        "Write CTs as DICOM series and their labels as DICOM Segmentations: one patient with one study per CT, called "
+        "like the case.",
+    )
+    parser.add_argument("ct", type=Path, nargs="+", metavar="CT", help="image files, or folders of CTs with labels")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the patients' folders")
+    options = parser.parse_args(arguments)
+    _check_output(options.output)
+    patients = []
+    for source in find_sources(options.ct, dicom=False, say=_say):
+        volume, labels = source.read()
+        folder = write_patient(options.output, source.name, volume, labels)
+        _say(f"{source.name}: {len(volume.array)} slices{'' if labels is None else ' and labels'} in {folder}")
+        patients.append(str(folder))
+    return {"output": str(options.output), "patients": patients}
+
+
+def blocks(arguments: list[str]) -> dict:
+    """`blocks`: CTs become blocks of slices. Raises FlareSegmentError."""
+    from FlareSegmentTrainingLib.slice_blocks import SLICES, write_blocks
+    from FlareSegmentTrainingLib.volume_sources import find_sources
+
+    parser = _parser(
+        "blocks",
+        "Cut CTs (and labels) along the body into blocks of slices, as public V-Net projects feed their networks. The "
+        "last block is shorter, nothing is dropped, and `join` puts them together again.",
+    )
+    parser.add_argument(
+        "ct", type=Path, nargs="+", metavar="CT", help="image files, folders of CTs with labels, DICOM folders"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the blocks")
+    parser.add_argument("--slices", type=int, default=SLICES, metavar="N", help=f"per block; default: {SLICES}")
+    parser.add_argument("--format", choices=("nifti", "dicom"), default="nifti", help="default: nifti")
+    options = parser.parse_args(arguments)
+    _check_output(options.output)
+    names = {}
+    for source in find_sources(options.ct, dicom=True, say=_say):
+        volume, labels = source.read()
+        written = write_blocks(options.output, source.name, volume, labels, options.slices, options.format == "dicom")
+        _say(f"{source.name}: {len(volume.array)} slices in {len(written)} blocks")
+        names[source.name] = written
+    return {"output": str(options.output), "blocks": names}
+
+
+def join(arguments: list[str]) -> dict:
+    """`join`: blocks become whole CTs again. Raises FlareSegmentError."""
+    from FlareSegmentTrainingLib.slice_blocks import join_blocks
+
+    parser = _parser("join", "Put the blocks that `blocks` wrote together again.")
+    parser.add_argument("blocks", type=Path, metavar="DIR", help="folder with blocks.json")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the whole CTs")
+    options = parser.parse_args(arguments)
+    _check_output(options.output)
+    joined = join_blocks(options.blocks, options.output)
+    for name, volume in joined.items():
+        _say(f"{name}: {len(volume.array)} slices")
+    return {"output": str(options.output), "cases": list(joined)}
+
+
+def to_seg(arguments: list[str]) -> dict:
+    """`to-seg`: a label map becomes a DICOM Segmentation. Raises FlareSegmentError."""
+    from FlareSegmentLib.image_io import read_labels
+    from FlareSegmentLib.organs import FLARE22_ORGANS
+    from FlareSegmentTrainingLib.dicom_patients import write_segmentation_of
+    from FlareSegmentTrainingLib.label_maps import LABEL_MAPS
+
+    parser = _parser("to-seg", "Write a label map as a DICOM Segmentation of the CT series it was drawn on.")
+    parser.add_argument("labels", type=Path, metavar="LABELS", help="label map on the CT's grid")
+    parser.add_argument("--ct", type=Path, required=True, metavar="DICOM", help="folder with the CT's DICOM files")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the DICOM file to write")
+    parser.add_argument("--manual", action="store_true", help="a person drew the labels, not FlareSegment")
+    _add_label_ids(parser, "what the label values mean")
+    options = parser.parse_args(arguments)
+    _check_new(options.output)
+    table = LABEL_MAPS["flaresegment13" if options.label_ids == "flaresegment" else options.label_ids]
+    labels = read_labels(options.labels)
+    labels = labels.with_array(table.apply(labels.array))
+    write_segmentation_of(options.ct, labels, options.output, FLARE22_ORGANS, options.manual)
+    _say(f"{options.output} written")
+    return {"output": str(options.output)}
+
+
+def from_seg(arguments: list[str]) -> dict:
+    """`from-seg`: a DICOM Segmentation or structure set becomes a label map. Raises FlareSegmentError."""
+    import numpy as np
+
+    from FlareSegmentLib.image_io import write_labels
+    from FlareSegmentLib.organs import FLARE22_ORGANS, LABEL_TABLES
+    from FlareSegmentTrainingLib.dicom_patients import read_labels_of
+
+    parser = _parser("from-seg", "Write a DICOM Segmentation or a structure set (RTSTRUCT) as a label map.")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the DICOM file")
+    parser.add_argument(
+        "--ct",
+        type=Path,
+        metavar="CT",
+        help="the CT it was drawn on, a DICOM folder or an image file; structure sets need it",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="LABELS", help="the label map, .nii.gz or .nrrd")
+    _add_label_ids(parser, "label values that are written")
+    options = parser.parse_args(arguments)
+    _check_new(options.output)
+    labels, remarks = read_labels_of(options.file, options.ct)
+    for remark in remarks:
+        print(f"Warning: {remark}", file=sys.stderr, flush=True)
+    table = np.zeros(256, np.uint8)
+    for organ in FLARE22_ORGANS:
+        table[organ.label] = LABEL_TABLES[options.label_ids][organ.key]
+    write_labels(options.output, table[labels.array], labels)
+    present = [organ.key for organ in FLARE22_ORGANS if (labels.array == organ.label).any()]
+    _say(f"{options.output}: {', '.join(present)}")
+    return {"output": str(options.output), "organs": present}
+
+
+VERBS = {
+    "from-dicom": from_dicom,
+    "to-dicom": to_dicom,
+    "blocks": blocks,
+    "join": join,
+    "to-seg": to_seg,
+    "from-seg": from_seg,
+}
+
+
+def _check_output(folder: Path) -> None:
+    from FlareSegmentLib.errors import InputError
+
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a folder with --output.")
+
+
+def _check_new(file: Path) -> None:
+    from FlareSegmentLib.errors import InputError
+
+    if file.exists():
+        raise InputError(f"{file} is there already: name another file.")
+    if not file.absolute().parent.is_dir():
+        raise InputError(f"{file.parent} is no folder: name a file in a folder that is there.")
 
 
 def main(arguments: list[str]) -> int:
@@ -169,9 +402,11 @@ def main(arguments: list[str]) -> int:
     except ImportError as error:
         return _fail(FAILED, f"FlareSegment's engine is not installed beside this module ({error})")
     try:
-        options = parse_arguments(arguments)
-        result = prepare(options)
-        if options.json:
+        if arguments[:1] and arguments[0] in VERBS:
+            result = VERBS[arguments[0]](arguments[1:])
+        else:
+            result = prepare(parse_arguments(arguments))
+        if "--json" in arguments:
             _say(json.dumps(result, allow_nan=False))
         return DONE
     except SystemExit as request:  # --help

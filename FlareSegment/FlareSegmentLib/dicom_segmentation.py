@@ -171,6 +171,14 @@ def referenced_series(dataset) -> str:
     return str(sequence[0].get("SeriesInstanceUID", "")) if sequence else ""
 
 
+def describe_segments(dataset) -> tuple[DicomSegment, ...]:
+    """The segments of a pydicom data set of a DICOM Segmentation. Raises AttributeError, TypeError, ValueError."""
+    return tuple(
+        DicomSegment(int(item.SegmentNumber), str(item.get("SegmentLabel", "")), _organ_of_codes(item))
+        for item in dataset.SegmentSequence
+    )
+
+
 def frame_place(
     inverse: np.ndarray,
     shape: Sequence[int],
@@ -320,7 +328,7 @@ def _cielab(color: tuple[int, int, int]) -> list[int]:
 
 
 def _read(dataset: Any, path: Path, like: Volume | None) -> DicomSegmentation:
-    segments = tuple(_segment(item) for item in dataset.SegmentSequence)
+    segments = describe_segments(dataset)
     highest = max(segment.number for segment in segments)
     if not 0 < highest <= 65535:
         raise InputError(f"{path} is damaged: it has a segment number {highest}.")
@@ -356,11 +364,6 @@ def _read(dataset: Any, path: Path, like: Volume | None) -> DicomSegmentation:
         raise InputError(f"{path} is damaged: it holds voxels of segments that it does not describe.")
     remarks = [f"{overlap} voxels belong to two segments: the first one keeps them."] if overlap else []
     return DicomSegmentation(grid.with_array(labels), segments, referenced_series(dataset), remarks)
-
-
-def _segment(item: Any) -> DicomSegment:
-    name = str(item.get("SegmentLabel", ""))
-    return DicomSegment(int(item.SegmentNumber), name, _organ_of_codes(item))
 
 
 def _organ_of_codes(item: Any) -> Organ | None:

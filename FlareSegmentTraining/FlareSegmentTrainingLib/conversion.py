@@ -36,10 +36,10 @@ REPORT_FILE = "report.json"
 TABLE_FILE = "report.csv"
 HU_RANGE = (-1024, 3071)
 PUBLIC_NAME = re.compile(
-    r"FLARE\w*_\d{4,5}|(liver|spleen|pancreas|hepaticvessel|colon|lung)_\d{1,3}|amos_\d{4}|s\d{4}|[Cc]ase_\d{5}|phantom\d{7}|case_[0-9a-f]{12}"
+    r"(series|labels)_\d{4,}|FLARE\w*_\d{4,5}|(liver|spleen|pancreas|hepaticvessel|colon|lung)_\d{1,3}|amos_\d{4}|s\d{4}|[Cc]ase_\d{5}|phantom\d{7}|case_[0-9a-f]{12}"
 )
 """Names that public data sets (FLARE, MSD, AMOS, TotalSegmentator, KiTS), the phantoms and this module gave: they
-tell of nobody.
+tell of nobody. series_0001 and labels_0001 are what `dicom_export` left out.
 """
 
 
@@ -51,11 +51,15 @@ class Settings:
         organs: organs that are kept; everything else becomes background.
         label_ids: name of the table in `organs.LABEL_TABLES` whose values are written.
         keep_names: keep all case names, patients and reasons as they are.
+        unlabeled: take cases without labels too; their image is written alone.
+        clip: bring values into the range of a CT's 12 bits, `HU_RANGE`.
     """
 
     organs: tuple[Organ, ...]
     label_ids: str = "flaresegment"
     keep_names: bool = False
+    unlabeled: bool = False
+    clip: bool = True
 
 
 @dataclass
@@ -121,7 +125,8 @@ class _Conversion:
                     self.quality[outcome.name]["set"] = case.fixed_set
             self.done[outcome.name] = {
                 "result": outcome.result,
-                "reason": self._public_reason(outcome, case),
+                "reason": self._public(outcome.reason, outcome, case),
+                "remarks": [self._public(warning, outcome, case) for warning in outcome.warnings],
                 **outcome.facts,
             }
             # quality first: a case that the report calls done has its grades
@@ -135,7 +140,7 @@ class _Conversion:
         digest = hashlib.sha256(item.name.encode()).hexdigest()
         name = item.name if self.settings.keep_names or PUBLIC_NAME.fullmatch(item.name) else f"case_{digest[:12]}"
         reason = item.reason if self.settings.keep_names else item.reason.replace(item.name, "its name")
-        self.done[name] = {"result": "left out", "reason": reason}
+        self.done[name] = {"result": "left out", "reason": reason, "remarks": []}
         return Outcome(name, item.name, "left out", item.reason)
 
     def _convert(self, case: Case, images: dict[str, str]) -> Outcome:
@@ -145,13 +150,16 @@ class _Conversion:
             if not (self.settings.keep_names or PUBLIC_NAME.fullmatch(name)):
                 name = f"case_{content[:12]}"
             earlier = self.done.get(name, {})
-            files = [self.output / (name + suffix) for suffix in (IMAGE_SUFFIX, LABELS_SUFFIX)]
+            suffixes = (IMAGE_SUFFIX, LABELS_SUFFIX) if earlier.get("organs_ml") else (IMAGE_SUFFIX,)
+            files = [self.output / (name + suffix) for suffix in suffixes]
             if earlier.get("content_sha256") == content and name in self.quality and all(f.is_file() for f in files):
-                facts = {key: value for key, value in earlier.items() if key not in ("result", "reason")}
-                return Outcome(name, case.name, "present", "", facts)
-            if not case.labeled & set(self.values):
+                facts = {key: value for key, value in earlier.items() if key not in ("result", "reason", "remarks")}
+                return Outcome(name, case.name, "present", "", facts, list(earlier.get("remarks", ())))
+            if not self.settings.unlabeled and not case.labeled & set(self.values):
                 raise InputError(f"none of {', '.join(self.values)} is labeled in it")
             volume, labels, warnings = case.read()
+            if not case.labeled & set(self.values):  # known for certain only now
+                labels = None
             voxels = hashlib.sha256(np.ascontiguousarray(volume.array)).hexdigest()
             if images.setdefault(voxels, name) != name:
                 raise InputError(f"its image is that of {images[voxels]}")
@@ -169,11 +177,11 @@ class _Conversion:
         }
         return Outcome(name, case.name, "taken", "", facts, warnings)
 
-    def _grades(self, case: Case, volume: Volume, labels: np.ndarray) -> dict[str, dict]:
+    def _grades(self, case: Case, volume: Volume, labels: np.ndarray | None) -> dict[str, dict]:
         """The case's entry in quality.json."""
         entry: dict[str, dict] = {}
         for organ in self.settings.organs:
-            if organ.key not in case.labeled:
+            if labels is None or organ.key not in case.labeled:
                 entry[organ.key] = {"grade": "ignore"}
                 continue
             mask = labels == organ.label
@@ -185,25 +193,27 @@ class _Conversion:
                 entry[organ.key]["grade"] = grade
         return entry
 
-    def _write_pair(self, name: str, volume: Volume, labels: np.ndarray) -> None:
-        table = np.zeros(256, np.uint8)
-        for organ in self.settings.organs:
-            table[organ.label] = self.values[organ.key]
-        kept = table[labels]
-        if not kept.any():
-            raise InputError(f"its labels hold none of {', '.join(self.values)}")
+    def _write_pair(self, name: str, volume: Volume, labels: np.ndarray | None) -> None:
+        contents = []
+        if labels is not None:
+            table = np.zeros(256, np.uint8)
+            for organ in self.settings.organs:
+                table[organ.label] = self.values[organ.key]
+            contents.append((table[labels], LABELS_SUFFIX))
+            if not contents[0][0].any():
+                raise InputError(f"its labels hold none of {', '.join(self.values)}")
         array = volume.array
         if array.dtype.kind == "f":
             array = np.rint(np.nan_to_num(array, nan=HU_RANGE[0], posinf=HU_RANGE[1], neginf=HU_RANGE[0]))
-        hounsfield = np.clip(array, *HU_RANGE).astype(np.int16)
-        for content, suffix in ((kept, LABELS_SUFFIX), (hounsfield, IMAGE_SUFFIX)):
+        limits = HU_RANGE if self.settings.clip else (-32768, 32767)
+        contents.append((np.clip(array, *limits).astype(np.int16), IMAGE_SUFFIX))
+        for content, suffix in contents:
             temporary = self.private / ("writing" + suffix)
-            _write_nifti(temporary, content, volume)
+            write_nifti(temporary, content, volume)
             os.replace(temporary, self.output / (name + suffix))
 
-    def _public_reason(self, outcome: Outcome, case: Case) -> str:
-        """The reason without names of files and cases, for files that may be passed on."""
-        reason = outcome.reason
+    def _public(self, reason: str, outcome: Outcome, case: Case) -> str:
+        """A reason or remark without names of files and cases, for files that may be passed on."""
         if not self.settings.keep_names and outcome.name != case.name:
             for path in (case.image, case.labels):
                 if path is not None:
@@ -215,12 +225,14 @@ class _Conversion:
         temporary = self.private / TABLE_FILE
         with open(temporary, "w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
-            writer.writerow(["case", "result", "reason", "size", "spacing_mm", *(f"{key}_ml" for key in self.values)])
+            volumes = [f"{key}_ml" for key in self.values]
+            writer.writerow(["case", "result", "reason", "remarks", "size", "spacing_mm", *volumes])
             for name in dict.fromkeys(outcome.name for outcome in outcomes):
                 facts = self.done[name]
                 sizes = (" x ".join(f"{v:g}" for v in facts.get(key, ())) for key in ("size", "spacing_mm"))
                 volumes = (facts.get("organs_ml", {}).get(key, "") for key in self.values)
-                writer.writerow([name, facts["result"], facts["reason"], *sizes, *volumes])
+                remarks = "; ".join(facts.get("remarks", ()))
+                writer.writerow([name, facts["result"], facts["reason"], remarks, *sizes, *volumes])
         os.replace(temporary, self.output / TABLE_FILE)
 
     def _write_json(self, file: str, content: dict) -> None:
@@ -242,8 +254,8 @@ class _Conversion:
         return content
 
 
-def _write_nifti(path: Path, array: np.ndarray, volume: Volume) -> None:
-    """A NIfTI file with voxels and geometry only, read back to be sure.
+def write_nifti(path: Path, array: np.ndarray, volume: Volume) -> None:
+    """Write a NIfTI file with voxels and geometry only, read back to be sure.
 
     Raises:
         InputError: NIfTI cannot hold the volume's geometry.
@@ -270,4 +282,4 @@ def _line(outcome: Outcome) -> str:
         return f"{name} is left out: {outcome.reason}"
     size = " x ".join(str(count) for count in outcome.facts["size"])
     volumes = ", ".join(f"{key} {volume:.0f} ml" for key, volume in outcome.facts["organs_ml"].items())
-    return f"{name} {outcome.result}: {size}; {volumes}"
+    return f"{name} {outcome.result}: {size}; {volumes or 'no labels'}"

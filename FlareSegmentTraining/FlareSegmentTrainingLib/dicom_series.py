@@ -94,6 +94,8 @@ def write_series(folder: Path, volume: Volume, identity: Identity, study: str | 
         raise InputError(f"{folder.parent} cannot be written ({error.strerror}): choose another folder.") from error
     names = []
     try:
+        whole = private / "series"
+        whole.mkdir()
         for index, pixels in enumerate(stored):
             position = volume.affine_lps @ [0, 0, index, 1]
             template.SOPInstanceUID = f"{series_uid[:58]}.{index + 1}"
@@ -102,8 +104,8 @@ def write_series(folder: Path, volume: Volume, identity: Identity, study: str | 
             template.ImagePositionPatient = _decimals(pydicom, position[:3])
             template.PixelData = np.ascontiguousarray(pixels).tobytes()
             names.append(f"slice{index + 1:04d}.dcm")
-            template.save_as(private / names[-1], enforce_file_format=True)
-        os.replace(private, folder)
+            template.save_as(whole / names[-1], enforce_file_format=True)
+        os.replace(whole, folder)
     except OSError as error:
         raise InputError(
             f"{folder} cannot be written ({error.strerror or 'the disk may be full'}): choose another folder."

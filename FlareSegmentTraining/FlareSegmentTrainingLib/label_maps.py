@@ -19,19 +19,11 @@ import numpy as np
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import FLARE22_ORGANS, LABEL_TABLES, ORGANS, organ_by_key
 
+from .organ_names import organ_of_name
+
 OTHER = "other"
 """In a label map of the user: a known structure that is none of FlareSegment's organs."""
 
-_ALIASES: dict[str, tuple[str, ...]] = {
-    "right_kidney": ("kidney right", "rkid", "rk"),
-    "left_kidney": ("kidney left", "lkid", "lk"),
-    "inferior_vena_cava": ("ivc", "postcava", "vena cava inferior"),
-    "aorta": ("arota",),  # as spelled in AMOS's dataset.json
-    "right_adrenal_gland": ("adrenal gland right", "right adrenal", "adrenal right", "rag"),
-    "left_adrenal_gland": ("adrenal gland left", "left adrenal", "adrenal left", "lag"),
-    "gallbladder": ("gall bladder",),
-    "esophagus": ("oesophagus",),
-}
 _TUMOR = re.compile(r"\b(cancer|tumou?rs?|lesions?|metastas[ei]s)\b")
 
 
@@ -156,15 +148,6 @@ LABEL_MAPS: dict[str, LabelMap] = {
     )
 }
 """Tables by the name that `--label-map` takes."""
-
-
-def organ_of_name(name: str) -> str | None:
-    """The key of the organ that a data set calls by this name, or None."""
-    words = " ".join(re.sub(r"[^a-z0-9]+", " ", name.lower()).split())
-    for organ in FLARE22_ORGANS:
-        if words in (organ.key.replace("_", " "), *_ALIASES.get(organ.key, ())):
-            return organ.key
-    return None
 
 
 def label_map_of_names(name: str, names: Mapping[str, object]) -> LabelMap:

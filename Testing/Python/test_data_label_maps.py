@@ -101,7 +101,7 @@ def test_users_maps(tmp_path: Path, text: str) -> None:
     ("text", "reason"),
     [
         ("nosuchtable", "nosuchtable"),
-        ("1=lever", "lever"),
+        ("1=livre", "livre"),
         ("1=liver,1=spleen", "twice"),
         ("x=liver", "not understood"),
         ("-1=liver", "1 and above"),

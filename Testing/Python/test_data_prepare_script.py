@@ -149,7 +149,7 @@ def test_nothing_tells_of_a_patient(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_second_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     source = layouts.flat(tmp_path / "source", ("a", "b", "c"))
     arguments = ("--data", source, "--output", tmp_path / "out", "--json")
-    write = conversion._write_nifti
+    write = conversion.write_nifti
     calls = 0
 
     def stop(path: Path, array: np.ndarray, volume) -> None:
@@ -160,7 +160,7 @@ def test_a_second_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture, mon
         write(path, array, volume)
 
     with monkeypatch.context() as patch:
-        patch.setattr(conversion, "_write_nifti", stop)
+        patch.setattr(conversion, "write_nifti", stop)
         status, _, errors = run(capsys, *arguments)
     assert (status, errors) == (1, "Error: Stopped; the same command goes on.\n")
     assert not [name for name in files(tmp_path / "out") if "preparing" in name]
@@ -230,7 +230,7 @@ def test_phantoms_keep_their_sides(
         (["--data", "good", "--output", "out", "--organs", "lever"], "lever"),
         (["--data", "good", "--output", "out", "--organs", ""], "--organs"),
         (["--data", "good", "--output", "out", "--label-map", "x"], "--label-map x"),
-        (["--data", "good", "--output", "out", "--label-map", "1=lever"], "lever"),
+        (["--data", "good", "--output", "out", "--label-map", "1=livre"], "livre"),
         (["--data", "good", "--output", "out", "--label-ids", "x"], "--label-ids"),
         (["--data", "good", "--output", "out", "--layout", "x"], "--layout"),
         (["--data", "good", "--output", "out", "--layout", "msd"], "as msd"),
