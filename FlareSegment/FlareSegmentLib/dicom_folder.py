@@ -19,7 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import InputError
-from .image_io import MAXIMUM_VOXELS, check_header, file_type, quiet_itk
+from .image_io import MAXIMUM_VOXELS, can_be_opened, check_header, file_type, quiet_itk
 from .volume import Volume
 
 _TAGS = {
@@ -71,6 +71,15 @@ class DicomSlice:
         return "LOCALIZER" in self.image_type
 
     @property
+    def pixel_sizes(self) -> tuple[float, float]:
+        """Distances of the pixels' rows and columns, mm; 0 where they cannot be read."""
+        try:
+            rows, columns = (float(part) for part in self.pixel_spacing.split("\\"))
+        except ValueError:
+            return 0.0, 0.0
+        return rows, columns
+
+    @property
     def group(self) -> tuple:
         """What the slices of one series have in common."""
         orientation = () if self.orientation is None else tuple(np.round(self.orientation, 3).ravel())
@@ -115,6 +124,8 @@ class DicomSeries:
             return "several files with several frames each belong to it"
         if any(item.position is None or item.orientation is None for item in self.slices):
             return "its files do not say where the slices lie (no image position and orientation)"
+        if not all(size > 0 for size in self.first.pixel_sizes):
+            return f"its pixel spacing ({self.first.pixel_spacing or 'not given'}) is not positive"
         return None
 
 
@@ -182,7 +193,8 @@ def find_series(folder: Path) -> tuple[list[DicomSeries], list[Path]]:
             folders.sort()
             for name in sorted(names):
                 path = Path(parent, name)
-                if name.startswith(".") or name.upper() == "DICOMDIR" or file_type(name):
+                skipped = name.startswith(".") or name.upper() == "DICOMDIR" or file_type(name)
+                if skipped or not path.is_file() or not can_be_opened(path):  # a pipe would be waited for
                     others.append(path)
                     continue
                 reader.SetFileName(str(path))

@@ -126,12 +126,13 @@ def write_labels(path: str | os.PathLike[str], labels: np.ndarray, like: Volume)
         raise InputError(f"{path} cannot be written ({reason}): choose another output folder.") from error
 
 
-def check_name(path: Path) -> None:
-    """Raise InputError for a name that ITK and VTK cannot open: one whose bytes are no text."""
+def can_be_opened(path: Path) -> bool:
+    """Whether ITK and VTK can open a file of this name: one whose bytes are no text ends the process in them."""
     try:
         str(path).encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{os.fsencode(path)!r}: the name has characters that are no text; rename it.") from error
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_is_ct(volume: Volume) -> list[str]:
@@ -258,7 +259,8 @@ def check_header(reader: sitk.ImageFileReader, path: Path, bytes_at_hand: int) -
 
 
 def _is_folder(path: Path) -> bool:
-    check_name(path)
+    if not can_be_opened(path):
+        raise InputError(f"{os.fsencode(path)!r}: the name has characters that are no text; rename it.")
     try:
         return path.is_dir()
     except OSError as error:
