@@ -451,9 +451,11 @@ def _claim(output: Path, predictor: Predictor) -> None:
     if (output / RECORDS).exists() or (output / RESULT_FILE).exists():
         raise InputError(f"{output} holds files that are not of an evaluation: choose another folder with --output.")
     try:
+        subject.parent.mkdir(parents=True)
         write_json(subject, {"name": predictor.name, "sha256": predictor.identity})
-    except FlareSegmentError as error:
-        raise InputError(f"{output} cannot be written: choose another folder with --output ({error})") from error
+    except (OSError, FlareSegmentError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{output} cannot be written ({reason}): choose another folder with --output.") from error
 
 
 def _evaluate_case(
