@@ -1,39 +1,51 @@
 """The FlareSegment module of 3D Slicer: a CT in, abdominal organs as segments out, at one click.
 
-Only what Slicer expects in a module file is here: module, parameter node, panel, logic and self test. The panel
-knows the logic, the logic knows a worker (`FlareSegmentSlicerLib.worker_process`) and the scene
-(`FlareSegmentSlicerLib.segmentation_nodes`); numerics are in `FlareSegmentLib` and run in the worker's process.
+Only what Slicer expects in a module file is here: module, parameter node, panel, logic and self test. The panel's
+sections, and what the logic does (`FlareSegmentSlicerLib.segmentation_logic`), have files of their own; numerics are in
+`FlareSegmentLib` and run in the worker's process.
 """
 
-import importlib.util
+import functools
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import qt
 import slicer
 import vtk
-from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer import (
+    vtkMRMLMarkupsROINode,
+    vtkMRMLNode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+    vtkSegmentation,
+)
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
 
-from FlareSegmentLib.errors import Cancelled, FlareSegmentError, InputError
-from FlareSegmentLib.organs import organ_by_key
-from FlareSegmentLib.worker_protocol import Ready, Result
-from FlareSegmentSlicerLib import segmentation_nodes
-from FlareSegmentSlicerLib.worker_process import SegmentationWorker, WorkerProcess
+from FlareSegmentLib.worker_protocol import Ready
+from FlareSegmentSlicerLib import display, export, installation, segmentation_nodes
+from FlareSegmentSlicerLib.comparison_section import ComparisonSection
+from FlareSegmentSlicerLib.display_section import DisplaySection
+from FlareSegmentSlicerLib.export_section import ExportSection
+from FlareSegmentSlicerLib.options_section import OptionsSection, candidate_volumes
+from FlareSegmentSlicerLib.organ_table import OrganTable
+from FlareSegmentSlicerLib.progress_display import ProgressDisplay
+from FlareSegmentSlicerLib.sample_data import PHANTOM, SLICER_SAMPLES, load_sample, register_sample_data
+from FlareSegmentSlicerLib.segment_surfaces import DEFAULT_SMOOTHING
+from FlareSegmentSlicerLib.segmentation_logic import SegmentationLogic
+from FlareSegmentSlicerLib.segmentation_run import Callbacks, RunOptions
+from FlareSegmentSlicerLib.volume_queue import VolumeQueue
+from FlareSegmentSlicerLib.worker_process import SegmentationWorker
 
-TORCH_REQUIREMENT = ">=2.4"
 MODEL_FOLDER = Path(__file__).resolve().parent / "Resources" / "Models" / "abdomen"
+DEFAULTS_APPLIED = "FlareSegment.DefaultsApplied"
 
 
 class FlareSegment(ScriptedLoadableModule):
@@ -43,7 +55,7 @@ class FlareSegment(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("FlareSegment")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        self.parent.dependencies = []
+        self.parent.dependencies = ["Segmentations", "Sequences", "VolumeRendering"]
         self.parent.contributors = ["FlareSegment contributors"]
         self.parent.helpText = _("""
 Segments liver, kidneys and spleen in an abdominal CT within seconds: offline, on a laptop's CPU or on a GPU.
@@ -53,6 +65,7 @@ Choose the CT, click <b>Segment</b>.
 The networks are V-Nets (Milletari, Navab, Ahmadi 2016). Organs and tolerances follow the FLARE22 challenge
 (Ma et al. 2022).
 """)
+        slicer.app.connect("startupCompleted()", register_sample_data)
 
 
 @parameterNodeWrapper
@@ -62,18 +75,24 @@ class FlareSegmentParameterNode:
 
     inputVolume - The CT.
     outputSegmentation - Receives the organs; None creates a segmentation.
-    device - Where the networks run: "auto", "cpu", "cuda", "mps".
+    device - Where the networks run: "auto", "cpu", "cuda:0", "mps".
     modelFolder - The model; empty for the bundled one.
+    organs - Keys of the organs to keep; empty for all.
+    roi - Organs are kept inside this region only.
+    reference - What the result is compared with.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
     outputSegmentation: vtkMRMLSegmentationNode
     device: str = "auto"
     modelFolder: str = ""
+    organs: list[str]
+    roi: vtkMRMLMarkupsROINode
+    reference: vtkMRMLNode
 
 
 class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel."""
+    """The panel. Its sections are in `FlareSegmentSlicerLib`; here they are put together and kept in step."""
 
     def __init__(self, parent=None) -> None:
         """Called when the user opens the module the first time and the widget is initialized."""
@@ -84,6 +103,8 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNodeGuiTag: int | None = None
         self._inputOfOutput: vtkMRMLScalarVolumeNode | None = None
         self._shownOutput: vtkMRMLSegmentationNode | None = None
+        self._shownSegmentation: vtkSegmentation | None = None
+        self._queue: VolumeQueue | None = None
 
     def setup(self) -> None:
         """Called when the user opens the module the first time and the widget is initialized."""
@@ -94,24 +115,16 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
 
         self.logic = FlareSegmentLogic()
-
-        self.ui.deviceComboBox.addItem(_("Automatic"), "auto")
-        self.ui.deviceComboBox.addItem(_("CPU"), "cpu")
-        columns = {
-            _("Organ"): "",
-            _("mL"): _("Volume of the organ as it was segmented, in milliliters"),
-            _("HU"): _("Mean of the CT in the organ, in Hounsfield units"),
-        }
-        self.ui.organTable.setColumnCount(len(columns))
-        for column, (text, toolTip) in enumerate(columns.items()):
-            item = qt.QTableWidgetItem(text)
-            item.setToolTip(toolTip)
-            self.ui.organTable.setHorizontalHeaderItem(column, item)
-        header = self.ui.organTable.horizontalHeader()
-        header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
-        self.ui.organTable.verticalHeader().setVisible(False)
-        self._fillOrganTable(None)
+        self._options = OptionsSection(self.ui, lambda: self._parameterNode, lambda: MODEL_FOLDER)
+        self._progress = ProgressDisplay(self.ui.progressBar)
+        self._table = OrganTable(self.ui.organTable, self._onJump)
+        self._display = DisplaySection(self.ui, self._output)
+        self._comparison = ComparisonSection(
+            self.ui, self._output, self.logic.startComparison, self._showMessage, self._fillOrganTable
+        )
+        self._export = ExportSection(self.ui, self._output, self._showMessage, self._onExportProgress)
+        self._fillSampleMenu()
+        self._fillOrganTable()
         self._showMessage("")
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
@@ -121,9 +134,11 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.ui.segmentButton.connect("clicked(bool)", self.onSegmentButton)
         self.ui.show3DButton.connect("clicked(bool)", self.onShow3DButton)
+        self.ui.undoButton.connect("clicked(bool)", self.onUndoButton)
+        self.ui.copyTableButton.connect("clicked(bool)", self.onCopyTableButton)
+        self.ui.saveTableButton.connect("clicked(bool)", self.onSaveTableButton)
         self.ui.installTorchButton.connect("clicked(bool)", self.onInstallTorchButton)
-        self.ui.deviceComboBox.connect("activated(int)", self.onDeviceActivated)
-        self.ui.modelPathEdit.connect("currentPathChanged(QString)", self.onModelChanged)
+        self.ui.offlineButton.connect("clicked(bool)", self.onOfflineButton)
 
         self.initializeParameterNode()
 
@@ -136,7 +151,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self) -> None:
         """Called each time the user opens this module."""
         self.initializeParameterNode()
-        if torchInstalled():
+        if installation.torch_installed():
             self.logic.warmUp(self.onWorkerReady, self.onError)
 
     def exit(self) -> None:
@@ -166,6 +181,10 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def initializeParameterNode(self) -> None:
         """Ensure parameter node exists and observed."""
         self.setParameterNode(self.logic.getParameterNode())
+        node = self._parameterNode.parameterNode
+        if not node.GetAttribute(DEFAULTS_APPLIED):
+            node.SetAttribute(DEFAULTS_APPLIED, "1")
+            self._options.applyDefaults()
         self._chooseFirstVolume()
 
     def setParameterNode(self, inputParameterNode: FlareSegmentParameterNode | None) -> None:
@@ -192,8 +211,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._inputOfOutput = parameters.inputVolume
             result = segmentation_nodes.find_result(parameters.inputVolume) if parameters.inputVolume else None
             parameters.outputSegmentation = result
-        self.ui.deviceComboBox.setCurrentIndex(max(0, self.ui.deviceComboBox.findData(parameters.device)))
-        self.ui.modelPathEdit.currentPath = parameters.modelFolder
+        self._options.update()
         self._observeOutput(parameters.outputSegmentation)
         self._updateState()
 
@@ -202,21 +220,27 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.logic.isRunning:
             self.logic.cancel()
             return
-        parameters = self._parameterNode
+        parameters, options = self._parameterNode, self._options
         if parameters.outputSegmentation and not self._mayReplace(parameters.outputSegmentation):
             return
-        self._showMessage("")
-        self.onProgress(0.0, _("Starting"))
-        self.logic.startSegmentation(
-            parameters.inputVolume,
-            parameters.outputSegmentation,
-            device=parameters.device,
-            model=Path(parameters.modelFolder) if parameters.modelFolder else None,
-            onProgress=self.onProgress,
-            onFinished=self.onFinished,
-            onError=self.onError,
-            onCancelled=self.onCancelled,
+        smoothing = display.smoothing(self._output()) if self._output() else DEFAULT_SMOOTHING
+        choices = RunOptions(
+            options.model, options.device, options.organs, parameters.roi, smoothing if options.show3D else None
         )
+        callbacks = Callbacks(self._progress.show, self.onFinished, self.onError, self.onCancelled)
+        self._showMessage("")
+        self._progress.start()
+        more = options.moreVolumes()
+        self._queue = None
+        if more:
+            self._queue = self.logic.volumesQueue([parameters.inputVolume, *more], choices, callbacks)
+        elif options.wholeSequence:
+            self._queue = self.logic.sequenceQueue(parameters.inputVolume, choices, callbacks)
+        if self._queue:
+            self._queue.start()
+        else:
+            self.logic.start(parameters.inputVolume, parameters.outputSegmentation, choices, callbacks)
+            self._progress.expect(str(choices.model), choices.device, self.logic.megavoxels)
         self._updateState()
 
     def onShow3DButton(self, checked: bool) -> None:
@@ -225,15 +249,32 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             segmentation_nodes.show_3d(self._parameterNode.outputSegmentation, checked)
         self._updateState()
 
-    def onDeviceActivated(self, index: int) -> None:
-        """The user chose where to compute."""
-        if self._parameterNode:
-            self._parameterNode.device = self.ui.deviceComboBox.itemData(index)
+    def onUndoButton(self) -> None:
+        """Bring back what the last run replaced."""
+        output = self._output()
+        if output is not None and self._mayReplace(output):
+            self.logic.undo(output)
+            self._fillOrganTable()
+            self._showMessage(_("The organs from before the run are back. Undo again for the new ones."))
+            self._updateState()
 
-    def onModelChanged(self, path: str) -> None:
-        """The user chose a model of their own, or with an empty path the bundled one."""
-        if self._parameterNode and self._parameterNode.modelFolder != path:
-            self._parameterNode.modelFolder = path
+    def onCopyTableButton(self) -> None:
+        """Copy the table."""
+        self._table.copy()
+        self._showMessage(_("The table is in the clipboard."))
+
+    def onSaveTableButton(self) -> None:
+        """Save the table as CSV."""
+        proposal = Path.home() / export.default_name(self._output(), ".csv")
+        path = qt.QFileDialog.getSaveFileName(self.ui.organTable.window(), _("Save the table"), str(proposal), "*.csv")
+        if not path:
+            return
+        try:
+            export.write_text(Path(path), self._table.csv())
+        except OSError as error:
+            self._showMessage(_("{path} cannot be written: {reason}").format(path=path, reason=error.strerror), "error")
+        else:
+            self._showMessage(_("Wrote {files}").format(files=path))
 
     def onInstallTorchButton(self) -> None:
         """Install PyTorch; the extension or pip asks before anything is downloaded."""
@@ -242,58 +283,83 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         slicer.app.processEvents()
         try:
             with slicer.util.WaitCursor():
-                installTorch()
+                installation.install_torch()
         except Exception as error:  # whatever pip or the extension stumbles over: the user must know it
             logging.exception("PyTorch could not be installed")
             self._showMessage(_("PyTorch could not be installed: {reason}").format(reason=error), "error")
         else:
-            self._showMessage("")
+            self._showMessage("" if installation.torch_installed() else _("PyTorch was not installed."))
         self.ui.installTorchButton.enabled = True
         self._updateState()
-        if torchInstalled():
+        if installation.torch_installed():
             self.logic.warmUp(self.onWorkerReady, self.onError)
 
-    def onWorkerReady(self, ready: Ready) -> None:
-        """Offer the accelerator that the worker found."""
-        if ready.device != "cpu" and self.ui.deviceComboBox.findData(ready.device) < 0:
-            text = {"cuda": _("GPU (CUDA)"), "mps": _("GPU (Apple)")}.get(ready.device, ready.device)
-            self.ui.deviceComboBox.addItem(text, ready.device)
-            self.onParameterNodeModified()
+    def onOfflineButton(self) -> None:
+        """Say how to install without network."""
+        self._showMessage(installation.offline_instructions())
 
-    def onProgress(self, fraction: float, stage: str) -> None:
-        """Show how far the segmentation is."""
-        self.ui.progressBar.value = round(100 * fraction)
-        self.ui.progressBar.format = f"{stage}  %p%"
+    def onSample(self, name: str) -> None:
+        """Load a CT to try with."""
+        reason = _("the download failed")
+        node = None
+        try:
+            with slicer.util.WaitCursor():
+                node = load_sample(name)
+        except Exception as error:  # whatever the download stumbles over: the user must know it
+            logging.exception("The sample could not be loaded")
+            reason = str(error).rstrip(".")
+        if node is None:
+            text = _("{name} could not be loaded: {reason}. The torso phantom needs no network.")
+            self._showMessage(text.format(name=name, reason=reason), "error")
+
+    def onWorkerReady(self, ready: Ready) -> None:
+        """Offer the devices that the worker found."""
+        self._options.offerDevices(ready.devices)
 
     def onFinished(self, segmentationNode: vtkMRMLSegmentationNode) -> None:
         """Show the organs."""
+        self._progress.finish(learn=True)
         parameters = self._parameterNode or self.logic.getParameterNode()
         if parameters.inputVolume is segmentation_nodes.reference_volume(segmentationNode):
             parameters.outputSegmentation = segmentationNode
+        elif self._queue is not None and parameters.inputVolume:
+            parameters.outputSegmentation = segmentation_nodes.find_result(parameters.inputVolume)
+        self._fillOrganTable()
         self._showOutcome(segmentationNode)
         self._updateState()
-        with slicer.util.tryWithErrorDisplay(_("The 3D surfaces could not be made."), waitCursor=True):
-            segmentation_nodes.show_3d(segmentationNode, True)
-        self._updateState()
+        if self._options.show3D:
+            with slicer.util.tryWithErrorDisplay(_("The 3D surfaces could not be made."), waitCursor=True):
+                segmentation_nodes.show_3d(segmentationNode, True)
+            self._updateState()
 
     def onError(self, message: str) -> None:
         """Say calmly what went wrong."""
+        self._progress.finish()
         self._showMessage(message, "error")
         self._updateState()
 
     def onCancelled(self, reason: str) -> None:
         """Say why nothing was made."""
+        self._progress.finish()
         self._showMessage(reason)
         self._updateState()
 
+    def _output(self) -> vtkMRMLSegmentationNode | None:
+        return self._parameterNode.outputSegmentation if self._parameterNode else None
+
     def _chooseFirstVolume(self) -> None:
-        if self._parameterNode.inputVolume:
-            return
-        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
-            # Label maps and color images are of derived classes.
-            if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetHideFromEditors():
-                self._parameterNode.inputVolume = node
-                return
+        if not self._parameterNode.inputVolume:
+            self._parameterNode.inputVolume = next(iter(candidate_volumes()), None)
+
+    def _fillSampleMenu(self) -> None:
+        menu = qt.QMenu(self.ui.sampleButton)
+        for name in (PHANTOM, *SLICER_SAMPLES):
+            text = _("Torso phantom (no download)") if name == PHANTOM else name
+            menu.addAction(text).connect("triggered(bool)", functools.partial(self._onSampleAction, name))
+        self.ui.sampleButton.setMenu(menu)
+
+    def _onSampleAction(self, name: str, checked: bool = False) -> None:
+        self.onSample(name)
 
     def _mayReplace(self, segmentationNode: vtkMRMLSegmentationNode) -> bool:
         """Ask before work is lost: organs that somebody edited, or that are another CT's."""
@@ -313,24 +379,32 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _observeOutput(self, segmentationNode: vtkMRMLSegmentationNode | None) -> None:
         if segmentationNode is self._shownOutput:
             return
+        edited = slicer.vtkSegmentation.SourceRepresentationModified
+        displayed = slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent
         if self._shownOutput:
             self.removeObserver(self._shownOutput, vtk.vtkCommand.ModifiedEvent, self._updateState)
-            self.removeObserver(
-                self._shownOutput, slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent, self._updateState
-            )
+            self.removeObserver(self._shownOutput, displayed, self._updateState)
+            self.removeObserver(self._shownSegmentation, edited, self._onEdited)
         self._shownOutput = segmentationNode
         if segmentationNode:
+            self._shownSegmentation = segmentationNode.GetSegmentation()
             self.addObserver(segmentationNode, vtk.vtkCommand.ModifiedEvent, self._updateState)
-            self.addObserver(segmentationNode, slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent, self._updateState)
-        self._fillOrganTable(segmentationNode)
+            self.addObserver(segmentationNode, displayed, self._updateState)
+            self.addObserver(self._shownSegmentation, edited, self._onEdited)
+        self._fillOrganTable()
+
+    def _onEdited(self, caller, event) -> None:
+        """Somebody draws in the result: its numbers are no longer those of its organs."""
+        if not self.logic.isRunning and self._shownOutput:
+            self._fillOrganTable()
 
     def _updateState(self, caller=None, event=None) -> None:
         """Enable, label and explain the buttons."""
         ui, parameters = self.ui, self._parameterNode
         running = self.logic.isRunning
-        ready = torchInstalled()
+        ready = installation.torch_installed()
         volume = parameters.inputVolume if parameters else None
-        output = parameters.outputSegmentation if parameters else None
+        output = self._output()
         ui.torchFrame.setVisible(not ready)
         ui.inputCollapsibleButton.enabled = not running
         ui.advancedCollapsibleButton.enabled = not running
@@ -348,38 +422,39 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.segmentButton.toolTip = hint
         ui.hintLabel.text = hint
         ui.hintLabel.setVisible(not ui.segmentButton.enabled and ready)
+        ui.sampleButton.setVisible(not volume and not running)
         hasOrgans = bool(output and output.GetSegmentation().GetNumberOfSegments())
         ui.show3DButton.enabled = hasOrgans and not running
         ui.show3DButton.checked = segmentation_nodes.is_shown_in_3d(output)
         ui.show3DButton.toolTip = (
             _("Show the organs' surfaces in the 3D view.") if hasOrgans else _("There are no organs to show yet.")
         )
+        ui.undoButton.setVisible(self.logic.canUndo(output))
+        ui.undoButton.enabled = not running
+        for section in (ui.displayCollapsibleButton, ui.compareCollapsibleButton, ui.exportCollapsibleButton):
+            section.setVisible(hasOrgans and not self._table.isEmpty)
+            section.enabled = not running
+        self._display.update()
+        self._comparison.update(running)
 
-    def _fillOrganTable(self, segmentationNode: vtkMRMLSegmentationNode | None) -> None:
-        table = self.ui.organTable
-        organs = segmentation_nodes.read_description(segmentationNode).get(segmentation_nodes.ORGAN_TABLE, {})
-        table.setRowCount(len(organs))
-        for row, (key, facts) in enumerate(organs.items()):
-            organ = organ_by_key(key)
-            swatch = qt.QPixmap(12, 12)
-            swatch.fill(qt.QColor(*organ.color))
-            nameItem = qt.QTableWidgetItem(_(organ.name))
-            nameItem.setIcon(qt.QIcon(swatch))
-            table.setItem(row, 0, nameItem)
-            found = bool(facts.get("volume_ml"))
-            texts = [f"{facts['volume_ml']:.1f}" if found else _("not found")]
-            texts.append(f"{facts['mean_hu']:.0f}" if found else "")
-            for column, text in enumerate(texts, start=1):
-                item = qt.QTableWidgetItem(text)
-                item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-                table.setItem(row, column, item)
-        table.resizeRowsToContents()
-        self.ui.resultCollapsibleButton.setVisible(bool(organs))
+    def _fillOrganTable(self) -> None:
+        edited = segmentation_nodes.edited_organs(self._shownOutput) if self._shownOutput else ()
+        self._table.show(self._shownOutput, edited)
+        self.ui.resultCollapsibleButton.setVisible(not self._table.isEmpty)
+
+    def _onJump(self, organ: str) -> None:
+        segmentID = segmentation_nodes.organ_segments(self._shownOutput).get(organ)
+        if segmentID:
+            display.jump_to_organ(self._shownOutput, segmentID)
+
+    def _onExportProgress(self, fraction: float, stage: str) -> None:
+        self.ui.progressBar.setVisible(bool(stage))
+        self._progress.show(fraction, stage)
 
     def _showOutcome(self, segmentationNode: vtkMRMLSegmentationNode) -> None:
-        self._fillOrganTable(segmentationNode)
         description = segmentation_nodes.read_description(segmentationNode)
-        warnings = description.get(segmentation_nodes.WARNINGS, [])
+        warnings = [*description.get(segmentation_nodes.WARNINGS, [])]
+        warnings += self._queue.failures if self._queue is not None else []
         if warnings:
             self._showMessage("\n".join(warnings), "warning")
         else:
@@ -397,216 +472,15 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.messageLabel.setVisible(bool(text))
 
 
-class FlareSegmentLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
-    """Segments a CT of the scene, with or without the panel.
-
-    From Python::
-
-        segmentationNode = slicer.util.getModuleLogic("FlareSegment").segment(volumeNode)
-
-    The networks run in a worker process that stays warm; one segmentation runs at a time. Closing the scene,
-    removing the CT, or the death of the worker ends it cleanly: the scene is changed only by a finished result.
-    """
+class FlareSegmentLogic(SegmentationLogic):
+    """Segments CTs of the scene; see `SegmentationLogic.segment` for the one call that Python code needs."""
 
     def __init__(self, worker: SegmentationWorker | None = None) -> None:
         """worker: what computes; by default a process of its own that starts with the first segmentation."""
-        ScriptedLoadableModuleLogic.__init__(self)
-        VTKObservationMixin.__init__(self)
-        self._worker = worker or WorkerProcess()
-        self._run: _Run | None = None
-        self._warm = False
+        super().__init__(lambda: MODEL_FOLDER, worker)
 
     def getParameterNode(self) -> FlareSegmentParameterNode:
         return FlareSegmentParameterNode(super().getParameterNode())
-
-    @property
-    def isRunning(self) -> bool:
-        """Whether a segmentation is under way."""
-        return self._run is not None
-
-    def warmUp(self, onReady: Callable[[Ready], None], onError: Callable[[str], None]) -> None:
-        """Start the worker once, so that the first segmentation does not wait for it."""
-        if self._warm:
-            return
-        self._warm = True
-        self._worker.warm_up(MODEL_FOLDER, onReady, onError)
-
-    def startSegmentation(
-        self,
-        volumeNode: vtkMRMLScalarVolumeNode,
-        segmentationNode: vtkMRMLSegmentationNode | None = None,
-        device: str = "auto",
-        model: Path | None = None,
-        onProgress: Callable[[float, str], None] = lambda fraction, stage: None,
-        onFinished: Callable[[vtkMRMLSegmentationNode], None] = lambda segmentationNode: None,
-        onError: Callable[[str], None] = logging.error,
-        onCancelled: Callable[[str], None] = lambda reason: None,
-    ) -> None:
-        """Segment the organs of a CT and return at once.
-
-        Exactly one of onFinished (with the segmentation node), onError and onCancelled (each with one line for the
-        user) is called, later from the event loop or before this returns.
-
-        :param volumeNode: the CT
-        :param segmentationNode: receives the organs; those of an earlier run are replaced, other segments stay.
-            None creates one.
-        :param device: "auto", "cpu", "cuda" or "mps"
-        :param model: model folder; None takes the bundled one
-        """
-        if self._run is not None:
-            onError(_("A segmentation is already running."))
-            return
-        run = _Run(self, volumeNode, segmentationNode, onProgress, onFinished, onError, onCancelled)
-        try:
-            if volumeNode is None:
-                raise InputError(_("Choose a CT first."))
-            segmentation_nodes.check_output(volumeNode, segmentationNode)
-            volume = segmentation_nodes.volume_from_node(volumeNode)
-            self._run = run
-            self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
-            self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._onNodeRemoved)
-            self._worker.segment(volume, model or MODEL_FOLDER, device, run)
-        except FlareSegmentError as error:
-            self._finish()
-            onError(str(error))
-        except OSError as error:
-            self._finish()
-            onError(_("There is no room for the volume's copy: {reason}").format(reason=error))
-
-    def segment(
-        self,
-        volumeNode: vtkMRMLScalarVolumeNode,
-        segmentationNode: vtkMRMLSegmentationNode | None = None,
-        device: str = "auto",
-        model: Path | None = None,
-        onProgress: Callable[[float, str], None] = lambda fraction, stage: None,
-    ) -> vtkMRMLSegmentationNode:
-        """Segment the organs of a CT and return the segmentation node.
-
-        This is `startSegmentation`, waited for in the event loop: the window keeps answering meanwhile. Raises
-        Cancelled if the segmentation was given up and FlareSegmentError, with one clear line, if it failed.
-        """
-        outcome: list[vtkMRMLSegmentationNode | FlareSegmentError] = []
-        loop = qt.QEventLoop()
-
-        def end(value: vtkMRMLSegmentationNode | FlareSegmentError) -> None:
-            outcome.append(value)
-            loop.quit()
-
-        self.startSegmentation(
-            volumeNode,
-            segmentationNode,
-            device,
-            model,
-            onProgress,
-            onFinished=end,
-            onError=lambda message: end(FlareSegmentError(message)),
-            onCancelled=lambda reason: end(Cancelled(reason)),
-        )
-        if not outcome:
-            loop.exec_()
-        if isinstance(outcome[0], FlareSegmentError):
-            raise outcome[0]
-        return outcome[0]
-
-    def cancel(self, reason: str = "") -> None:
-        """Give up the segmentation that runs, if any; the scene stays as it is."""
-        run = self._run
-        if run is None:
-            return
-        self._worker.cancel()
-        self._finish()
-        run.onCancelled(reason or _("Cancelled. Nothing was changed."))
-
-    def close(self) -> None:
-        """End the worker process; another segmentation would start it again."""
-        self.cancel()
-        self._worker.close()
-        self._warm = False
-
-    def _finish(self) -> None:
-        self._run = None
-        self.removeObservers()
-
-    def _onSceneStartClose(self, caller, event) -> None:
-        self.cancel(_("The scene was closed; the segmentation was stopped."))
-
-    @vtk.calldata_type(vtk.VTK_OBJECT)
-    def _onNodeRemoved(self, caller, event, node) -> None:
-        if self._run is not None and node is self._run.volumeNode:
-            self.cancel(_("The CT was removed; the segmentation was stopped."))
-
-
-class _Run:
-    """One segmentation: listens to the worker and puts the result into the scene."""
-
-    def __init__(self, logic, volumeNode, segmentationNode, onProgress, onFinished, onError, onCancelled) -> None:
-        self.volumeNode = volumeNode
-        self.onProgress = onProgress
-        self.onCancelled = onCancelled
-        self._logic = logic
-        self._outputID = segmentationNode.GetID() if segmentationNode else None
-        self._onFinished = onFinished
-        self._onError = onError
-
-    def onResult(self, labels: np.ndarray, result: Result) -> None:
-        self._logic._finish()
-        # An output that was removed in the meantime is replaced by a new one.
-        output = slicer.mrmlScene.GetNodeByID(self._outputID) if self._outputID else None
-        try:
-            segmentationNode = segmentation_nodes.create_segmentation(
-                self.volumeNode,
-                labels,
-                output,
-                {
-                    "Model": result.model,
-                    "Device": result.device,
-                    "Seconds": result.seconds,
-                    segmentation_nodes.ORGAN_TABLE: result.organs,
-                    segmentation_nodes.WARNINGS: result.warnings,
-                },
-            )
-        except FlareSegmentError as error:
-            self._onError(str(error))
-            return
-        self._onFinished(segmentationNode)
-
-    def onFailure(self, message: str) -> None:
-        self._logic._finish()
-        self._onError(message)
-
-
-def torchInstalled() -> bool:
-    """Whether PyTorch is there, without importing it."""
-    return importlib.util.find_spec("torch") is not None
-
-
-def installTorch() -> None:
-    """Install PyTorch through the PyTorch extension, which picks the build for this computer.
-
-    Where that extension is absent, pip does it. Asks before it downloads; raises an exception that says why it failed.
-    """
-    try:
-        import PyTorchUtils
-    except ModuleNotFoundError:
-        _installTorchByPip()
-    else:
-        PyTorchUtils.PyTorchUtilsLogic().installTorch(
-            askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT
-        )
-    importlib.invalidate_caches()
-
-
-def _installTorchByPip() -> None:
-    requirement = "torch" + TORCH_REQUIREMENT
-    try:
-        from slicer.packaging import pip_ensure
-    except ModuleNotFoundError:  # Slicer before 5.11
-        question = _("PyTorch will be downloaded and installed. This takes some minutes.")
-        if slicer.util.confirmOkCancelDisplay(question):
-            slicer.util.pip_install([requirement])
-    else:
-        pip_ensure(requirement, requester="FlareSegment")
 
 
 class FlareSegmentTest(ScriptedLoadableModuleTest):

@@ -27,7 +27,8 @@ from .image_io import check_is_ct
 from .intensity import AIR, body_box, network_input, window
 from .model_file import ModelDescription, Stage
 from .organs import Organ, organ_by_key
-from .postprocessing import components, correct_sides, describe, keep_plausible
+from .plausibility import doubts
+from .postprocessing import components, correct_sides, describe, keep_only, keep_plausible
 from .resampling import AxisGrid, highest_class, labels_on_array, resample
 from .volume import AxisOrder, Volume
 
@@ -105,7 +106,12 @@ class Segmenter:
         return f"{self.model.description.name} {self.model.description.version}"
 
     def segment(
-        self, volume: Volume, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None
+        self,
+        volume: Volume,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        organs: Sequence[str] | None = None,
+        region: tuple[slice, slice, slice] | None = None,
     ) -> Segmentation:
         """Label the organs of a CT.
 
@@ -113,13 +119,16 @@ class Segmenter:
             volume: HU, any orientation, spacing, extent and number type; not changed.
             progress: called with the fraction of the work done, rising from 0 to 1, and what is being done.
             cancelled: polled often, also between the network's layers.
+            organs: keys of the organs to keep; None keeps all that the model knows.
+            region: the part (z, y, x) of the volume to keep labels in; what lies around it is context for the network.
 
         Raises:
-            InputError: the volume is no CT.
+            InputError: the volume is no CT, or the model does not know one of the organs.
             Cancelled: `cancelled` returned True.
             MemoryError: there is not enough memory on the CPU.
         """
         run = _Run(progress or (lambda fraction, stage: None), cancelled or (lambda: False))
+        kept = self._organs_to_keep(organs)
         with run.timed("preprocess"):
             run.begin("Checking the CT", 0.02)
             run.warnings += check_is_ct(volume)
@@ -128,9 +137,22 @@ class Segmenter:
         with _threads(self.threads), torch.inference_mode(), torch.backends.cudnn.flags(deterministic=True):
             labels = self._on_some_device(volume, run)
         with run.timed("postprocess"):
-            run.warnings += describe(labels, self.organs, volume.voxel_volume_ml)
+            if organs is not None or region is not None:
+                labels = keep_only(labels, kept, region)
+            part = labels if region is None else labels[region]
+            run.warnings += describe(part, kept, volume.voxel_volume_ml, "scan" if region is None else "region")
+            run.warnings += doubts(volume, labels, kept)
         run.finish()
-        return Segmentation(labels, run.seconds, run.warnings, self.device, self.name, self.organs)
+        return Segmentation(labels, run.seconds, run.warnings, self.device, self.name, kept)
+
+    def _organs_to_keep(self, keys: Sequence[str] | None) -> tuple[Organ, ...]:
+        if keys is None:
+            return self.organs
+        unknown = [key for key in keys if key not in {organ.key for organ in self.organs}]
+        if unknown or not keys:
+            known = ", ".join(organ.key for organ in self.organs)
+            raise InputError(f"The model does not segment {', '.join(unknown) or 'nothing'}: choose from {known}.")
+        return tuple(organ for organ in self.organs if organ.key in keys)
 
     def _on_some_device(self, volume: Volume, run: _Run) -> np.ndarray:
         try:

@@ -92,17 +92,31 @@ def correct_sides(
     return warnings
 
 
-def describe(labels: np.ndarray, organs: Sequence[Organ], voxel_ml: float) -> list[str]:
-    """Warnings about organs that are missing, cut by the edge of the scan, or of an unusual volume."""
+def keep_only(
+    labels: np.ndarray, organs: Sequence[Organ], region: tuple[slice, slice, slice] | None = None
+) -> np.ndarray:
+    """The label map (z, y, x) with nothing but these organs, and nothing outside the region if there is one."""
+    wanted = np.zeros(256, np.uint8)
+    for organ in organs:
+        wanted[organ.label] = organ.label
+    if region is None:
+        return wanted[labels]
+    kept = np.zeros_like(labels)
+    kept[region] = wanted[labels[region]]
+    return kept
+
+
+def describe(labels: np.ndarray, organs: Sequence[Organ], voxel_ml: float, where: str = "scan") -> list[str]:
+    """Warnings about organs that are missing, cut by the edge of the scan (or of `where`), or of an unusual volume."""
     boxes = dict(_boxes(labels, organs))
     if not boxes:
-        return ["None of the organs was found in this scan."]
+        return [f"None of the organs was found in this {where}."]
     missing = [organ.name.lower() for organ in organs if organ not in boxes]
     cut = [organ for organ, box in boxes.items() if any(s.start == 0 or s.stop == n for s, n in zip(box, labels.shape))]
-    warnings = [f"Not found in this scan: {', '.join(missing)}."] if missing else []
+    warnings = [f"Not found in this {where}: {', '.join(missing)}."] if missing else []
     if cut:
         names = ", ".join(organ.name.lower() for organ in cut)
-        warnings.append(f"Cut by the edge of the scan, so the volume is incomplete: {names}.")
+        warnings.append(f"Cut by the edge of the {where}, so the volume is incomplete: {names}.")
     for organ, box in boxes.items():
         if organ in cut or organ.key not in _USUAL_ML:
             continue

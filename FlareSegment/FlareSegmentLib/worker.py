@@ -22,12 +22,19 @@ import queue
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
 
 from FlareSegmentLib.errors import Cancelled, FlareSegmentError, ModelError
+from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker_protocol import (
     PROGRESS_INTERVAL_SECONDS,
     PROTOCOL_VERSION,
+    AnyRequest,
+    Compared,
+    CompareRequest,
     Event,
     Failure,
     Progress,
@@ -42,10 +49,12 @@ from FlareSegmentLib.worker_protocol import (
 )
 
 if TYPE_CHECKING:
-    from FlareSegmentLib.pipeline import Segmenter
+    from FlareSegmentLib.pipeline import Segmentation, Segmenter
 
 _PARENT_CHECK_SECONDS = 1.0
 _TRACE_LINES = 12
+_SURFACES_SHARE = 0.08
+_NICENESS = 5
 
 
 class Worker:
@@ -54,7 +63,7 @@ class Worker:
     def __init__(self, requests: BinaryIO, events: BinaryIO) -> None:
         self._requests, self._events = requests, events
         self._sending = threading.Lock()
-        self._waiting: queue.Queue[Request | SegmentRequest] = queue.Queue()
+        self._waiting: queue.Queue[AnyRequest] = queue.Queue()
         self._cancelled: set[int] = set()
         self._segmenter: Segmenter | None = None
         self._loaded: tuple[str, str, int | None] | None = None
@@ -94,10 +103,12 @@ class Worker:
             except OSError:  # nobody listens any more
                 os._exit(0)
 
-    def _answer(self, request: Request | SegmentRequest) -> None:
+    def _answer(self, request: AnyRequest) -> None:
         try:
             if isinstance(request, SegmentRequest):
                 self._send(self._segment(request))
+            elif isinstance(request, CompareRequest):
+                self._send(self._compare(request))
             else:
                 self._send(self._hello(request))
         except Cancelled:
@@ -115,16 +126,19 @@ class Worker:
     def _hello(self, request: Request) -> Ready:
         import torch
 
+        from FlareSegmentLib.compute_devices import compute_devices
+
         name = None
         device = request.device
         if request.model is not None:
             segmenter = self._segmenter_for(request.model, request.device, request.threads)
             device, name = segmenter.device, segmenter.name
         threads = request.threads or torch.get_num_threads()
-        return Ready(request.id, PROTOCOL_VERSION, os.getpid(), torch.__version__, device, threads, name)
+        version = torch.__version__
+        return Ready(request.id, PROTOCOL_VERSION, os.getpid(), version, device, threads, name, compute_devices())
 
     def _segment(self, request: SegmentRequest) -> Result:
-        from FlareSegmentLib.organ_statistics import organ_statistics
+        from FlareSegmentLib.organ_statistics import bounding_box, organ_statistics
 
         start = time.perf_counter()
         sent = 0.0
@@ -137,30 +151,88 @@ class Worker:
             now = time.perf_counter()
             if now - sent >= PROGRESS_INTERVAL_SECONDS:
                 sent = now
-                self._send(Progress(request.id, fraction, stage))
+                self._send(Progress(request.id, share * fraction, stage))
 
         if cancelled():
             raise Cancelled
+        share = 1.0 if request.surfaces is None else 1.0 - _SURFACES_SHARE
         volume = request.map_volume()
         self._send(Progress(request.id, 0.0, "Loading the model" if self._segmenter is None else "Checking the CT"))
         segmenter = self._segmenter_for(request.model, request.device, request.threads)
-        found = segmenter.segment(volume, progress, cancelled)
-        organs = organ_statistics(volume, found.labels, found.organs)
+        found = segmenter.segment(volume, progress, cancelled, request.organs, request.region)
+        box = bounding_box(found.labels)
+        region = request.region or tuple(slice(0, n) for n in found.labels.shape)
+        organs = _offset(organ_statistics(_part(volume, region), found.labels[region], found.organs), region)
         if cancelled():
             raise Cancelled
-        request.labels.write(found.labels)
+        surfaces = self._write_surfaces(request, volume, found, cancelled)
+        sides = request.labels.write_box(found.labels, box)
         seconds = found.seconds | {"total": time.perf_counter() - start}
-        return Result(request.id, seconds, found.warnings, found.device, found.model, organs)
+        device = request.device if found.device == "cuda" and request.device != "auto" else found.device
+        return Result(request.id, seconds, found.warnings, device, found.model, organs, sides, surfaces)
+
+    def _write_surfaces(
+        self, request: SegmentRequest, volume: Volume, found: Segmentation, cancelled: Callable[[], bool]
+    ) -> bool:
+        """Write the surfaces that were asked for; without VTK beside the engine there are none."""
+        if request.surfaces is None:
+            return False
+        try:
+            from FlareSegmentSlicerLib.segment_surfaces import write_organ_surfaces
+        except ImportError:
+            return False
+        from FlareSegmentLib.organ_statistics import organ_boxes
+
+        def tick(fraction: float) -> None:
+            if cancelled():
+                raise Cancelled
+            self._send(Progress(request.id, 1 - _SURFACES_SHARE * (1 - fraction), "Making the 3D surfaces"))
+
+        boxes = organ_boxes(found.labels, found.organs)
+        values = {organ.key: organ.label for organ in found.organs}
+        write_organ_surfaces(
+            request.surfaces, found.labels, boxes, values, volume.affine_ras, request.smoothing, tick
+        )
+        return True
+
+    def _compare(self, request: CompareRequest) -> Compared:
+        from FlareSegmentLib.metrics import evaluate
+        from FlareSegmentLib.organ_statistics import bounding_box
+        from FlareSegmentLib.organs import organ_by_key
+
+        labels, reference = request.labels.map(), request.reference.map()
+        organs = [organ_by_key(key) for key in request.organs]
+        scores = evaluate(labels, reference, request.spacing, organs)
+        difference = np.zeros(labels.shape, np.uint8)
+        difference[(reference > 0) & (labels == 0)] = 1
+        difference[(reference == 0) & (labels > 0)] = 2
+        difference[(reference > 0) & (labels > 0) & (reference != labels)] = 3
+        return Compared(request.id, scores, request.difference.write_box(difference, bounding_box(difference)))
 
     def _segmenter_for(self, model: str, device: str, threads: int | None) -> Segmenter:
         if self._segmenter is None or self._loaded != (model, device, threads):
+            from FlareSegmentLib.compute_devices import use_device
             from FlareSegmentLib.model_file import load_model
             from FlareSegmentLib.pipeline import Segmenter
 
             self._segmenter = None  # two models need not fit into memory at once
-            self._segmenter = Segmenter(load_model(model), device, threads)
+            self._segmenter = Segmenter(load_model(model), use_device(device), threads)
             self._loaded = (model, device, threads)
         return self._segmenter
+
+
+def _part(volume: Volume, region: tuple[slice, ...]) -> Volume:
+    corner = [extent.start for extent in reversed(region)]
+    origin = tuple((volume.affine_lps @ [*corner, 1.0])[:3])
+    return Volume(volume.array[region], volume.spacing, origin, volume.direction)
+
+
+def _offset(organs: dict[str, dict[str, Any]], region: tuple[slice, ...]) -> dict[str, dict[str, Any]]:
+    """Statistics of a part of the volume with centers in indices of the whole one."""
+    for facts in organs.values():
+        if facts["center"] is not None:
+            facts["center"] = [value + extent.start for value, extent in zip(facts["center"], reversed(region))]
+    return organs
 
 
 def _trace() -> str:
@@ -207,6 +279,8 @@ def _end_with_parent() -> None:
 def main() -> None:
     """Serve stdin and stdout."""
     events = _keep_stdout_for_events()
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)  # Slicer's window goes first: both may want all cores
     _keep_freed_memory()
     _end_with_parent()
     Worker(sys.stdin.buffer, events).run()

@@ -24,7 +24,10 @@ command      other fields
 ``hello``    ``model`` folder or null, ``device``, ``threads``: loads torch and, if a model is named, the model
 ``segment``  ``volume`` {``path``, ``dtype``, ``shape`` (z, y, x), ``spacing`` (x, y, z) mm, ``origin`` mm,
              ``direction`` nine numbers by rows, LPS}, ``labels`` {``path``, ``dtype`` "uint8", ``shape``},
-             ``model`` folder, ``device`` "auto" | "cpu" | "cuda" | "mps", ``threads`` number or null (all cores)
+             ``model`` folder, ``device`` "auto" | "cpu" | "cuda" | "cuda:N" | "mps", ``threads`` number or null (all
+             cores), ``organs`` keys to keep or null, ``region`` [[start, stop] of z, y, x] to keep labels in or null,
+             ``surfaces`` {``path``, ``smoothing``} or null: also write the organs' surfaces there
+``compare``  ``labels`` and ``reference`` (as ``volume``), ``difference`` (as ``labels``), ``spacing``, ``organs`` keys
 ``cancel``   ``target``: the id of the segmentation to give up
 ``shutdown``
 ===========  ==================================================================================================
@@ -35,16 +38,20 @@ Events
 =============  ================================================================================================
 event          other fields; ``id`` is the request's, or null when a line could not be read
 =============  ================================================================================================
-``ready``      answers ``hello``: ``protocol``, ``pid``, ``torch`` version, ``device``, ``threads``, ``model`` or null
+``ready``      answers ``hello``: ``protocol``, ``pid``, ``torch`` version, ``device``, ``threads``, ``model`` or null,
+               ``devices`` (see ``compute_devices``)
 ``progress``   ``fraction`` 0 to 1 (true share of the work, rising), ``stage`` (text for the user); at most every 50 ms
 ``result``     ``seconds`` {``preprocess``, ``network``, ``postprocess``, ``total``}, ``warnings`` (texts for the user),
-               ``device``, ``model``, ``organs`` (see ``organ_statistics``): the label file now holds the labels
+               ``device``, ``model``, ``organs`` (see ``organ_statistics``), ``box`` [[start, stop] of z, y, x]: the
+               label file now holds the labels inside the box, all others are 0; ``surfaces``: whether they were written
+``compared``   answers ``compare``: ``organs`` (see ``metrics.evaluate``), ``box``: inside it the difference file now
+               holds 1 where only the reference has an organ, 2 where only the labels have one, 3 for different ones
 ``cancelled``  the segmentation was given up; the label file holds nothing of use
 ``error``      ``kind`` "input" | "model" | "memory" | "internal", ``message`` (one line for the user), ``details``
                (last lines of the trace, for a log)
 =============  ================================================================================================
-A request gets exactly one of ``ready``, ``result``, ``cancelled`` and ``error``; ``cancel`` and ``shutdown`` get no
-answer of their own. A worker that ends without one (killed, out of memory) is known from the process's end.
+A request gets exactly one of ``ready``, ``result``, ``compared``, ``cancelled`` and ``error``; ``cancel`` and
+``shutdown`` get no answer of their own. A worker that ends without one (killed, out of memory) is known from the process's end.
 """
 
 from __future__ import annotations
@@ -56,19 +63,21 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from .volume import Volume
 
-PROTOCOL_VERSION = 1
+Outcome = TypeVar("Outcome")
+PROTOCOL_VERSION = 2
 PROGRESS_INTERVAL_SECONDS = 0.05
 ERROR_KINDS = ("input", "model", "memory", "internal")
 _FOLDER_PREFIX = "flaresegment-"
+_PIECE_BYTES = 8 << 20
 
 
 class ProtocolError(ValueError):
@@ -88,24 +97,27 @@ class SharedArray:
     dtype: str
     shape: tuple[int, ...]
 
-    @property
-    def size_in_bytes(self) -> int:
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
     def map(self) -> np.ndarray:
         """The array mapped read-only, without copying. Raises OSError, or ValueError if the file is too short."""
         return np.memmap(self.path, dtype=np.dtype(self.dtype), mode="r", shape=self.shape)
 
-    def read(self) -> np.ndarray:
-        """The array as a copy that outlives the file. Raises OSError, or ValueError if the file is too short."""
-        return np.fromfile(self.path, dtype=np.dtype(self.dtype), count=math.prod(self.shape)).reshape(self.shape)
+    def write_box(self, array: np.ndarray, box: Sequence[slice]) -> list[list[int]]:
+        """Fills the file with a box of an array of this shape and type; returns the box for an event.
 
-    def write(self, array: np.ndarray) -> None:
-        """Fills the file. Raises OSError when there is no room, ValueError for another shape or type."""
+        Raises OSError when there is no room, ValueError for another shape or type.
+        """
         if array.shape != self.shape or array.dtype != np.dtype(self.dtype):
             raise ValueError(f"expected {self.dtype} {self.shape}, got {array.dtype} {array.shape}")
         with open(self.path, "r+b") as file:
-            np.ascontiguousarray(array).tofile(file)
+            _write(file, array[tuple(box)])
+        return [[extent.start, extent.stop] for extent in box]
+
+    def map_box(self, box: Sequence[Sequence[int]]) -> np.ndarray:
+        """The box that `write_box` wrote, mapped read-only. Raises OSError, or ValueError if the file is too short."""
+        shape = tuple(stop - start for start, stop in box)
+        if not math.prod(shape):
+            return np.zeros(shape, np.dtype(self.dtype))
+        return np.memmap(self.path, dtype=np.dtype(self.dtype), mode="r", shape=shape)
 
     def to_json(self) -> dict[str, Any]:
         return {"path": self.path, "dtype": self.dtype, "shape": list(self.shape)}
@@ -133,39 +145,48 @@ class SharedFolder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def allocate(self, shape: Sequence[int], dtype: Any = np.uint8) -> SharedArray:
-        """A block of the given shape with its room reserved. Raises OSError when no place has room for it."""
-        shape = tuple(int(n) for n in shape)
-        return self._place(shape, np.dtype(dtype), _reserve)
-
     def put(self, array: np.ndarray) -> SharedArray:
         """A block that holds a copy of the array. Raises OSError when no place has room for it."""
-        array = np.ascontiguousarray(array)
-        return self._place(array.shape, array.dtype, lambda file, _: array.tofile(file))
+        return finish(self.put_in_pieces(array))
 
-    def remove(self, block: SharedArray) -> None:
-        """Removes one block; nothing happens if it is gone already or still held by a process on Windows."""
-        _remove_file(block.path)
-
-    def close(self) -> None:
-        """Removes all blocks."""
-        while self._folders:
-            shutil.rmtree(self._folders.pop(), ignore_errors=True)
-
-    def _place(self, shape: tuple[int, ...], dtype: np.dtype, fill: Any) -> SharedArray:
+    def put_in_pieces(self, array: np.ndarray) -> Generator[None, None, SharedArray]:
+        """As `put`, a few megabytes at each step, so that an event loop can go on in between (see `finish`)."""
         problem: OSError | None = None
+        rows = max(1, _PIECE_BYTES // max(1, array[:1].nbytes))
         for parent in _parent_folders():
             path = None
             try:
                 handle, path = tempfile.mkstemp(suffix=".raw", dir=self._folder_in(parent))
                 with os.fdopen(handle, "w+b") as file:
-                    fill(file, math.prod(shape) * dtype.itemsize)
-                return SharedArray(path, dtype.str, shape)
+                    for start in range(0, len(array), rows):
+                        _write(file, array[start : start + rows])
+                        yield
+                return SharedArray(path, array.dtype.str, array.shape)
             except OSError as error:
                 problem = error
-                if path is not None:
-                    _remove_file(path)
+                _remove_file(path or "")
+            except GeneratorExit:
+                _remove_file(path or "")
+                raise
         raise problem if problem is not None else OSError("no folder for temporary files")
+
+    def new_file(self) -> str:
+        """Path of an empty file, for the worker to fill. Raises OSError."""
+        for parent in _parent_folders():
+            with contextlib.suppress(OSError):
+                handle, path = tempfile.mkstemp(suffix=".raw", dir=self._folder_in(parent))
+                os.close(handle)
+                return path
+        raise OSError("no folder for temporary files")
+
+    def remove(self, path: str) -> None:
+        """Removes one file; nothing happens if it is gone already or still held by a process on Windows."""
+        _remove_file(path)
+
+    def close(self) -> None:
+        """Removes all blocks."""
+        while self._folders:
+            shutil.rmtree(self._folders.pop(), ignore_errors=True)
 
     def _folder_in(self, parent: Path) -> Path:
         for folder in self._folders:
@@ -201,6 +222,10 @@ class SegmentRequest:
     model: str
     device: str = "auto"
     threads: int | None = None
+    organs: tuple[str, ...] | None = None
+    region: tuple[slice, slice, slice] | None = None
+    surfaces: str | None = None
+    smoothing: float = 0.5
     command: str = "segment"
 
     @staticmethod
@@ -213,19 +238,98 @@ class SegmentRequest:
         threads: int | None = None,
     ) -> SegmentRequest:
         """The client's way to make one: copies the voxels into the folder. Raises OSError when there is no room."""
-        voxels = folder.put(volume.array)
+        return finish(SegmentRequest.prepare_in_pieces(id, volume, folder, model, device, threads))
+
+    @staticmethod
+    def prepare_in_pieces(
+        id: int,
+        volume: Volume,
+        folder: SharedFolder,
+        model: str | os.PathLike[str],
+        device: str = "auto",
+        threads: int | None = None,
+        organs: Sequence[str] | None = None,
+        region: tuple[slice, slice, slice] | None = None,
+        smoothing: float | None = None,
+    ) -> Generator[None, None, SegmentRequest]:
+        """As `prepare`, a piece of the voxels at each step (see `finish`). A smoothing factor asks for surfaces."""
+        voxels = yield from folder.put_in_pieces(volume.array)
         try:
-            labels = folder.allocate(volume.array.shape, np.uint8)
+            labels = SharedArray(folder.new_file(), np.dtype(np.uint8).str, volume.array.shape)
+            surfaces = None if smoothing is None else folder.new_file()
         except OSError:
-            folder.remove(voxels)
+            folder.remove(voxels.path)
             raise
         return SegmentRequest(
-            id, voxels, volume.spacing, volume.origin, volume.direction, labels, str(model), device, threads
+            id,
+            voxels,
+            volume.spacing,
+            volume.origin,
+            volume.direction,
+            labels,
+            str(model),
+            device,
+            threads,
+            None if organs is None else tuple(organs),
+            region,
+            surfaces,
+            0.5 if smoothing is None else smoothing,
         )
+
+    @property
+    def files(self) -> list[str]:
+        """Everything of the request that lies in the shared folder."""
+        return [self.volume.path, self.labels.path, *([self.surfaces] if self.surfaces else [])]
 
     def map_volume(self) -> Volume:
         """The worker's view of the volume: mapped, read-only, not copied."""
         return Volume(self.volume.map(), self.spacing, self.origin, self.direction)
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """Compare a label map with a reference of the same shape."""
+
+    id: int
+    labels: SharedArray
+    reference: SharedArray
+    difference: SharedArray
+    spacing: tuple[float, ...]
+    organs: tuple[str, ...]
+    command: str = "compare"
+
+    @staticmethod
+    def prepare_in_pieces(
+        id: int,
+        labels: np.ndarray,
+        reference: np.ndarray,
+        spacing: tuple[float, ...],
+        organs: Sequence[str],
+        folder: SharedFolder,
+    ) -> Generator[None, None, CompareRequest]:
+        """The client's way to make one (see `finish`): both label maps are uint8 (z, y, x). Raises OSError."""
+        first = yield from folder.put_in_pieces(labels)
+        try:
+            second = yield from folder.put_in_pieces(reference)
+            difference = SharedArray(folder.new_file(), np.dtype(np.uint8).str, labels.shape)
+        except OSError:
+            folder.remove(first.path)
+            raise
+        return CompareRequest(id, first, second, difference, spacing, tuple(organs))
+
+    @property
+    def files(self) -> list[str]:
+        """Everything of the request that lies in the shared folder."""
+        return [self.labels.path, self.reference.path, self.difference.path]
+
+
+def finish(steps: Generator[None, None, Outcome]) -> Outcome:
+    """Run all steps of a generator at once and return its value."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 @dataclass(frozen=True)
@@ -237,6 +341,7 @@ class Ready:
     device: str
     threads: int
     model: str | None
+    devices: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -254,6 +359,17 @@ class Result:
     device: str
     model: str
     organs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    box: list[list[int]] = field(default_factory=lambda: [[0, 0], [0, 0], [0, 0]])
+    surfaces: bool = False
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The comparison is done (event ``compared``)."""
+
+    id: int | None
+    organs: dict[str, dict[str, float | None]]
+    box: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -273,18 +389,20 @@ class Failure:
     details: str = ""
 
 
-Event = Ready | Progress | Result | Stopped | Failure
+Event = Ready | Progress | Result | Compared | Stopped | Failure
+AnyRequest = Request | SegmentRequest | CompareRequest
 _EVENTS: dict[str, type] = {
     "ready": Ready,
     "progress": Progress,
     "result": Result,
+    "compared": Compared,
     "cancelled": Stopped,
     "error": Failure,
 }
 _EVENT_NAMES = {kind: name for name, kind in _EVENTS.items()}
 
 
-def encode_request(request: Request | SegmentRequest) -> bytes:
+def encode_request(request: AnyRequest) -> bytes:
     """The request as one line, with its line feed."""
     if isinstance(request, SegmentRequest):
         volume = request.volume.to_json() | {
@@ -300,13 +418,26 @@ def encode_request(request: Request | SegmentRequest) -> bytes:
             "model": request.model,
             "device": request.device,
             "threads": request.threads,
+            "organs": None if request.organs is None else list(request.organs),
+            "region": None if request.region is None else [[axis.start, axis.stop] for axis in request.region],
+            "surfaces": request.surfaces and {"path": request.surfaces, "smoothing": float(request.smoothing)},
+        }
+    elif isinstance(request, CompareRequest):
+        message = {
+            "id": request.id,
+            "command": request.command,
+            "labels": request.labels.to_json(),
+            "reference": request.reference.to_json(),
+            "difference": request.difference.to_json(),
+            "spacing": [float(v) for v in request.spacing],
+            "organs": list(request.organs),
         }
     else:
         message = {name: value for name, value in vars(request).items() if value is not None}
     return _encode(message)
 
 
-def decode_request(line: bytes | str) -> Request | SegmentRequest:
+def decode_request(line: bytes | str) -> AnyRequest:
     """The request in a line. Raises ProtocolError."""
     message = _decode(line)
     try:
@@ -330,7 +461,18 @@ def decode_request(line: bytes | str) -> Request | SegmentRequest:
                 model,
                 device,
                 threads,
+                _keys(message.get("organs")),
+                _region(message.get("region")),
+                *_surfaces(message.get("surfaces")),
             )
+        if message["command"] == "compare":
+            first, second, difference = (
+                SharedArray.from_json(message[name]) for name in ("labels", "reference", "difference")
+            )
+            if not first.shape == second.shape == difference.shape:
+                raise ProtocolError("the label maps must have one shape")
+            spacing, keys = _three(message["spacing"]), _keys(message["organs"]) or ()
+            return CompareRequest(int(message["id"]), first, second, difference, spacing, keys)
         if message["command"] not in ("hello", "cancel", "shutdown"):
             raise ProtocolError(f"unknown command {message['command']!r}")
         target = message.get("target")
@@ -377,20 +519,29 @@ def _three(values: Sequence[float]) -> tuple[float, ...]:
     return x, y, z
 
 
+def _keys(values: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(str(value) for value in values)
+
+
+def _region(values: Sequence[Sequence[int]] | None) -> tuple[slice, slice, slice] | None:
+    if values is None:
+        return None
+    z, y, x = (slice(int(start), int(stop)) for start, stop in values)
+    return z, y, x
+
+
+def _surfaces(values: dict[str, Any] | None) -> tuple[str | None, float]:
+    return (None, 0.5) if values is None else (str(values["path"]), float(values["smoothing"]))
+
+
 def _parent_folders() -> list[Path]:
     memory = Path("/dev/shm")
     temporary = Path(tempfile.gettempdir())
     return [memory, temporary] if sys.platform == "linux" and os.access(memory, os.W_OK) else [temporary]
 
 
-def _reserve(file: Any, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        if size:
-            os.posix_fallocate(file.fileno(), 0, size)
-        return
-    zeros = bytes(1 << 20)
-    for start in range(0, size, len(zeros)):
-        file.write(zeros[: size - start])
+def _write(file: Any, array: np.ndarray) -> None:
+    np.ascontiguousarray(array).tofile(file)
 
 
 def _remove_file(path: str) -> None:

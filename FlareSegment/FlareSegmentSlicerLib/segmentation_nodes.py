@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,17 @@ from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
 from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.organ_statistics import bounding_box
 from FlareSegmentLib.organs import FLARE22_ORGANS, Organ, terminology_entry
 from FlareSegmentLib.volume import Volume
+from FlareSegmentSlicerLib.segment_surfaces import Surface, to_polydata
 
 ORGAN_TAG = "FlareSegment.Organ"
 FINGERPRINT_TAG = "FlareSegment.Fingerprint"
 ATTRIBUTE_PREFIX = "FlareSegment."
 ORGAN_TABLE = "OrganTable"
 WARNINGS = "Warnings"
+COMPARISON = "Comparison"
 
 
 def volume_from_node(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> Volume:
@@ -45,9 +49,32 @@ def volume_from_node(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> Volume:
     )
 
 
+@dataclass(frozen=True)
+class OrganLabels:
+    """What a segmentation found, on the grid of its CT.
+
+    Attributes:
+        array: (z, y, x) uint8 with the label values of `organs.FLARE22_ORGANS`, inside the box only.
+        box: (z, y, x) where the array lies in the CT; everything outside is 0.
+        organs: {organ key: facts of `organ_statistics`}; may be empty, then what is needed is measured.
+        surfaces: {organ key: surface in the CT's own RAS}; may be empty, then Slicer makes them when they are shown.
+    """
+
+    array: np.ndarray
+    box: tuple[slice, slice, slice]
+    organs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    surfaces: Mapping[str, Surface] = field(default_factory=dict)
+
+    @staticmethod
+    def of(labels: np.ndarray) -> OrganLabels:
+        """Of a label map on the whole grid."""
+        box = bounding_box(labels)
+        return OrganLabels(labels[box], box)
+
+
 def create_segmentation(
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
-    labels: np.ndarray,
+    labels: np.ndarray | OrganLabels,
     segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
     description: Mapping[str, Any] | None = None,
 ) -> slicer.vtkMRMLSegmentationNode:
@@ -55,7 +82,7 @@ def create_segmentation(
 
     Args:
         volumeNode: the CT.
-        labels: (z, y, x) uint8 on the grid of the CT, with the label values of `organs.FLARE22_ORGANS`.
+        labels: what was found, or its label map (z, y, x) uint8 on the whole grid of the CT.
         segmentationNode: where to put them; None makes a new node. Segments that an earlier run made in it are
             replaced, all others stay as they are (see `check_output` and `edited_organs`).
         description: facts to keep as attributes ``FlareSegment.<key>``: text as it is, anything else as JSON.
@@ -65,14 +92,22 @@ def create_segmentation(
     Raises InputError if the labels do not fit the CT or the node cannot take them; nothing is changed then.
     """
     image = volumeNode.GetImageData()
-    if image is None or labels.shape != tuple(reversed(image.GetDimensions())):
+    shape = tuple(reversed(image.GetDimensions())) if image is not None else ()
+    if isinstance(labels, np.ndarray):
+        fits = labels.shape == shape
+        labels = OrganLabels.of(labels)
+    else:
+        fits = len(shape) == 3 and all(extent.stop <= size for extent, size in zip(labels.box, shape, strict=True))
+    if not fits:
         raise InputError(
             _("The labels do not have the grid of {name}: the volume was changed.").format(name=volumeNode.GetName())
         )
     check_output(volumeNode, segmentationNode)
-    box = _bounding_box(labels)
-    counts = sum(np.bincount(part.ravel(), minlength=256) for part in labels[box])
-    present = {int(value) for value in np.flatnonzero(counts)} - {0}
+    if labels.organs:
+        present = {facts["label"] for facts in labels.organs.values() if facts["voxels"]}
+    else:
+        counts = sum((np.bincount(part.ravel(), minlength=256) for part in labels.array), np.zeros(256, int))
+        present = {int(value) for value in np.flatnonzero(counts)} - {0}
     organs = [organ for organ in FLARE22_ORGANS if organ.label in present]
     if len(organs) != len(present):
         raise InputError(_("The labels hold values that stand for no organ."))
@@ -87,16 +122,44 @@ def create_segmentation(
         for segment_id in organ_segments(segmentationNode).values():
             segmentation.RemoveSegment(segment_id)
         if organs:
-            labelmap = _oriented_image(volumeNode, labels[box], box)
+            labelmap = oriented_image(volumeNode, labels.array, labels.box)
             for organ in organs:
-                _add_segment(segmentation, organ, labelmap)
-        for key in _attribute_names(segmentationNode):
-            segmentationNode.RemoveAttribute(key)
-        for key, value in (description or {}).items():
-            text = value if isinstance(value, str) else json.dumps(value)
-            segmentationNode.SetAttribute(ATTRIBUTE_PREFIX + key, text)
+                _add_segment(segmentation, organ, labelmap, labels)
+        _set_description(segmentationNode, description or {})
     _place_beside(volumeNode, segmentationNode)
     return segmentationNode
+
+
+class Snapshot:
+    """The organs of a segmentation as they are now, to be brought back after a later run replaced them."""
+
+    def __init__(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+        segmentation = segmentationNode.GetSegmentation()
+        self.node = segmentationNode
+        ids = organ_segments(segmentationNode).values()
+        self._segments = [(segment_id, segmentation.GetSegment(segment_id)) for segment_id in ids]
+        self._attributes = {name: segmentationNode.GetAttribute(name) for name in _attribute_names(segmentationNode)}
+
+
+    @property
+    def isEmpty(self) -> bool:
+        """Whether there were no organs."""
+        return not self._segments
+
+    def restore(self) -> Snapshot:
+        """Bring the organs back; returns the snapshot of those that were there until now."""
+        replaced = Snapshot(self.node)
+        segmentation = self.node.GetSegmentation()
+        with slicer.util.NodeModify(self._node):
+            for segment_id, _segment in replaced._segments:
+                segmentation.RemoveSegment(segment_id)
+            for segment_id, segment in self._segments:
+                segmentation.AddSegment(segment, segment_id)
+            for name in _attribute_names(self.node):
+                self.node.RemoveAttribute(name)
+            for name, value in self._attributes.items():
+                self.node.SetAttribute(name, value)
+        return replaced
 
 
 def check_output(
@@ -126,7 +189,7 @@ def organ_segments(segmentationNode: slicer.vtkMRMLSegmentationNode) -> dict[str
     segmentation = segmentationNode.GetSegmentation()
     for index in range(segmentation.GetNumberOfSegments()):
         segment_id = segmentation.GetNthSegmentID(index)
-        key = _tag(segmentation.GetSegment(segment_id), ORGAN_TAG)
+        key = tag(segmentation.GetSegment(segment_id), ORGAN_TAG)
         if key:
             found[key] = segment_id
     return found
@@ -154,6 +217,14 @@ def reference_volume(segmentationNode: slicer.vtkMRMLSegmentationNode) -> slicer
     )
 
 
+def modality(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
+    """The DICOM modality that Slicer's DICOM module noted when it loaded the volume; empty if there is none."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    item = hierarchy.GetItemByDataNode(volumeNode) if hierarchy is not None else 0
+    name = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
+    return hierarchy.GetItemAttribute(item, name) if item else ""
+
+
 def read_description(segmentationNode: slicer.vtkMRMLSegmentationNode | None) -> dict[str, Any]:
     """What `create_segmentation` was given as description; empty for any other segmentation."""
     description = {}
@@ -164,6 +235,11 @@ def read_description(segmentationNode: slicer.vtkMRMLSegmentationNode | None) ->
         except ValueError:
             description[key.removeprefix(ATTRIBUTE_PREFIX)] = text
     return description
+
+
+def set_fact(segmentationNode: slicer.vtkMRMLSegmentationNode, key: str, value: Any) -> None:
+    """Add one fact to what `read_description` reads: text as it is, anything else as JSON."""
+    segmentationNode.SetAttribute(ATTRIBUTE_PREFIX + key, value if isinstance(value, str) else json.dumps(value))
 
 
 def show_3d(segmentationNode: slicer.vtkMRMLSegmentationNode, visible: bool) -> None:
@@ -196,7 +272,7 @@ def _closed_surface() -> str:
     return slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
 
 
-def _oriented_image(
+def oriented_image(
     volumeNode: slicer.vtkMRMLScalarVolumeNode, labels: np.ndarray, box: tuple[slice, slice, slice]
 ) -> slicer.vtkOrientedImageData:
     """The part of the label map inside the box, at its place on the CT's grid."""
@@ -212,22 +288,16 @@ def _oriented_image(
     return image
 
 
-def _bounding_box(labels: np.ndarray) -> tuple[slice, slice, slice]:
-    """The smallest box (z, y, x) around everything that is not 0; empty slices if all is 0.
-
-    Runs in the main thread on the whole volume: axis by axis, on what is left, along the memory.
-    """
-    z = _range(labels.any(axis=(1, 2)))
-    plane = labels[z].max(axis=0, initial=0)
-    return z, _range(plane.any(axis=1)), _range(plane.any(axis=0))
+def _set_description(segmentationNode: slicer.vtkMRMLSegmentationNode, description: Mapping[str, Any]) -> None:
+    for key in _attribute_names(segmentationNode):
+        segmentationNode.RemoveAttribute(key)
+    for key, value in description.items():
+        set_fact(segmentationNode, key, value)
 
 
-def _range(mask: np.ndarray) -> slice:
-    where = np.flatnonzero(mask)
-    return slice(int(where[0]), int(where[-1]) + 1) if where.size else slice(0, 0)
-
-
-def _add_segment(segmentation: slicer.vtkSegmentation, organ: Organ, labelmap: slicer.vtkOrientedImageData) -> None:
+def _add_segment(
+    segmentation: slicer.vtkSegmentation, organ: Organ, labelmap: slicer.vtkOrientedImageData, labels: OrganLabels
+) -> None:
     # All organs share one label map and keep their label values, as segments of one layer do. Slicer's import function
     # would number the segments anew and take their names from a color table.
     segment = slicer.vtkSegment()
@@ -239,13 +309,16 @@ def _add_segment(segmentation: slicer.vtkSegmentation, organ: Organ, labelmap: s
     segment.SetTag("DICOM.SegmentAlgorithmName", "FlareSegment")
     segment.SetTag(ORGAN_TAG, organ.key)
     segment.AddRepresentation(_binary_labelmap(), labelmap)
-    segment.SetTag(FINGERPRINT_TAG, _fingerprint(segment))
+    facts = labels.organs.get(organ.key)
+    segment.SetTag(FINGERPRINT_TAG, _known_fingerprint(labelmap, facts) if facts else _fingerprint(segment))
+    if organ.key in labels.surfaces:
+        segment.AddRepresentation(_closed_surface(), to_polydata(labels.surfaces[organ.key]))
     segment_id = organ.key if segmentation.GetSegment(organ.key) is None else ""
     segmentation.AddSegment(segment, segment_id or segmentation.GenerateUniqueSegmentID(organ.key))
 
 
 def _is_untouched(segment: slicer.vtkSegment) -> bool:
-    now, then = (np.array(text.split(), float) for text in (_fingerprint(segment), _tag(segment, FINGERPRINT_TAG)))
+    now, then = (np.array(text.split(), float) for text in (_fingerprint(segment), tag(segment, FINGERPRINT_TAG)))
     return now.size == then.size and now[0] == then[0] and np.allclose(now[1:], then[1:], rtol=0, atol=0.01)
 
 
@@ -269,13 +342,23 @@ def _fingerprint(segment: slicer.vtkSegment) -> str:
         float(extent[2 * axis] + count @ np.arange(count.size) / number)
         for axis, count in enumerate(reversed(counts))
     ]
+    return _fingerprint_text(image, number, center)
+
+
+def _known_fingerprint(image: slicer.vtkOrientedImageData, facts: Mapping[str, Any]) -> str:
+    """The same from facts of `organ_statistics`."""
+    return _fingerprint_text(image, facts["voxels"], facts["center"])
+
+
+def _fingerprint_text(image: slicer.vtkOrientedImageData, number: int, center: Sequence[float]) -> str:
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
     position = matrix.MultiplyPoint([*center, 1.0])
     return " ".join([str(number), *(f"{value:.3f}" for value in position[:3])])
 
 
-def _tag(segment: slicer.vtkSegment, name: str) -> str:
+def tag(segment: slicer.vtkSegment, name: str) -> str:
+    """A tag of a segment; empty if it has none of that name."""
     value = vtk.reference("")
     return str(value) if segment.GetTag(name, value) else ""
 

@@ -14,10 +14,10 @@ import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import qt
@@ -25,6 +25,9 @@ from slicer.i18n import tr as _
 
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker_protocol import (
+    AnyRequest,
+    Compared,
+    CompareRequest,
     Event,
     Failure,
     Progress,
@@ -38,6 +41,8 @@ from FlareSegmentLib.worker_protocol import (
     encode_request,
     worker_command,
 )
+from FlareSegmentSlicerLib.segment_surfaces import read_surfaces
+from FlareSegmentSlicerLib.segmentation_nodes import OrganLabels
 
 CANCEL_PATIENCE_MS = 2000
 _KEPT_ERROR_LINES = 40
@@ -49,11 +54,30 @@ class SegmentationListener(Protocol):
     def onProgress(self, fraction: float, stage: str) -> None:
         """Share of the work that is done (0 to 1) and what is being done, for the user."""
 
-    def onResult(self, labels: np.ndarray, result: Result) -> None:
-        """Labels (z, y, x) uint8 on the volume's grid."""
+    def onResult(self, labels: OrganLabels, result: Result) -> None:
+        """Labels on the volume's grid; their array is valid during the call only."""
 
     def onFailure(self, message: str) -> None:
         """One line for the user."""
+
+
+@dataclass(frozen=True)
+class SegmentationSettings:
+    """How to segment.
+
+    Attributes:
+        model: folder of the model.
+        device: "auto", or an id of `compute_devices`.
+        organs: keys of the organs to keep; None keeps all.
+        region: (z, y, x) part of the volume to keep labels in; None keeps all.
+        smoothing: Slicer's smoothing factor of the surfaces to make in the worker; None makes none.
+    """
+
+    model: Path
+    device: str = "auto"
+    organs: tuple[str, ...] | None = None
+    region: tuple[slice, slice, slice] | None = None
+    smoothing: float | None = None
 
 
 class SegmentationWorker(Protocol):
@@ -61,7 +85,17 @@ class SegmentationWorker(Protocol):
 
     def warm_up(self, model: Path, on_ready: Callable[[Ready], None], on_failure: Callable[[str], None]) -> None: ...
 
-    def segment(self, volume: Volume, model: Path, device: str, listener: SegmentationListener) -> None: ...
+    def segment(self, volume: Volume, settings: SegmentationSettings, listener: SegmentationListener) -> None: ...
+
+    def compare(
+        self,
+        labels: np.ndarray,
+        reference: np.ndarray,
+        spacing: tuple[float, ...],
+        organs: tuple[str, ...],
+        on_compared: Callable[[Compared, np.ndarray], None],
+        on_failure: Callable[[str], None],
+    ) -> None: ...
 
     def cancel(self) -> None: ...
 
@@ -72,8 +106,17 @@ class SegmentationWorker(Protocol):
 class _Task:
     """A request that the worker has not answered yet; one without `on_event` was given up."""
 
-    request: Request | SegmentRequest
+    request: AnyRequest
     on_event: Callable[[Event], None] | None
+
+
+@dataclass
+class _Copy:
+    """Voxels on their way into the shared folder; the last step gives the request that speaks of them."""
+
+    steps: Generator[None, None, Any]
+    on_copied: Callable[[Any], None]
+    on_failure: Callable[[str], None]
 
 
 class WorkerProcess:
@@ -95,6 +138,10 @@ class WorkerProcess:
         self._tasks: dict[int, _Task] = {}
         self._last_id = 0
         self._folder: SharedFolder | None = None
+        self._copies: list[_Copy] = []
+        self._copy_timer = qt.QTimer()
+        self._copy_timer.setInterval(0)
+        self._copy_timer.connect("timeout()", self._on_copy_timer)
         self._patience = qt.QTimer()
         self._patience.setSingleShot(True)
         self._patience.setInterval(CANCEL_PATIENCE_MS)
@@ -111,22 +158,19 @@ class WorkerProcess:
 
         self._send(Request(self._next_id(), "hello", model=str(model)), on_event)
 
-    def segment(self, volume: Volume, model: Path, device: str, listener: SegmentationListener) -> None:
-        """Segment a volume; the voxels are copied before this returns. Raises OSError where there is no room."""
-        if self._folder is None:
-            self._folder = SharedFolder()
-        request = SegmentRequest.prepare(self._next_id(), volume, self._folder, model, device)
+    def segment(self, volume: Volume, settings: SegmentationSettings, listener: SegmentationListener) -> None:
+        """Segment a volume. Its voxels are copied piece by piece while the event loop goes on: keep them unchanged."""
 
         def on_event(event: Event) -> None:
             if isinstance(event, Progress):
                 listener.onProgress(event.fraction, event.stage)
             elif isinstance(event, Result):
                 try:
-                    labels = request.labels.read()
+                    found = _found(request, event)
                 except (OSError, ValueError) as error:
                     listener.onFailure(_("The result could not be read: {reason}").format(reason=error))
                     return
-                listener.onResult(labels, event)
+                listener.onResult(found, event)
             elif isinstance(event, Failure):
                 if event.details:
                     logging.error(event.details)
@@ -134,10 +178,64 @@ class WorkerProcess:
             else:
                 listener.onFailure(_("The segmentation was stopped."))
 
-        self._send(request, on_event)
+        def on_copied(copied: SegmentRequest) -> None:
+            nonlocal request
+            request = copied
+            self._send(request, on_event)
+
+        request: SegmentRequest
+        steps = SegmentRequest.prepare_in_pieces(
+            self._next_id(),
+            volume,
+            self._shared_folder(),
+            settings.model,
+            settings.device,
+            None,
+            settings.organs,
+            settings.region,
+            settings.smoothing,
+        )
+        listener.onProgress(0.0, _("Copying the CT"))
+        if self._process is None:
+            self._start()
+        self._copy(_Copy(steps, on_copied, listener.onFailure))
+
+    def compare(
+        self,
+        labels: np.ndarray,
+        reference: np.ndarray,
+        spacing: tuple[float, ...],
+        organs: tuple[str, ...],
+        on_compared: Callable[[Compared, np.ndarray], None],
+        on_failure: Callable[[str], None],
+    ) -> None:
+        """Compare two label maps (z, y, x) uint8 of voxels of `spacing` (x, y, z) mm, organ by organ.
+
+        on_compared is given the scores and the difference inside their box (see `worker_protocol`).
+        """
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Compared):
+                on_compared(event, request.difference.map_box(event.box))
+            elif isinstance(event, Failure):
+                on_failure(event.message)
+            elif not isinstance(event, Progress):
+                on_failure(_("The comparison was stopped."))
+
+        def on_copied(copied: CompareRequest) -> None:
+            nonlocal request
+            request = copied
+            self._send(request, on_event)
+
+        request: CompareRequest
+        steps = CompareRequest.prepare_in_pieces(
+            self._next_id(), labels, reference, spacing, organs, self._shared_folder()
+        )
+        self._copy(_Copy(steps, on_copied, on_failure))
 
     def cancel(self) -> None:
         """Give up all segmentations under way: their listeners hear nothing more."""
+        self._drop_copies()
         for task in list(self._tasks.values()):
             if isinstance(task.request, SegmentRequest) and task.on_event is not None:
                 task.on_event = None
@@ -146,6 +244,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """End the process and remove what it shared. The object can be used again."""
+        self._drop_copies()
         self._kill()
         self._tasks.clear()
         if self._folder is not None:
@@ -160,14 +259,45 @@ class WorkerProcess:
         self._last_id += 1
         return self._last_id
 
-    def _send(self, request: Request | SegmentRequest, on_event: Callable[[Event], None]) -> None:
+    def _shared_folder(self) -> SharedFolder:
+        if self._folder is None:
+            self._folder = SharedFolder()
+        return self._folder
+
+    def _copy(self, copy: _Copy) -> None:
+        self._copies.append(copy)
+        self._copy_timer.start()
+
+    def _drop_copies(self) -> None:
+        self._copy_timer.stop()
+        while self._copies:
+            self._copies.pop().steps.close()
+
+    def _on_copy_timer(self) -> None:
+        """Copy one more piece; the request leaves when its last piece is there."""
+        copy = self._copies[0]
+        try:
+            next(copy.steps)
+        except StopIteration as end:
+            self._end_copy(copy)
+            copy.on_copied(end.value)
+        except OSError as error:
+            self._end_copy(copy)
+            copy.on_failure(_("There is no room for the volume's copy: {reason}").format(reason=error))
+
+    def _end_copy(self, copy: _Copy) -> None:
+        self._copies.remove(copy)
+        if not self._copies:
+            self._copy_timer.stop()
+
+    def _send(self, request: AnyRequest, on_event: Callable[[Event], None]) -> None:
         self._tasks[request.id] = _Task(request, on_event)
         if self._process is None:
             self._start()
         else:
             self._write(request)
 
-    def _write(self, request: Request | SegmentRequest) -> None:
+    def _write(self, request: AnyRequest) -> None:
         self._process.write(encode_request(request))
 
     def _start(self) -> None:
@@ -244,9 +374,9 @@ class WorkerProcess:
 
     def _forget(self, task: _Task) -> None:
         self._tasks.pop(task.request.id, None)
-        if isinstance(task.request, SegmentRequest) and self._folder is not None:
-            self._folder.remove(task.request.volume)
-            self._folder.remove(task.request.labels)
+        if self._folder is not None and not isinstance(task.request, Request):
+            for path in task.request.files:
+                self._folder.remove(path)
 
     def _on_error_output(self) -> None:
         text = self._process.readAllStandardError().data().decode(errors="replace")
@@ -282,6 +412,13 @@ class WorkerProcess:
         for task in waiting:
             if task.on_event is not None:
                 task.on_event(Failure(task.request.id, "internal", message))
+
+
+def _found(request: SegmentRequest, result: Result) -> OrganLabels:
+    """What the worker left in the shared folder. Raises OSError or ValueError."""
+    z, y, x = (slice(start, stop) for start, stop in result.box)
+    surfaces = read_surfaces(request.surfaces) if result.surfaces and request.surfaces else {}
+    return OrganLabels(request.labels.map_box(result.box), (z, y, x), result.organs, surfaces)
 
 
 def python_executable() -> str:

@@ -21,7 +21,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "FlareSegment"))
 
 from FlareSegmentLib.organs import ORGANS
+from FlareSegmentLib.worker import Worker
 from FlareSegmentLib.worker_protocol import (
+    CompareRequest,
     Failure,
     Progress,
     Ready,
@@ -30,6 +32,12 @@ from FlareSegmentLib.worker_protocol import (
     decode_request,
     encode_event,
 )
+
+DEVICES = [
+    {"id": "cpu", "name": "Intel(R) Core(TM) i5", "memory_gb": 15.6},
+    {"id": "cuda:0", "name": "NVIDIA RTX A2000", "memory_gb": 11.8},
+    {"id": "cuda:1", "name": "NVIDIA T400", "memory_gb": None},
+]
 
 
 def emit(event) -> None:
@@ -56,20 +64,24 @@ def segment(request, cancelled) -> None:
             return
     emit(Progress(request.id, 0.4, "Finding the organs"))
     emit(Progress(request.id, 0.8, "Outlining the organs"))
+    from FlareSegmentLib.organ_statistics import bounding_box, organ_boxes, organ_statistics
+    from FlareSegmentLib.postprocessing import keep_only
+
     volume = request.map_volume()
     labels = np.where(volume.array >= 1000, volume.array - 1000, 0).astype(np.uint8)
-    request.labels.write(labels)
-    organs = {}
-    for organ in ORGANS:
-        mask = labels == organ.label
-        found = bool(mask.any())
-        organs[organ.key] = {
-            "label": organ.label,
-            "volume_ml": float(mask.sum() * volume.voxel_volume_ml),
-            "mean_hu": float(volume.array[mask].mean()) if found else None,
-        }
+    organs = [organ for organ in ORGANS if request.organs is None or organ.key in request.organs]
+    labels = keep_only(labels, organs, request.region)
+    box = request.labels.write_box(labels, bounding_box(labels))
+    if request.surfaces:
+        from FlareSegmentSlicerLib.segment_surfaces import write_organ_surfaces
+
+        values = {organ.key: organ.label for organ in organs}
+        boxes = organ_boxes(labels, organs)
+        write_organ_surfaces(request.surfaces, labels, boxes, values, volume.affine_ras, request.smoothing)
     seconds = {"preprocess": 0.1, "network": 0.2, "postprocess": 0.1, "total": 0.4}
-    emit(Result(request.id, seconds, ["The slices are thick."], "cpu", "fake 1", organs))
+    facts = organ_statistics(volume, labels, organs)
+    warnings = ["The slices are thick."]
+    emit(Result(request.id, seconds, warnings, "cpu", "fake 1", facts, box, request.surfaces is not None))
 
 
 def main() -> None:
@@ -88,7 +100,9 @@ def main() -> None:
     threading.Thread(target=read, daemon=True).start()
     while (request := requests.get()).command != "shutdown":
         if request.command == "hello":
-            emit(Ready(request.id, 1, os.getpid(), "0", "cpu", 1, request.model))
+            emit(Ready(request.id, 1, os.getpid(), "0", "cpu", 1, request.model, DEVICES))
+        elif isinstance(request, CompareRequest):
+            emit(Worker(sys.stdin.buffer, sys.stdout.buffer)._compare(request))
         else:
             segment(request, cancelled)
 

@@ -19,7 +19,7 @@ class Panel:
         QTest.mouseClick(button, qt.Qt.LeftButton)
         self.app.processEvents()
 
-    def until(self, condition, seconds=20.0):
+    def until(self, condition, seconds=10.0):
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"waited in vain; the panel says: {self.message!r}"
@@ -51,8 +51,10 @@ class Panel:
 
     @property
     def table(self):
+        """What the table shows, without its titles."""
         table = self.ui.organTable
-        return [[table.item(row, column).text() for column in range(3)] for row in range(table.rowCount)]
+        columns = [column for column in range(table.columnCount) if not table.isColumnHidden(column)]
+        return [[table.item(row, column).text() for column in columns] for row in range(table.rowCount)]
 
 
 def segmentations():

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from FlareSegmentLib.organ_statistics import organ_statistics
+from FlareSegmentLib.organ_statistics import bounding_box, organ_statistics
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.volume import Volume
 
@@ -33,6 +33,9 @@ def test_statistics(case: tuple[Volume, np.ndarray]) -> None:
         "mean_hu": 60.0,
         "sd_hu": 10.0,
         "touches_border": False,
+        "extent_mm": [2.0, 6.0, 15.0],
+        "voxels": 36,
+        "center": [5.5, 4.0, 3.0],
     }
     assert result["left_kidney"]["touches_border"] and result["left_kidney"]["mean_hu"] == 200
     assert result["spleen"] == {
@@ -42,6 +45,9 @@ def test_statistics(case: tuple[Volume, np.ndarray]) -> None:
         "mean_hu": None,
         "sd_hu": None,
         "touches_border": False,
+        "extent_mm": None,
+        "voxels": 0,
+        "center": None,
     }
     json.dumps(result, allow_nan=False)
 
@@ -67,3 +73,20 @@ def test_sums_do_not_overflow() -> None:
 def test_other_shape_is_refused(case: tuple[Volume, np.ndarray]) -> None:
     with pytest.raises(ValueError, match="shape"):
         organ_statistics(case[0], case[1][1:])
+
+
+def test_extents_follow_the_patient_and_not_the_storage() -> None:
+    labels = np.zeros((8, 9, 10), np.uint8)
+    labels[1:3, 2:7, 3:4] = 1
+    sagittal = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # x to the back, y to the feet, z to left
+    result = organ_statistics(Volume(labels, (1.0, 2.0, 4.0), direction=sagittal), labels)
+    assert result["liver"]["extent_mm"] == [8.0, 1.0, 10.0]
+    assert result["liver"]["center"] == [3.0, 4.0, 1.5]
+
+
+def test_the_bounding_box_is_the_smallest_one() -> None:
+    labels = np.zeros((6, 7, 8), np.uint8)
+    assert labels[bounding_box(labels)].size == 0
+    labels[2, 3, 5] = 1
+    labels[4, 1, 6] = 2
+    assert bounding_box(labels) == (slice(2, 5), slice(1, 4), slice(5, 7))

@@ -105,7 +105,7 @@ def test_a_click_makes_organs_a_table_and_surfaces(panel, screenshots):
     import slicer
 
     liver = int((slicer.util.arrayFromVolume(ct) == 1001).sum()) * 0.125
-    assert panel.table[0][1:] == [f"{liver:.1f}", "1001"]
+    assert panel.table[0][1:3] == [f"{liver:.1f}", "1001 ± 0"]
     assert panel.message == "The slices are thick."
     assert segmentation_nodes.is_shown_in_3d(node)
     assert panel.ui.show3DButton.checked
@@ -328,7 +328,7 @@ def test_a_missing_organ_is_said_in_the_table(panel):
     array = slicer.util.arrayFromVolume(ct)
     array[array == 1004] = 40
     panel.run()
-    assert panel.table[3] == ["Spleen", "not found", ""]
+    assert panel.table[3] == ["Spleen", "–", "–", "–", "not found"]
 
 
 def test_a_saved_scene_reopens_with_the_same_panel(panel, tmp_path):
@@ -336,7 +336,7 @@ def test_a_saved_scene_reopens_with_the_same_panel(panel, tmp_path):
 
     add_ct()
     panel.ui.deviceComboBox.setCurrentIndex(1)
-    panel.widget.onDeviceActivated(1)
+    panel.ui.deviceComboBox.activated[int].emit(1)
     panel.run()
     table = panel.table
     file = str(tmp_path / "scene.mrb")
@@ -359,7 +359,7 @@ def test_without_torch_the_panel_offers_to_install_it(panel, monkeypatch, screen
             calls.append(arguments)
 
     add_ct()
-    monkeypatch.setattr(panel.module, "torchInstalled", lambda: bool(calls))
+    monkeypatch.setattr(panel.module.installation, "torch_installed", lambda: bool(calls))
     monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=Logic))
     panel.widget._updateState()
     assert panel.ui.torchFrame.visible
@@ -367,7 +367,7 @@ def test_without_torch_the_panel_offers_to_install_it(panel, monkeypatch, screen
     assert "PyTorch" in panel.ui.segmentButton.toolTip
     panel.grab(screenshots / "panel_without_torch.png")
     panel.click(panel.ui.installTorchButton)
-    assert calls == [{"askConfirmation": True, "torchVersionRequirement": panel.module.TORCH_REQUIREMENT}]
+    assert calls == [{"askConfirmation": True, "torchVersionRequirement": panel.module.installation.TORCH_REQUIREMENT}]
     assert not panel.ui.torchFrame.visible
     assert panel.ui.segmentButton.enabled
 
@@ -378,16 +378,16 @@ def test_without_the_pytorch_extension_pip_installs(panel, monkeypatch):
     calls = []
     monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
     monkeypatch.setattr(slicer.packaging, "pip_ensure", lambda *args, **kwargs: calls.append((args, kwargs)))
-    panel.module.installTorch()
-    assert calls == [(("torch" + panel.module.TORCH_REQUIREMENT,), {"requester": "FlareSegment"})]
+    panel.module.installation.install_torch()
+    assert calls == [(("torch" + panel.module.installation.TORCH_REQUIREMENT,), {"requester": "FlareSegment"})]
     monkeypatch.setitem(sys.modules, "slicer.packaging", None)  # Slicer 5.10
     monkeypatch.setattr(slicer.util, "pip_install", calls.append)
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: False)
-    panel.module.installTorch()
+    panel.module.installation.install_torch()
     assert len(calls) == 1
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: True)
-    panel.module.installTorch()
-    assert calls[1:] == [["torch" + panel.module.TORCH_REQUIREMENT]]
+    panel.module.installation.install_torch()
+    assert calls[1:] == [["torch" + panel.module.installation.TORCH_REQUIREMENT]]
 
 
 def test_a_failed_installation_is_said(panel, monkeypatch):
@@ -395,7 +395,7 @@ def test_a_failed_installation_is_said(panel, monkeypatch):
         def installTorch(self, **arguments):
             raise RuntimeError("no network")
 
-    monkeypatch.setattr(panel.module, "torchInstalled", lambda: False)
+    monkeypatch.setattr(panel.module.installation, "torch_installed", lambda: False)
     monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=Logic))
     panel.widget._updateState()
     panel.click(panel.ui.installTorchButton)
@@ -404,16 +404,16 @@ def test_a_failed_installation_is_said(panel, monkeypatch):
     assert panel.ui.installTorchButton.enabled
 
 
-def test_a_gpu_that_the_worker_found_is_offered(panel):
-    from FlareSegmentLib.worker_protocol import Ready
-
-    items = [panel.ui.deviceComboBox.itemData(i) for i in range(panel.ui.deviceComboBox.count)]
-    assert items == ["auto", "cpu"]
-    panel.widget.onWorkerReady(Ready(1, 1, 1, "2", "cuda", 1, None))
-    panel.widget.onWorkerReady(Ready(2, 1, 1, "2", "cuda", 1, None))
-    items = [panel.ui.deviceComboBox.itemData(i) for i in range(panel.ui.deviceComboBox.count)]
-    assert items == ["auto", "cpu", "cuda"]
-    panel.ui.deviceComboBox.removeItem(2)
+def test_devices_are_offered_by_name_and_memory(panel):
+    combo = panel.ui.deviceComboBox
+    panel.until(lambda: combo.count == 4)
+    items = [(combo.itemData(i), combo.itemText(i)) for i in range(combo.count)]
+    assert items == [
+        ("auto", "Automatic"),
+        ("cpu", "CPU: Intel Core i5, 16 GB"),
+        ("cuda:0", "GPU: NVIDIA RTX A2000, 12 GB"),
+        ("cuda:1", "GPU: NVIDIA T400"),
+    ]
 
 
 def test_a_narrow_panel_shows_everything(panel, screenshots):
@@ -435,7 +435,7 @@ def test_python_gets_the_same_result_in_one_call(panel):
     stages = []
     node = logic.segment(ct, onProgress=lambda fraction, stage: stages.append(stage))
     assert node is segmentations()[0]
-    assert stages == ["Finding the organs", "Outlining the organs"]
+    assert stages == ["Copying the CT", "Finding the organs", "Outlining the organs"]
     assert logic.segment(ct, node) is node
     assert not logic.isRunning
 

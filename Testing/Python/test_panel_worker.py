@@ -59,6 +59,12 @@ def until(slicer_app):
     return wait
 
 
+def settings(kind):
+    from FlareSegmentSlicerLib.worker_process import SegmentationSettings
+
+    return SegmentationSettings(Path(kind))
+
+
 def shared_files():
     """What this process shares with its workers at the moment."""
     from FlareSegmentLib.worker_protocol import _parent_folders
@@ -76,11 +82,13 @@ def is_running(pid):
 
 def test_a_segmentation_reports_progress_and_labels(worker, volume, until):
     listener = Listener()
-    worker.segment(volume, Path("good"), "auto", listener)
+    worker.segment(volume, settings("good"), listener)
     until(lambda: listener.results)
-    labels, result = listener.results[0]
-    np.testing.assert_array_equal(labels, volume.array == 1001)
-    assert [stage for _, stage in listener.progress] == ["Finding the organs", "Outlining the organs"]
+    found, result = listener.results[0]
+    assert found.box == (slice(1, 3), slice(1, 4), slice(0, 2))
+    np.testing.assert_array_equal(found.array, volume.array[found.box] == 1001)
+    stages = [stage for _, stage in listener.progress]
+    assert stages == ["Copying the CT", "Finding the organs", "Outlining the organs"]
     assert result.organs["liver"]["volume_ml"] == pytest.approx(12 * 6 / 1000)
     assert not listener.failures
     assert not shared_files()
@@ -93,7 +101,7 @@ def test_the_process_stays_warm(worker, volume, until):
     pid = worker.process_id()
     assert ready[0].pid == pid
     for expected in (1, 2):
-        worker.segment(volume, Path("good"), "auto", listener)
+        worker.segment(volume, settings("good"), listener)
         until(lambda expected=expected: len(listener.results) == expected)
         assert worker.process_id() == pid
 
@@ -103,13 +111,13 @@ def test_after_cancel_the_listener_hears_nothing_and_the_next_run_works(worker, 
     from FlareSegmentSlicerLib import worker_process
 
     cancelled, after = Listener(), Listener()
-    worker.segment(volume, Path(kind), "auto", cancelled)
+    worker.segment(volume, settings(kind), cancelled)
     until(lambda: len(cancelled.progress) > 2)
     pid = worker.process_id()
     worker.cancel()
     heard = len(cancelled.progress)
     start = time.monotonic()
-    worker.segment(volume, Path("good"), "auto", after)
+    worker.segment(volume, settings("good"), after)
     until(lambda: after.results)
     patience = worker_process.CANCEL_PATIENCE_MS / 1000
     assert len(cancelled.progress) == heard
@@ -126,20 +134,20 @@ def test_after_cancel_the_listener_hears_nothing_and_the_next_run_works(worker, 
 
 def test_a_dead_worker_says_its_last_words_and_the_next_run_works(worker, volume, until):
     listener, after = Listener(), Listener()
-    worker.segment(volume, Path("dying"), "auto", listener)
+    worker.segment(volume, settings("dying"), listener)
     until(lambda: listener.failures)
     assert "out of breath" in listener.failures[0]
     assert "\n" not in listener.failures[0]
     assert not shared_files()
-    worker.segment(volume, Path("good"), "auto", after)
+    worker.segment(volume, settings("good"), after)
     until(lambda: after.results)
     assert len(listener.failures) == 1
 
 
 def test_a_killed_worker_is_reported_once(worker, volume, until):
     listener = Listener()
-    worker.segment(volume, Path("slow"), "auto", listener)
-    until(lambda: listener.progress)
+    worker.segment(volume, settings("slow"), listener)
+    until(lambda: len(listener.progress) > 1)
     os.kill(worker.process_id(), 9)
     until(lambda: listener.failures)
     assert "memory" in listener.failures[0]
@@ -152,7 +160,7 @@ def test_a_program_that_does_not_start_is_reported(slicer_app, volume, until):
     from FlareSegmentSlicerLib.worker_process import WorkerProcess
 
     worker, listener = WorkerProcess(["/no/such/python", "worker.py"]), Listener()
-    worker.segment(volume, Path("good"), "auto", listener)
+    worker.segment(volume, settings("good"), listener)
     until(lambda: listener.failures)
     assert "/no/such/python" in listener.failures[0]
     worker.close()
@@ -160,15 +168,15 @@ def test_a_program_that_does_not_start_is_reported(slicer_app, volume, until):
 
 def test_an_error_of_the_engine_arrives_as_one_line(worker, volume, until):
     listener = Listener()
-    worker.segment(volume, Path("wrong"), "auto", listener)
+    worker.segment(volume, settings("wrong"), listener)
     until(lambda: listener.failures)
     assert listener.failures == ["This is not a CT."]
 
 
 def test_close_leaves_no_process_and_no_file(worker, volume, until):
     listener = Listener()
-    worker.segment(volume, Path("deaf"), "auto", listener)
-    until(lambda: listener.progress)
+    worker.segment(volume, settings("deaf"), listener)
+    until(lambda: len(listener.progress) > 1)
     pid = worker.process_id()
     assert shared_files()
     worker.close()
@@ -179,8 +187,8 @@ def test_close_leaves_no_process_and_no_file(worker, volume, until):
 
 def test_the_worker_ends_with_its_client(worker, volume, until):
     listener = Listener()
-    worker.segment(volume, Path("slow"), "auto", listener)
-    until(lambda: listener.progress)
+    worker.segment(volume, settings("slow"), listener)
+    until(lambda: len(listener.progress) > 1)
     pid = worker.process_id()
     worker._process.closeWriteChannel()
     until(lambda: not is_running(pid))

@@ -15,10 +15,15 @@ import numpy as np
 import pytest
 
 from FlareSegmentLib.intensity import Intensity
+from FlareSegmentLib.metrics import evaluate
 from FlareSegmentLib.model_file import ModelDescription, Stage, build_network, load_model, save_model
+from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.pipeline import Segmenter
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker_protocol import (
+    PROTOCOL_VERSION,
+    Compared,
+    CompareRequest,
     Event,
     Failure,
     Progress,
@@ -30,8 +35,10 @@ from FlareSegmentLib.worker_protocol import (
     Stopped,
     decode_event,
     encode_request,
+    finish,
     worker_command,
 )
+from FlareSegmentSlicerLib.segment_surfaces import read_surfaces
 
 NETWORK = {
     "architecture": "vnet",
@@ -117,10 +124,17 @@ def folder() -> Iterator[SharedFolder]:
         yield folder
 
 
+def received_labels(request: SegmentRequest, result: Result) -> np.ndarray:
+    """The whole label map."""
+    labels = np.zeros(request.labels.shape, np.uint8)
+    labels[tuple(slice(*sides) for sides in result.box)] = request.labels.map_box(result.box)
+    return labels
+
+
 def test_hello_tells_what_is_there(shared_client: Client, model: Path) -> None:
     shared_client.send(Request(1, "hello"))
     ready, _ = shared_client.wait(Ready)
-    assert (ready.id, ready.protocol, ready.model) == (1, 1, None)
+    assert (ready.id, ready.protocol, ready.model) == (1, PROTOCOL_VERSION, None)
     assert ready.pid == shared_client.process.pid
     shared_client.send(Request(2, "hello", model=str(model), device="cpu", threads=1))
     ready, _ = shared_client.wait(Ready)
@@ -136,7 +150,7 @@ def test_labels_are_those_of_the_engine(
     shared_client.send(request)
     result, progress = shared_client.wait(Result)
     expected = Segmenter(load_model(model), "cpu", 1).segment(stored)
-    np.testing.assert_array_equal(request.labels.read(), expected.labels)
+    np.testing.assert_array_equal(received_labels(request, result), expected.labels)
     assert len(np.unique(expected.labels)) > 1
     assert result.id == 10
     assert result.warnings == expected.warnings
@@ -147,6 +161,79 @@ def test_labels_are_those_of_the_engine(
     fractions = [event.fraction for event in progress]
     assert fractions == sorted(fractions)
     assert all(0 <= fraction <= 1 and event.id == 10 for fraction, event in zip(fractions, progress))
+
+
+def test_only_what_was_asked_for_is_kept_and_measured(
+    shared_client: Client, folder: SharedFolder, model: Path, volume: Volume
+) -> None:
+    whole = Segmenter(load_model(model), "cpu", 1).segment(volume).labels
+    region = slice(5, 30), slice(10, 60), slice(20, 50)
+    label = int(np.bincount(whole[region].ravel(), minlength=5)[1:].argmax()) + 1  # of the organ that chance gave most
+    key = ORGANS[label - 1].key
+    wishes = {"organs": [key], "region": region, "smoothing": 0.5}
+    request = finish(SegmentRequest.prepare_in_pieces(11, volume, folder, model, "cpu", 1, **wishes))
+    shared_client.send(request)
+    result, progress = shared_client.wait(Result)
+    expected = np.zeros_like(whole)
+    expected[region] = np.where(whole[region] == label, label, 0)
+    assert np.count_nonzero(expected)
+    np.testing.assert_array_equal(received_labels(request, result), expected)
+    assert list(result.organs) == [key]
+    assert result.organs[key]["voxels"] == np.count_nonzero(expected)
+    middle = np.mean(np.nonzero(expected), axis=1)[::-1]
+    assert result.organs[key]["center"] == pytest.approx(middle.tolist())
+    assert result.surfaces
+    assert "Making the 3D surfaces" in [event.stage for event in progress]
+    surface = read_surfaces(request.surfaces)[key]
+    low, high = ((volume.affine_ras @ [*corner, 1])[:3] for corner in ((20, 10, 5), (50, 60, 30)))
+    assert np.all(surface.points >= np.minimum(low, high) - 3)
+    assert np.all(surface.points <= np.maximum(low, high) + 3)
+
+
+def test_an_organ_that_the_model_does_not_know_is_an_input_error(
+    shared_client: Client, folder: SharedFolder, model: Path, volume: Volume
+) -> None:
+    shared_client.send(
+        finish(SegmentRequest.prepare_in_pieces(12, volume, folder, model, "cpu", 1, organs=["pancreas"]))
+    )
+    failure, _ = shared_client.wait(Failure)
+    assert failure.kind == "input" and "pancreas" in failure.message
+
+
+def test_a_comparison_gives_the_scores_of_the_metrics_and_the_difference(
+    shared_client: Client, folder: SharedFolder
+) -> None:
+    labels, reference = np.zeros((2, 20, 22, 24), np.uint8)
+    labels[4:10, 4:10, 4:10] = 1
+    reference[4:10, 4:10, 6:14] = 1
+    labels[12:15, 4:8, 4:8] = 2
+    reference[12:15, 4:8, 4:8] = 3
+    keys = ["liver", "right_kidney", "left_kidney", "spleen"]
+    request = finish(CompareRequest.prepare_in_pieces(13, labels, reference, (1.0, 2.0, 3.0), keys, folder))
+    shared_client.send(request)
+    compared, _ = shared_client.wait(Compared)
+    assert compared.organs == evaluate(labels, reference, (1.0, 2.0, 3.0))
+    difference = np.zeros_like(labels)
+    difference[tuple(slice(*sides) for sides in compared.box)] = request.difference.map_box(compared.box)
+    expected = np.select([labels == reference, labels == 0, reference == 0], [0, 1, 2], 3)
+    np.testing.assert_array_equal(difference, expected)
+    assert {1, 2, 3} <= set(np.unique(difference))
+
+
+def test_devices_are_named_with_their_memory(shared_client: Client) -> None:
+    shared_client.send(Request(14, "hello"))
+    ready, _ = shared_client.wait(Ready)
+    cpu = ready.devices[0]
+    assert cpu["id"] == "cpu" and cpu["name"] and cpu["memory_gb"] > 0.1
+    assert len({device["id"] for device in ready.devices}) == len(ready.devices)
+
+
+def test_a_gpu_that_is_not_there_is_an_input_error(
+    shared_client: Client, folder: SharedFolder, model: Path, volume: Volume
+) -> None:
+    shared_client.send(SegmentRequest.prepare(15, volume, folder, model, "cuda:97"))
+    failure, _ = shared_client.wait(Failure)
+    assert failure.kind == "input" and "cuda:97" in failure.message
 
 
 @pytest.mark.parametrize(
@@ -181,7 +268,7 @@ def test_a_missing_block_is_an_internal_error_with_its_trace(
     shared_client: Client, folder: SharedFolder, model: Path, volume: Volume
 ) -> None:
     request = SegmentRequest.prepare(30, volume, folder, model, "cpu")
-    folder.remove(request.volume)
+    folder.remove(request.volume.path)
     shared_client.send(request)
     failure, _ = shared_client.wait(Failure)
     assert failure.kind == "internal"

@@ -13,6 +13,8 @@ import pytest
 from FlareSegmentLib import worker_protocol
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker_protocol import (
+    Compared,
+    CompareRequest,
     Failure,
     Progress,
     ProtocolError,
@@ -26,6 +28,7 @@ from FlareSegmentLib.worker_protocol import (
     decode_request,
     encode_event,
     encode_request,
+    finish,
 )
 
 
@@ -46,6 +49,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         Progress(1, 0.25, "Größe"),
         Stopped(3),
         Failure(None, "input", "bad", "trace"),
+        Compared(4, {"liver": {"dice": 1.0, "nsd": 1.0, "hd95_mm": None}}, [[0, 1], [2, 3], [4, 5]]),
         Result(1, {"total": 1.5}, ["warning"], "cpu", "model 1", {"liver": {"volume_ml": 1.0, "mean_hu": None}}),
     ],
     ids=lambda event: type(event).__name__,
@@ -76,12 +80,47 @@ def test_a_segmentation_request_round_trips_with_its_voxels(places: list[Path]) 
         assert mapped.same_grid(volume, 0)
         assert not mapped.array.flags.writeable
         assert (got.id, got.model, got.device, got.threads) == (7, "model ö", "cpu", 2)
-        got.labels.write(np.full(volume.array.shape, 3, np.uint8))
-        labels = sent.labels.read()
-        folder.remove(sent.volume)
-    assert np.all(labels == 3)
-    assert labels.shape == (5, 4, 3)
+        written = np.arange(60, dtype=np.uint8).reshape(volume.array.shape)
+        box = got.labels.write_box(written, (slice(1, 4), slice(0, 2), slice(2, 3)))
+        labels = sent.labels.map_box(box)
+        for path in sent.files:
+            folder.remove(path)
+    np.testing.assert_array_equal(labels, written[1:4, 0:2, 2:3])
     assert [list(place.iterdir()) for place in places] == [[], []]
+
+
+def test_what_a_segmentation_shall_keep_round_trips(places: list[Path]) -> None:
+    region = slice(0, 2), slice(1, 3), slice(0, 1)
+    with SharedFolder() as folder:
+        sent = finish(
+            SegmentRequest.prepare_in_pieces(
+                1, Volume(np.zeros((2, 3, 1))), folder, "m", organs=["liver"], region=region, smoothing=0.25
+            )
+        )
+        got = decode_request(encode_request(sent))
+    assert (got.organs, got.region, got.surfaces, got.smoothing) == (("liver",), region, sent.surfaces, 0.25)
+
+
+def test_a_comparison_request_round_trips_with_its_label_maps(places: list[Path]) -> None:
+    labels, reference = (np.full((2, 3, 4), value, np.uint8) for value in (1, 4))
+    with SharedFolder() as folder:
+        steps = CompareRequest.prepare_in_pieces(5, labels, reference, (1.0, 2.0, 3.0), ["liver", "spleen"], folder)
+        sent = finish(steps)
+        got = decode_request(encode_request(sent))
+        np.testing.assert_array_equal(got.labels.map(), labels)
+        np.testing.assert_array_equal(got.reference.map(), reference)
+    assert (got.id, got.spacing, got.organs) == (5, (1.0, 2.0, 3.0), ("liver", "spleen"))
+
+
+def test_a_copy_in_pieces_that_is_given_up_leaves_nothing(places: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_protocol, "_PIECE_BYTES", 12)
+    array = np.arange(60, dtype=np.int16).reshape(10, 2, 3)
+    with SharedFolder() as folder:
+        steps = folder.put_in_pieces(array)
+        assert [next(steps) for _ in range(10)] == [None] * 10
+        steps.close()
+        assert not list(places[0].rglob("*.raw"))
+        np.testing.assert_array_equal(folder.put(array).map(), array)
 
 
 @pytest.mark.parametrize(
@@ -127,29 +166,28 @@ def test_blocks_are_private_and_fall_back_when_memory_is_full(
         if os.name == "posix":
             assert os.stat(block.path).st_mode & 0o077 == 0
             assert os.stat(Path(block.path).parent).st_mode & 0o077 == 0
-        reserve = worker_protocol._reserve
+        write = worker_protocol._write
 
-        def full(file, size: int) -> None:
+        def full(file, array: np.ndarray) -> None:
             if str(places[0]) in os.readlink(f"/proc/self/fd/{file.fileno()}"):
                 raise OSError(28, "No space left on device")
-            reserve(file, size)
+            write(file, array)
 
-        if sys.platform == "linux":
-            monkeypatch.setattr(worker_protocol, "_reserve", full)
-            block = folder.allocate((10, 10))
-            assert Path(block.path).is_relative_to(places[1])
-            assert block.read().shape == (10, 10)
-            assert len(list(places[0].rglob("*.raw"))) == 1
+        monkeypatch.setattr(worker_protocol, "_write", full)
+        block = folder.put(np.arange(10))
+        assert Path(block.path).is_relative_to(places[1])
+        np.testing.assert_array_equal(block.map(), np.arange(10))
+        assert len(list(places[0].rglob("*.raw"))) == 1
     assert not any(place.exists() and list(place.iterdir()) for place in places)
 
 
 def test_no_room_anywhere_is_an_os_error_and_leaves_nothing(
     places: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(file, size: int) -> None:
+    def full(file, array: np.ndarray) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(worker_protocol, "_reserve", full)
+    monkeypatch.setattr(worker_protocol, "_write", full)
     with SharedFolder() as folder, pytest.raises(OSError, match="No space"):
         SegmentRequest.prepare(1, Volume(np.zeros((2, 2, 2))), folder, "m")
     assert not any(list(place.rglob("*.raw")) for place in places)
@@ -170,14 +208,14 @@ def test_what_a_crashed_client_left_is_removed_and_a_living_ones_is_not(places: 
 
 def test_blocks_keep_to_their_shape(places: list[Path]) -> None:
     with SharedFolder() as folder:
-        block = folder.allocate((2, 3))
-        assert block.size_in_bytes == 6
+        block = folder.put(np.zeros((2, 3), np.uint8))
+        whole = slice(0, 2), slice(0, 3)
         for array in (np.zeros((3, 2), np.uint8), np.zeros((2, 3), np.int16)):
             with pytest.raises(ValueError, match="expected"):
-                block.write(array)
+                block.write_box(array, whole)
         Path(block.path).write_bytes(b"123")
         with pytest.raises(ValueError, match="."):
-            block.read()
+            block.map_box([[0, 2], [0, 3]])
         with pytest.raises(ValueError, match="."):
             block.map()
 

@@ -1,0 +1,70 @@
+"""How a result looks: surfaces, opacity, single organs, the CT behind them, and the way to an organ."""
+
+from __future__ import annotations
+
+import slicer
+
+_SMOOTHING = "Smoothing factor"
+_VOLUME_RENDERING_PRESET = "CT-Cardiac3"
+
+
+def smoothing(segmentationNode: slicer.vtkMRMLSegmentationNode) -> float:
+    """Slicer's smoothing factor of the node's surfaces, 0 to 1."""
+    return float(segmentationNode.GetSegmentation().GetConversionParameter(_SMOOTHING) or 0.5)
+
+
+def set_smoothing(segmentationNode: slicer.vtkMRMLSegmentationNode, factor: float) -> None:
+    """Set Slicer's smoothing factor, 0 to 1; surfaces that exist are made anew."""
+    segmentation = segmentationNode.GetSegmentation()
+    segmentation.SetConversionParameter(_SMOOTHING, f"{factor:g}")
+    surfaces = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+    if segmentation.ContainsRepresentation(surfaces):
+        segmentation.RemoveRepresentation(surfaces)
+        segmentationNode.CreateClosedSurfaceRepresentation()
+
+
+def set_opacity(segmentationNode: slicer.vtkMRMLSegmentationNode, opacity: float) -> None:
+    """Opacity of the surfaces and of the slices' fill and outline, 0 to 1."""
+    display = segmentationNode.GetDisplayNode()
+    display.SetOpacity3D(opacity)
+    display.SetOpacity(opacity)
+
+
+def set_organ_visible(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentID: str, visible: bool) -> None:
+    """Show or hide a segment in slices and 3D."""
+    segmentationNode.GetDisplayNode().SetSegmentVisibility(segmentID, visible)
+
+
+def show_volume_rendering(volumeNode: slicer.vtkMRMLScalarVolumeNode, visible: bool) -> None:
+    """Show or hide the CT itself in the 3D views, with a preset in which bones and vessels can be seen."""
+    logic = slicer.modules.volumerendering.logic()
+    display = logic.GetFirstVolumeRenderingDisplayNode(volumeNode)
+    if display is None:
+        if not visible:
+            return
+        display = logic.CreateDefaultVolumeRenderingNodes(volumeNode)
+        preset = logic.GetPresetByName(_VOLUME_RENDERING_PRESET)
+        if preset is not None:
+            display.GetVolumePropertyNode().Copy(preset)
+    display.SetVisibility(visible)
+
+
+def is_volume_rendered(volumeNode: slicer.vtkMRMLScalarVolumeNode | None) -> bool:
+    """Whether the CT itself is shown in the 3D views."""
+    if volumeNode is None:
+        return False
+    display = slicer.modules.volumerendering.logic().GetFirstVolumeRenderingDisplayNode(volumeNode)
+    return bool(display and display.GetVisibility())
+
+
+def jump_to_organ(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentID: str) -> None:
+    """Center all slice views and the 3D views on a segment."""
+    center = segmentationNode.GetSegmentCenterRAS(segmentID)
+    if center is None:
+        return
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *center, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    for camera in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
+        position, focus = camera.GetPosition(), camera.GetFocalPoint()
+        camera.SetPosition(*(p + c - f for p, c, f in zip(position, center, focus, strict=True)))
+        camera.SetFocalPoint(*center)
+        camera.ResetClippingRange()
