@@ -114,39 +114,62 @@ def draw_plane(
     gray = np.clip((gray - (LEVEL_HU - WIDTH_HU / 2)) / WIDTH_HU, 0, 1) * 255
     picture = np.repeat(gray[..., None], 3, axis=2)
     for organ in organs:
-        color = np.array(organ.color, np.float32)
-        inside = _inside(marks == organ.label, steps, shape, fine_mm)
+        mask = marks == organ.label
+        truth_mask = np.zeros_like(mask) if wanted is None else wanted == organ.label
+        part = _part_around(mask | truth_mask, steps, shape, fine_mm)
+        if part is None:
+            continue
+        color, pixels = np.array(organ.color, np.float32), picture[part]
+        inside = _resample(mask.astype(np.float32), steps, shape, fine_mm, part) >= 0.5
         if wanted is None:
-            picture[inside] = 0.78 * picture[inside] + 0.22 * color
+            pixels[inside] = 0.78 * pixels[inside] + 0.22 * color
         else:
-            truth = _inside(wanted == organ.label, steps, shape, fine_mm)
+            truth = _resample(truth_mask.astype(np.float32), steps, shape, fine_mm, part) >= 0.5
             for difference, tint in ((inside & ~truth, color), (truth & ~inside, np.array(REFERENCE, np.float32))):
-                picture[difference] = 0.6 * picture[difference] + 0.4 * tint
-            picture[~_eroded(~truth, 3) & ~truth] = REFERENCE
-        picture[inside & ~_eroded(inside, 3)] = color
-    averaged = picture.reshape(shape[0] // 2, 2, shape[1] // 2, 2, 3).mean(axis=(1, 3))
+                pixels[difference] = 0.6 * pixels[difference] + 0.4 * tint
+            pixels[~_eroded(~truth, 3) & ~truth] = REFERENCE
+        pixels[inside & ~_eroded(inside, 3)] = color
+    averaged = (picture[::2, ::2] + picture[1::2, ::2] + picture[::2, 1::2] + picture[1::2, 1::2]) / 4
     return np.rint(averaged).astype(np.uint8)
 
 
-def _resample(plane: np.ndarray, steps: Sequence[float], shape: Sequence[int], pixel_mm: float) -> np.ndarray:
-    """The (rows, columns) plane with voxels of `steps` mm on pixels of `pixel_mm`, linear, edges aligned with edges."""
+def _part_around(
+    mask: np.ndarray, steps: Sequence[float], shape: Sequence[int], pixel_mm: float
+) -> tuple[slice, slice] | None:
+    """The pixels in which a mask of voxels and its outlines lie, or None without voxels; arguments of `_resample`."""
+    part = []
+    for axis, (step, count) in enumerate(zip(steps, shape, strict=True)):
+        found = np.flatnonzero(mask.any(axis=1 - axis))
+        if not found.size:
+            return None
+        margin = step + 5 * pixel_mm
+        start, stop = found[0] * step - margin, (found[-1] + 1) * step + margin
+        part.append(slice(max(0, int(start / pixel_mm)), min(count, int(stop / pixel_mm) + 1)))
+    return part[0], part[1]
+
+
+def _resample(
+    plane: np.ndarray,
+    steps: Sequence[float],
+    shape: Sequence[int],
+    pixel_mm: float,
+    part: tuple[slice, slice] | None = None,
+) -> np.ndarray:
+    """The (rows, columns) plane with voxels of `steps` mm on pixels of `pixel_mm`, linear, edges aligned with edges.
+
+    part: the rows and columns of the result that are wanted; all by default.
+    """
+    rows, columns = part or (slice(0, shape[0]), slice(0, shape[1]))
     image = sitk.GetImageFromArray(np.ascontiguousarray(plane))
     image.SetSpacing([float(steps[1]), float(steps[0])])
-    origin = [(pixel_mm - step) / 2 for step in (steps[1], steps[0])]
+    corner = [(pixel_mm - step) / 2 for step in (steps[1], steps[0])]
     resampler = sitk.ResampleImageFilter()
-    resampler.SetSize([int(shape[1]), int(shape[0])])
+    resampler.SetSize([int(columns.stop - columns.start), int(rows.stop - rows.start)])
     resampler.SetOutputSpacing([pixel_mm, pixel_mm])
-    resampler.SetOutputOrigin(origin)
+    resampler.SetOutputOrigin([corner[0] + columns.start * pixel_mm, corner[1] + rows.start * pixel_mm])
     resampler.SetInterpolator(sitk.sitkLinear)
     resampler.UseNearestNeighborExtrapolatorOn()
     return sitk.GetArrayFromImage(resampler.Execute(image))
-
-
-def _inside(mask: np.ndarray, steps: Sequence[float], shape: Sequence[int], pixel_mm: float) -> np.ndarray:
-    """The (rows, columns) mask on finer pixels with smooth edges; arguments as of `_resample`."""
-    if not mask.any():
-        return np.zeros(shape, bool)
-    return _resample(mask.astype(np.float32), steps, shape, pixel_mm) >= 0.5
 
 
 def _eroded(mask: np.ndarray, pixels: int) -> np.ndarray:

@@ -126,7 +126,7 @@ def write_turntable_video(
         column = _GAP + view_width + _GAP
         _legend(canvas, column, _TOP + 10, volume, labels, organs, False)
         still = canvas.pixels.copy()
-        count = _TURN_SECONDS * _FRAMES_PER_SECOND
+        count = round(_TURN_SECONDS * _FRAMES_PER_SECOND)
 
         def frames() -> Iterator[np.ndarray]:
             for number in range(count):
