@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import errno
 import json
 import math
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -176,7 +178,10 @@ def segment_case(options: argparse.Namespace, say: Callable[[str], None]) -> dic
 
     write_start = time.monotonic()
     with _OutputFiles(options.output) as files:
-        _write_files(files, case, segmentation.labels, organs, table, rows, warnings)
+        try:
+            _write_files(files, case, segmentation.labels, organs, table, rows, warnings)
+        except OSError as error:
+            raise _not_writable(options.output, error) from error
         paths = files.publish()
     seconds["write"] = time.monotonic() - write_start
     seconds["total"] = time.monotonic() - start
@@ -229,13 +234,15 @@ class _OutputFiles:
 
         Raises InputError where that cannot be done; files that stood there before are back then.
         """
+        for name in self._names.values():
+            if (self._folder / name).is_dir():
+                raise _not_writable(self._folder / name, IsADirectoryError(errno.EISDIR, "a folder has this name"))
         kept = Path(self._private.name) / "replaced"
         kept.mkdir()
         done: list[str] = []
         try:
             for name in self._names.values():
-                if os.path.lexists(self._folder / name):
-                    os.replace(self._folder / name, kept / name)
+                _keep(self._folder / name, kept / name)
                 done.append(name)
                 os.replace(Path(self._private.name) / name, self._folder / name)
         except OSError as error:
@@ -260,10 +267,23 @@ class _OutputFiles:
                 return
 
 
+def _keep(file: Path, copy: Path) -> None:
+    """A second name, or a copy, of a file that will be replaced: at no moment it is gone, whatever happens."""
+    if os.path.lexists(file):
+        try:
+            os.link(file, copy, follow_symlinks=False)
+        except OSError:  # a file system without links
+            shutil.copy2(file, copy, follow_symlinks=False)
+
+
 def _check_writable(folder: Path) -> None:
     """Raise InputError where no file could be written in the folder, which need not exist yet."""
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    from FlareSegmentLib.image_io import can_be_opened
+
+    if not can_be_opened(folder):
+        raise InputError(f"{os.fsencode(folder)!r}: the name has characters that are no text. Choose another --output.")
     try:
+        existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
         with tempfile.TemporaryDirectory(dir=existing, prefix=".flaresegment-"):
             pass
     except OSError as error:
@@ -314,13 +334,17 @@ def _write_files(
 
 def _write_segmentation(path: Path, case: Case, labels: np.ndarray) -> None:
     """Save the organs as Slicer saves a segmentation, with names, colors and terminology."""
+    from FlareSegmentLib.file_headers import packed_completely
+    from FlareSegmentLib.image_io import quiet_itk
     from FlareSegmentSlicerLib.segmentation_nodes import create_segmentation
 
     volume = case.volume
     volume_node = slicer.util.addVolumeFromArray(volume.array, ijkToRAS=volume.affine_ras, name=case.name)
     segmentation_node = create_segmentation(volume_node, labels)
-    if not slicer.util.saveNode(segmentation_node, str(path), {"useCompression": 1}):
-        raise OSError(f"{path.name} could not be written")
+    with quiet_itk():
+        saved = slicer.util.saveNode(segmentation_node, str(path), {"useCompression": 1})
+    if not saved or not packed_completely(path):  # the writer may not notice a full disk
+        raise OSError(errno.ENOSPC, "a file came out incomplete; the disk may be full")
     slicer.mrmlScene.RemoveNode(segmentation_node)
     slicer.mrmlScene.RemoveNode(volume_node)
 

@@ -268,6 +268,15 @@ def _beside(path: Path, name: str) -> Path:
     return file
 
 
+def packed_completely(path: Path) -> bool:
+    """Whether all of a gzip-compressed NRRD file is there, for writers that do not notice a full disk."""
+    with open(path, "rb") as stream:
+        while line := stream.readline(_LONGEST_HEADER):
+            if not line.strip():
+                return _unpacks(stream)
+    return False
+
+
 def _packed_well(file: Path, start: int, array: np.ndarray, gzipped: bool) -> bool:
     """Whether compressed voxels hold what was read from them; `start` is their place in the file."""
     with open(file, "rb") as stream:
@@ -280,11 +289,18 @@ def _packed_well(file: Path, start: int, array: np.ndarray, gzipped: bool) -> bo
         if agrees:
             return True
         stream.seek(start)
-        unpacker = zlib.decompressobj(47)  # zlib or gzip, with their checksums
-        count = 0
-        try:
-            while not unpacker.eof and count <= 8 * array.size + _SPARE_BYTES and (packed := stream.read(1 << 14)):
-                count += len(unpacker.decompress(packed))
-        except zlib.error:
-            return False
-        return unpacker.eof
+        return _unpacks(stream, 8 * array.size + _SPARE_BYTES)
+
+
+def _unpacks(stream: IO[bytes], most: float = math.inf) -> bool:
+    """Whether the rest of a file is a whole zlib or gzip stream with the right checksum, of not far more than `most`
+    bytes.
+    """
+    unpacker = zlib.decompressobj(47)
+    count = 0
+    try:
+        while not unpacker.eof and count <= most and (packed := stream.read(1 << 14)):
+            count += len(unpacker.decompress(packed))
+    except zlib.error:
+        return False
+    return unpacker.eof

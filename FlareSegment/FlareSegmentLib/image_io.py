@@ -129,10 +129,9 @@ def write_labels(path: str | os.PathLike[str], labels: np.ndarray, like: Volume)
 def can_be_opened(path: Path) -> bool:
     """Whether ITK and VTK can open a file of this name: one whose bytes are no text ends the process in them."""
     try:
-        str(path).encode()
+        return b"\0" not in str(path).encode()
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def check_is_ct(volume: Volume) -> list[str]:

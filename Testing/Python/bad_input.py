@@ -128,10 +128,29 @@ class Judge:
             expected: "right", "refused", or "either" where the damage may also have hit something harmless.
             words: what the refusal must name.
         """
+        ending = self._run_and_judge(source, results, arguments, words)
+        assert expected in (ending, "either"), f"expected {expected}, not {ending}"
+        if ending == "refused":
+            assert not os.path.lexists(results), contents(results)
+        else:
+            self.check_files(results)
+        return ending
+
+    def refused(self, source: Path, results: Path, arguments: list[object], words: str) -> str:
+        """The same where there may be something at the place of the results, which the caller looks after."""
+        ending = self._run_and_judge(source, results, arguments, words)
+        assert ending == "refused"
+        return ending
+
+    def status(self, arguments: list[object], results: Path) -> int:
+        """The script's exit status, nothing judged."""
+        return self._run([*(str(argument) for argument in arguments), "--output", str(results)])
+
+    def _run_and_judge(self, source: Path, results: Path, arguments: list[object], words: str) -> str:
         before = contents(source)
         self._read_output()
         start = time.monotonic()
-        status = self._run([*(str(argument) for argument in arguments), "--output", str(results)])
+        status = self.status(arguments, results)
         seconds = time.monotonic() - start
         out, error = self._read_output()
         assert seconds < SLOWEST_SECONDS, f"took {seconds:.1f} s"
@@ -139,14 +158,10 @@ class Judge:
         assert contents(source) == before, "the input was changed"
         ending = {0: "right", 2: "refused"}.get(status)
         assert ending, f"status {status}: {error}"
-        assert expected in (ending, "either"), f"expected {expected}: status {status}, {error or out}"
         if ending == "refused":
             assert error.count("\n") == 1 and error.startswith("Error: "), error
             assert len(error) < 1200, error
             assert words.casefold() in error.casefold(), f"{words!r} is not in {error!r}"
-            assert not results.exists(), contents(results)
-        else:
-            self.check_files(results)
         self._tally.add(ending, seconds)
         return ending
 
