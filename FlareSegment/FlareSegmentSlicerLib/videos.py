@@ -76,8 +76,10 @@ def write_slices_video(
     index = busiest_slice(shown, 1, organs)
     coronal = draw_plane(view, shown, organs, box, 1, index, coronal_mm, truth)
     left = column + (side - coronal.shape[1]) // 2
-    still.panel(coronal, left, _TOP, f"Coronal, {position_text(view, 1, index)}", SIDES[1])
-    _legend(still, column, _TOP + coronal.shape[0] + 22, volume, labels, organs, reference is not None)
+    below = _TOP + coronal.shape[0]
+    still.panel(coronal, left, _TOP, "", SIDES[1])
+    still.text(left, below + 6, f"Coronal, {position_text(view, 1, index)}", 17, FAINT)
+    _legend(still, column, below + 48, volume, labels, organs, reference is not None)
 
     pixel_mm = max(width / _AXIAL_WIDTH, height / (_HEIGHT - _TOP - 2 * _GAP))
     start, stop = box[0]
