@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,8 @@ _TAGS = {
     "series_uid": "0020|000e",
     "number": "0020|0011",
     "acquisition": "0020|0012",
+    "photometric": "0028|0004",
+    "bits": "0028|0100",
     "pixel_spacing": "0028|0030",
 }
 _STORED_AS = ("0028|0101", "0028|0103", "0028|1052", "0028|1053")  # bits, sign, rescale intercept and slope
@@ -58,6 +62,8 @@ class DicomSlice:
     series_uid: str
     number: str
     acquisition: str
+    photometric: str
+    bits: str
     pixel_spacing: str
     size: tuple[int, ...]
     components: int
@@ -116,6 +122,10 @@ class DicomSeries:
             return "it is a localizer (scout image)"
         if self.first.components > 1:
             return "it is a color image, such as a secondary capture"
+        if self.first.photometric == "MONOCHROME1":
+            return "its gray values are inverted (MONOCHROME1), not Hounsfield units"
+        if self.first.bits not in ("8", "16"):  # GDCM mixes up the bytes of wider ones; CT has 16 (PS3.3, C.8.2.1)
+            return f"its pixels have {self.first.bits or 'an unknown number of'} bits; a CT has 16"
         if self.slice_count < 2:
             return "it has one slice only"
         if len(self.slices) == 1:
@@ -168,14 +178,14 @@ def read_dicom_folder(folder: Path) -> tuple[Volume, list[str]]:
         raise InputError(
             f"{folder} holds no CT volume (DICOM files by modality: {counts}): name a folder with a CT series."
         )
-    warnings = []
+    remarks = []
     if len(series) > 1:
-        warnings.append(
+        remarks.append(
             f"The folder holds {len(series)} CT volumes: took series {series[0].first.number or '?'} with "
             f"{series[0].slice_count} slices, the largest axial one."
         )
     result = read_series(series[0], f"{folder} (series {series[0].first.number or '?'})")
-    return result.volume, warnings + result.warnings
+    return result.volume, remarks + result.warnings
 
 
 def find_series(folder: Path) -> tuple[list[DicomSeries], list[Path]]:
@@ -218,16 +228,16 @@ def read_series(series: DicomSeries, name: str) -> SeriesVolume:
     """
     if len(series.slices) == 1:
         return _read_multiframe(series.first.path, name)
-    orientation, warnings = series.first.orientation, []
+    orientation, remarks = series.first.orientation, []
     assert orientation is not None  # see DicomSeries.problem
     normal = _normal(orientation)
     ordered, repeated = _one_per_place(series.slices, normal)
     if repeated:
-        warnings.append(f"{repeated} slices lie at the place of another one (a second acquisition) and were left out.")
+        remarks.append(f"{repeated} slices lie at the place of another one (a second acquisition) and were left out.")
     if len(ordered) < 2:
         raise InputError(f"{name} has no two slices at different places: a CT volume is needed.")
     positions = np.array([item.position for item in ordered])
-    spacing_z, direction, remarks = _stack(name, positions, orientation)
+    spacing_z, direction, more = _stack(name, positions, orientation)
     _check_sizes(name, ordered)
     reader = sitk.ImageSeriesReader()
     reader.SetImageIO("GDCMImageIO")
@@ -237,12 +247,21 @@ def read_series(series: DicomSeries, name: str) -> SeriesVolume:
     image = _execute(reader, name)
     array = sitk.GetArrayFromImage(image)
     volume = Volume(array, (*image.GetSpacing()[:2], spacing_z), tuple(positions[0]), direction, name)
-    return SeriesVolume(volume, positions, tuple(item.path for item in ordered), warnings + remarks)
+    return SeriesVolume(volume, positions, tuple(item.path for item in ordered), remarks + more)
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Keeps the warnings of pydicom and highdicom about odd values from stderr: what matters is said in our words."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _describe(path: Path, reader: sitk.ImageFileReader) -> DicomSlice:
     def text(tag: str) -> str:
-        return reader.GetMetaData(tag).strip(" \0") if reader.HasMetaDataKey(tag) else ""
+        value = reader.GetMetaData(tag).strip(" \0") if reader.HasMetaDataKey(tag) else ""
+        return "".join(letter for letter in value if letter.isprintable())
 
     def numbers(tag: str, count: int) -> np.ndarray | None:
         try:
@@ -252,7 +271,7 @@ def _describe(path: Path, reader: sitk.ImageFileReader) -> DicomSlice:
         return values if values.size == count and np.all(np.isfinite(values)) else None
 
     texts = {field: text(tag) for field, tag in _TAGS.items()}
-    texts["modality"] = texts["modality"].upper()
+    texts["modality"], texts["number"] = texts["modality"].upper()[:16], texts["number"][:12]
     orientation = numbers(_ORIENTATION, 6)
     if orientation is not None:
         orientation = orientation.reshape(2, 3)
@@ -286,7 +305,7 @@ def _stack(name: str, positions: np.ndarray, orientation: np.ndarray) -> tuple[f
     normal = _normal(orientation)
     gaps = np.diff(positions @ normal)
     step = float(np.median(gaps))
-    warnings = []
+    remarks = []
     if gaps.max() > 1.5 * step:
         missing = int(np.rint(gaps / step - 1).clip(0).sum())
         raise InputError(
@@ -294,15 +313,15 @@ def _stack(name: str, positions: np.ndarray, orientation: np.ndarray) -> tuple[f
             f"where {step:.1f} mm is usual). Export the series again."
         )
     if gaps.max() - gaps.min() > 0.1 * step:
-        warnings.append(
+        remarks.append(
             f"Slices are unevenly spaced ({gaps.min():.2f} to {gaps.max():.2f} mm): volumes are approximate."
         )
     path = positions[-1] - positions[0]
     length = float(np.linalg.norm(path))
     lean = float(np.degrees(np.arccos(np.clip(path @ normal / length, -1, 1))))
     if lean > 0.5:
-        warnings.append(f"The slices are tilted by {lean:.0f} degrees against the table (gantry tilt).")
-    return length / (len(positions) - 1), np.column_stack([*orientation, path / length]), warnings
+        remarks.append(f"The slices are tilted by {lean:.0f} degrees against the table (gantry tilt).")
+    return length / (len(positions) - 1), np.column_stack([*orientation, path / length]), remarks
 
 
 def _one_per_place(slices: Sequence[DicomSlice], normal: np.ndarray) -> tuple[list[DicomSlice], int]:
@@ -352,12 +371,12 @@ def _read_multiframe(path: Path, name: str) -> SeriesVolume:
     positions = positions[order]
     if np.diff(positions @ normal).min() < 0.01:
         raise InputError(f"{name} holds several frames at one place (several volumes in one file): export one volume.")
-    spacing_z, direction, warnings = _stack(name, positions, orientation)
+    spacing_z, direction, remarks = _stack(name, positions, orientation)
     array = sitk.GetArrayFromImage(_execute(reader, name))
     if len(array) != len(positions):
         raise InputError(f"{name} is damaged: it has {len(array)} frames and describes {len(positions)}.")
     volume = Volume(array[order], (*pixel_spacing[::-1], spacing_z), tuple(positions[0]), direction, name)
-    return SeriesVolume(volume, positions, (path,), warnings)
+    return SeriesVolume(volume, positions, (path,), remarks)
 
 
 def _frames(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
@@ -367,9 +386,10 @@ def _frames(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, tuple[float,
     except ImportError as error:
         raise InputError(f"{name} has several frames, for which the package pydicom is needed: install it.") from error
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True)
-        shared = header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
-        frames = [frame_facts(frame, shared[0]) for frame in header.PerFrameFunctionalGroupsSequence]
+        with quiet_pydicom():
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+            shared = header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
+            frames = [frame_facts(frame, shared[0]) for frame in header.PerFrameFunctionalGroupsSequence]
     except Exception as error:  # pydicom raises nearly anything at damaged files
         raise InputError(
             f"{name} does not say where its frames lie (no plane position, orientation and pixel spacing): export it "

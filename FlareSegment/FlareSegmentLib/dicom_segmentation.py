@@ -9,8 +9,8 @@ pydicom. Neither is imported before it is needed.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .dicom_folder import frame_facts
+from .dicom_folder import frame_facts, quiet_pydicom
 from .errors import InputError
 from .image_io import MAXIMUM_VOXELS
 from .organs import CATEGORY, FLARE22_ORGANS, ORGANS, Organ
@@ -108,8 +108,7 @@ def write_dicom_segmentation(
         identification = highdicom.AlgorithmIdentificationSequence(name=name, family=family, version=version)
     descriptions = [_description(highdicom, organ, n, identification) for n, organ in enumerate(present, start=1)]
     try:
-        with warnings.catch_warnings():  # about names of patients in one part
-            warnings.simplefilter("ignore")
+        with quiet_pydicom():
             dataset = highdicom.seg.Segmentation(
                 source_images=sources,
                 pixel_array=pixels,
@@ -147,22 +146,24 @@ def read_dicom_segmentation(path: str | os.PathLike[str], like: Volume | None = 
     """
     pydicom = _pydicom()
     path = Path(path)
-    try:
-        dataset = pydicom.dcmread(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # pydicom raises nearly anything at what is not DICOM
-        raise InputError(f"{path} is no DICOM file, or it is damaged: export it again.") from error
-    if dataset.get("Modality") != "SEG" or "SegmentSequence" not in dataset:
-        raise InputError(f"{path} is no DICOM Segmentation (its modality is {dataset.get('Modality') or 'not given'}).")
-    try:
-        return _read(dataset, path, like)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"{path} is damaged: it lacks what a DICOM Segmentation must have. Export it again."
-        ) from error
+    with quiet_pydicom():
+        try:
+            dataset = pydicom.dcmread(path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        except Exception as error:  # pydicom raises nearly anything at what is not DICOM
+            raise InputError(f"{path} is no DICOM file, or it is damaged: export it again.") from error
+        try:
+            if dataset.get("Modality") != "SEG" or "SegmentSequence" not in dataset:
+                kind = re.sub(r"[^A-Z]", "", str(dataset.get("Modality") or "unknown"))[:16]
+                raise InputError(f"{path} is no DICOM Segmentation (its modality is {kind}).")
+            return _read(dataset, path, like)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{path} is damaged: it lacks what a DICOM Segmentation must have. Export it again."
+            ) from error
 
 
 def referenced_series(dataset) -> str:
@@ -415,7 +416,7 @@ def _frame_reader(dataset: Any, path: Path, count: int, size: tuple[int, int]) -
     bits, pixels = int(dataset.BitsAllocated), size[0] * size[1]
     kind = dataset.SegmentationType
     if kind not in ("BINARY", "FRACTIONAL", "LABELMAP") or bits not in (1, 8, 16):
-        raise InputError(f"{path} is of a kind that is not supported ({kind}, {bits} bits).")
+        raise InputError(f"{path} is of a kind of segmentation that is not supported ({bits} bits per pixel).")
     half = 0.5 * float(dataset.get("MaximumFractionalValue", 1)) if kind == "FRACTIONAL" else None
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_compressed and not syntax.is_deflated:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from FlareSegmentLib.dicom_folder import DicomSeries, find_series, read_series
-from FlareSegmentLib.dicom_segmentation import read_dicom_segmentation, referenced_series
+from FlareSegmentLib.dicom_folder import DicomSeries, find_series, quiet_pydicom, read_series
+from FlareSegmentLib.dicom_segmentation import describe_segments, read_dicom_segmentation, referenced_series
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.image_io import check_is_ct
 from FlareSegmentLib.organs import FLARE22_ORGANS, Organ, organ_by_key
@@ -131,7 +131,8 @@ def look_through(
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: name a folder with DICOM files.")
     found, others = find_series(folder)
-    objects, rest = _label_objects([*others, *(item.path for one in found for item in one.slices if _is_seg(one))])
+    with quiet_pydicom():
+        objects, rest = _label_objects([*others, *(item.path for one in found for item in one.slices if _is_seg(one))])
     if not found and not objects:
         raise InputError(f"{folder} holds no DICOM files: name the folder that the export was saved to.")
     by_series: dict[str, list[LabelObject]] = defaultdict(list)
@@ -221,8 +222,6 @@ def _draw(item: LabelObject, volume: Volume) -> tuple[np.ndarray, frozenset[str]
 def _label_objects(paths: Sequence[Path]) -> tuple[list[LabelObject], list[Path]]:
     """DICOM Segmentations and structure sets among files, and the other files."""
     import pydicom
-
-    from FlareSegmentLib.dicom_segmentation import describe_segments
 
     objects, rest = [], []
     for path in dict.fromkeys(paths):

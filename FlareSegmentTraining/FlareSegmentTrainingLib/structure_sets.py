@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from FlareSegmentLib.dicom_folder import quiet_pydicom
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import organ_by_key
 from FlareSegmentLib.volume import Volume
@@ -82,33 +83,9 @@ def read_structure_set(path: Path, like: Volume) -> StructureLabels:
     Raises:
         InputError: the file is no structure set or damaged.
     """
-    pydicom = require_pydicom()
-    try:
-        dataset = pydicom.dcmread(path, force=True)
-        if dataset.get("Modality") != "RTSTRUCT":
-            raise InputError(f"{path} is no structure set (RTSTRUCT).")
-        organs, refused = structure_organs(dataset)
-        contours = {int(item.ReferencedROINumber): item for item in dataset.get("ROIContourSequence") or ()}
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is a damaged structure set: export it again.") from error
-    labels = np.zeros(like.array.shape, np.uint8)
-    inverse = np.linalg.inv(like.affine_lps)
-    drawn, overlap = set(), 0
-    for organ, number in sorted(organs.items(), key=lambda pair: organ_by_key(pair[0]).label):
-        try:
-            mask = _draw(contours.get(number), inverse, like.array.shape)
-        except InputError as error:
-            refused[organ] = str(error)
-            continue
-        overlap += int(np.count_nonzero(mask & (labels > 0)))
-        labels[mask & (labels == 0)] = organ_by_key(organ).label
-        drawn.add(organ)
-    remarks = [f"{organ} is not taken: {reason}" for organ, reason in refused.items()]
-    if overlap:
-        remarks.append(f"{overlap} voxels lie in two structures")
-    return StructureLabels(labels, frozenset(drawn), refused, tuple(remarks))
+    require_pydicom()
+    with quiet_pydicom():
+        return _read(path, like)
 
 
 def fill_even_odd(contours: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
@@ -137,6 +114,37 @@ def fill_even_odd(contours: list[np.ndarray], shape: tuple[int, int]) -> np.ndar
         columns = np.clip(np.ceil(crossings), 0, shape[1]).astype(int)
         np.add.at(flips, (rows, columns), 1)
     return np.cumsum(flips[:, :-1], axis=1) % 2 == 1
+
+
+def _read(path: Path, like: Volume) -> StructureLabels:
+    import pydicom
+
+    try:
+        dataset = pydicom.dcmread(path, force=True)
+        if dataset.get("Modality") != "RTSTRUCT":
+            raise InputError(f"{path} is no structure set (RTSTRUCT).")
+        organs, refused = structure_organs(dataset)
+        contours = {int(item.ReferencedROINumber): item for item in dataset.get("ROIContourSequence") or ()}
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is a damaged structure set: export it again.") from error
+    labels = np.zeros(like.array.shape, np.uint8)
+    inverse = np.linalg.inv(like.affine_lps)
+    drawn, overlap = set(), 0
+    for organ, number in sorted(organs.items(), key=lambda pair: organ_by_key(pair[0]).label):
+        try:
+            mask = _draw(contours.get(number), inverse, like.array.shape)
+        except InputError as error:
+            refused[organ] = str(error)
+            continue
+        overlap += int(np.count_nonzero(mask & (labels > 0)))
+        labels[mask & (labels == 0)] = organ_by_key(organ).label
+        drawn.add(organ)
+    remarks = [f"{organ} is not taken: {reason}" for organ, reason in refused.items()]
+    if overlap:
+        remarks.append(f"{overlap} voxels lie in two structures")
+    return StructureLabels(labels, frozenset(drawn), refused, tuple(remarks))
 
 
 def _draw(item, inverse: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
