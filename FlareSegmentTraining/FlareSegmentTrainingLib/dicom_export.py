@@ -160,7 +160,7 @@ def look_through(
             continue
         organs = frozenset().union(*(item.organs for item in labels))
         weights = {organ.key: float(organ.key in organs) for organ in FLARE22_ORGANS}
-        patient = "\0".join((one.first.patient_id, one.first.patient_name)).strip("\0") or one.first.study_uid
+        patient = one.first.patient_id or one.first.patient_name or one.first.study_uid
         cases.append(
             DicomCase(
                 _unused(place, cases), None, None, weights, patient=patient,

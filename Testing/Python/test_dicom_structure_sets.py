@@ -22,8 +22,8 @@ NAMES = {
     "liver": "Liver LIVER liver Leber Foie Hígado Fegato Fígado Lever Hepar Liver_organ OAR_Liver",
     "right_kidney": (
         "Kidney_R|Kidney, Right|RKidney|KidneyR|rkidney|Right Kidney|Rt. Kidney|Kidney Rt|kidney_right|"
-        "Niere re|Niere_rechts|Rechte Niere|NIERE RE|Rein droit|Rein D|Rein_dt|Riñón der|Riñón derecho|Rene dx|Rene destro|"
-        "Rim direito|Nier rechts|Höger njure|Nyre højre|Høyre nyre|Ren dexter|Niere R|RK"
+        "Niere re|Niere_rechts|Rechte Niere|NIERE RE|Rein droit|Rein D|Rein_dt|Riñón der|Riñón derecho|Rene dx|"
+        "Rene destro|Rim direito|Nier rechts|Höger njure|Nyre højre|Høyre nyre|Ren dexter|Niere R|RK"
     ),
     "left_kidney": (
         "Kidney_L|Kidney, Left|LKidney|KidneyL|lkidney|Left Kidney|Lt. Kidney|Niere li|Niere_links|Linke Niere|"
