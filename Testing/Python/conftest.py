@@ -51,7 +51,7 @@ def _tally(figures):
 
 
 @pytest.fixture(scope="session")
-def _segment_script(_slicer_session, repository):
+def segment_script(_slicer_session, repository):
     """segment.py as a module of this process."""
     from bad_input import load_script
 
@@ -59,12 +59,12 @@ def _segment_script(_slicer_session, repository):
 
 
 @pytest.fixture
-def judge(_segment_script, _tally, monkeypatch, capfd):
+def judge(segment_script, _tally, monkeypatch, capfd):
     """Function that runs segment.py in this process, with a model whose answer is known, and judges how it ends."""
     from bad_input import Judge, use_known_model
 
     use_known_model(monkeypatch)
-    return Judge(_segment_script.main, capfd.readouterr, _tally)
+    return Judge(segment_script.main, capfd.readouterr, _tally)
 
 
 @pytest.fixture(scope="session")
