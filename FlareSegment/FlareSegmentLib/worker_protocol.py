@@ -490,7 +490,7 @@ def encode_event(event: Event) -> bytes:
 def decode_event(line: bytes | str) -> Event:
     """The event in a line. Raises ProtocolError."""
     message = _decode(line)
-    kind = _EVENTS.get(message.pop("event", ""))
+    kind = _EVENTS.get(str(message.pop("event", "")))
     if kind is None:
         raise ProtocolError("not an event of this protocol")
     try:
