@@ -8,13 +8,14 @@ sections, and what the logic does (`FlareSegmentSlicerLib.segmentation_logic`), 
 import functools
 import logging
 from pathlib import Path
+from typing import Union
 
 import qt
 import slicer
 import vtk
 from slicer import (
+    vtkMRMLLabelMapVolumeNode,
     vtkMRMLMarkupsROINode,
-    vtkMRMLNode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
     vtkSegmentation,
@@ -88,7 +89,7 @@ class FlareSegmentParameterNode:
     modelFolder: str = ""
     organs: list[str]
     roi: vtkMRMLMarkupsROINode
-    reference: vtkMRMLNode
+    reference: Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode]  # noqa: UP007  as the wrapper reads it
 
 
 class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

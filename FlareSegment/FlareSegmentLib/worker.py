@@ -162,7 +162,7 @@ class Worker:
         found = segmenter.segment(volume, progress, cancelled, request.organs, request.region)
         box = bounding_box(found.labels)
         region = request.region or tuple(slice(0, n) for n in found.labels.shape)
-        organs = _offset(organ_statistics(_part(volume, region), found.labels[region], found.organs), region)
+        organs = offset(organ_statistics(part(volume, region), found.labels[region], found.organs), region)
         if cancelled():
             raise Cancelled
         surfaces = self._write_surfaces(request, volume, found, cancelled)
@@ -221,13 +221,14 @@ class Worker:
         return self._segmenter
 
 
-def _part(volume: Volume, region: tuple[slice, ...]) -> Volume:
+def part(volume: Volume, region: tuple[slice, ...]) -> Volume:
+    """A box (z, y, x) of a volume, not copied."""
     corner = [extent.start for extent in reversed(region)]
     origin = tuple((volume.affine_lps @ [*corner, 1.0])[:3])
     return Volume(volume.array[region], volume.spacing, origin, volume.direction)
 
 
-def _offset(organs: dict[str, dict[str, Any]], region: tuple[slice, ...]) -> dict[str, dict[str, Any]]:
+def offset(organs: dict[str, dict[str, Any]], region: tuple[slice, ...]) -> dict[str, dict[str, Any]]:
     """Statistics of a part of the volume with centers in indices of the whole one."""
     for facts in organs.values():
         if facts["center"] is not None:

@@ -15,7 +15,11 @@ def register_sample_data() -> None:
     import SampleData
 
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="FlareSegment", sampleName=PHANTOM, customDownloader=lambda source=None: [add_phantom()]
+        category="FlareSegment",
+        sampleName=PHANTOM,
+        uris=[],
+        fileNames=[],
+        customDownloader=lambda source=None: [add_phantom()],
     )
 
 

@@ -150,7 +150,7 @@ class Snapshot:
         """Bring the organs back; returns the snapshot of those that were there until now."""
         replaced = Snapshot(self.node)
         segmentation = self.node.GetSegmentation()
-        with slicer.util.NodeModify(self._node):
+        with slicer.util.NodeModify(self.node):
             for segment_id, _segment in replaced._segments:
                 segmentation.RemoveSegment(segment_id)
             for segment_id, segment in self._segments:

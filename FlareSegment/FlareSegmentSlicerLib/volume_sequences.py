@@ -43,9 +43,10 @@ class FrameSequence:
         """Let the segmentation node follow the browser from now on."""
         if self._results is None:
             return
-        self._browser.AddSynchronizedSequenceNode(self._results)
-        self._browser.AddProxyNode(segmentationNode, self._results, False)
-        slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(self._browser)
+        logic = slicer.modules.sequences.logic()
+        with slicer.util.NodeModify(self._browser):  # else a proxy node of its own would be made in between
+            logic.AddSynchronizedNode(self._results, segmentationNode, self._browser)
+        logic.UpdateProxyNodesFromSequences(self._browser)
 
 
 def frame_sequence(volumeNode: slicer.vtkMRMLVolumeNode | None) -> FrameSequence | None:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
+
+import numpy as np
+import pytest
+
+from FlareSegmentLib.organs import ORGANS
+
+FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
 
 
 class Panel:
@@ -62,3 +70,46 @@ def segmentations():
     import slicer
 
     return slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+
+
+@pytest.fixture
+def panel(slicer_app, load_module, repository, monkeypatch):
+    """The opened panel with a worker without networks behind it, and none of an earlier test's settings."""
+    import qt
+    import slicer
+
+    from FlareSegmentSlicerLib.worker_process import WorkerProcess
+
+    qt.QSettings().remove("FlareSegment")
+    load_module(repository / "FlareSegment" / "FlareSegment.py")
+    module = sys.modules["FlareSegment"]
+    monkeypatch.setattr(module, "MODEL_FOLDER", Path("good"))
+    widget = slicer.util.getModuleWidget("FlareSegment")
+    widget.logic.close()
+    monkeypatch.setattr(widget.logic, "_worker", WorkerProcess([sys.executable, str(FAKE_WORKER)]))
+    slicer.util.selectModule("FlareSegment")
+    slicer_app.processEvents()
+    opened = Panel(slicer_app, module, widget)
+    yield opened
+    widget = slicer.util.getModuleWidget("FlareSegment")
+    widget.logic.close()
+    widget._showMessage("")
+
+
+def add_ct(name="CT of the abdomen", shape=(40, 50, 60)):
+    """A volume in which 1000 HU and more stand for the organ that the worker without networks shall find."""
+    import slicer
+
+    z, y, x = np.indices(shape)
+    array = np.where((z - 20) ** 2 + (y - 25) ** 2 + (x - 30) ** 2 < 400, 40, -1000).astype(np.int16)
+    for organ, (cz, cy, cx, radius) in zip(
+        ORGANS, ((24, 20, 20, 9), (12, 32, 22, 5), (13, 32, 38, 5), (26, 28, 42, 5)), strict=True
+    ):
+        array[(z - cz) ** 2 + (y - cy) ** 2 + (x - cx) ** 2 < radius**2] = 1000 + organ.label
+    matrix = np.diag([-5.0, -5.0, 5.0, 1.0])
+    node = slicer.util.addVolumeFromArray(array, ijkToRAS=matrix, name=name)
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAutoWindowLevel(False)
+    node.GetDisplayNode().SetWindowLevel(2400, 200)
+    slicer.util.setSliceViewerLayers(background=node, fit=True)
+    return node

@@ -13,51 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from panel_driver import Panel, segmentations
+from panel_driver import FAKE_WORKER, Panel, add_ct, panel, segmentations  # noqa: F401  panel is a fixture
 
 from FlareSegmentLib.organs import ORGANS
-
-FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
-
-
-@pytest.fixture
-def panel(slicer_app, load_module, repository, monkeypatch):
-    import slicer
-
-    from FlareSegmentSlicerLib.worker_process import WorkerProcess
-
-    load_module(repository / "FlareSegment" / "FlareSegment.py")
-    module = sys.modules["FlareSegment"]
-    monkeypatch.setattr(module, "MODEL_FOLDER", Path("good"))
-    widget = slicer.util.getModuleWidget("FlareSegment")
-    widget.logic.close()
-    monkeypatch.setattr(widget.logic, "_worker", WorkerProcess([sys.executable, str(FAKE_WORKER)]))
-    slicer.util.selectModule("FlareSegment")
-    slicer_app.processEvents()
-    opened = Panel(slicer_app, module, widget)
-    yield opened
-    widget = slicer.util.getModuleWidget("FlareSegment")
-    widget.logic.close()
-    widget._showMessage("")
-
-
-def add_ct(name="CT of the abdomen", shape=(40, 50, 60)):
-    """A volume in which 1000 HU and more stand for the organ that the worker without networks shall find."""
-    import slicer
-
-    z, y, x = np.indices(shape)
-    array = np.where((z - 20) ** 2 + (y - 25) ** 2 + (x - 30) ** 2 < 400, 40, -1000).astype(np.int16)
-    for organ, (cz, cy, cx, radius) in zip(
-        ORGANS, ((24, 20, 20, 9), (12, 32, 22, 5), (13, 32, 38, 5), (26, 28, 42, 5)), strict=True
-    ):
-        array[(z - cz) ** 2 + (y - cy) ** 2 + (x - cx) ** 2 < radius**2] = 1000 + organ.label
-    matrix = np.diag([-5.0, -5.0, 5.0, 1.0])
-    node = slicer.util.addVolumeFromArray(array, ijkToRAS=matrix, name=name)
-    node.CreateDefaultDisplayNodes()
-    node.GetDisplayNode().SetAutoWindowLevel(False)
-    node.GetDisplayNode().SetWindowLevel(2400, 200)
-    slicer.util.setSliceViewerLayers(background=node, fit=True)
-    return node
 
 
 def test_an_empty_scene_explains_itself(panel, screenshots):

@@ -8,6 +8,11 @@ from __future__ import annotations
 import slicer
 
 
+def downloadSample(sampleName):
+    """In Slicer this downloads and loads one of its samples."""
+    raise RuntimeError(f"the embedded Slicer downloads nothing, and so not {sampleName}")
+
+
 class SampleDataLogic:
     """Keeps the names of registered data sets by category, in `slicer.modules.sampleDataSources`."""
 
