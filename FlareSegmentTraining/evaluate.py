@@ -74,7 +74,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         f"{', '.join(LABEL_MAPS)}, a JSON file, or 1=liver,2=other",
     )
     parser.add_argument(
-        "--prediction-label-map", metavar="MAP", help="the same for --predictions; default: FlareSegment's own values"
+        "--prediction-label-map",
+        metavar="MAP",
+        help="the same for --predictions; default: labels.json in the folder, or FlareSegment's own four values",
     )
     parser.add_argument("--layout", choices=LAYOUTS, help="take --data for this layout instead of finding it out")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object, last")
@@ -106,7 +108,7 @@ def evaluate(options: argparse.Namespace) -> dict:
         write_json,
     )
     from FlareSegmentTrainingLib.html_report import write_report
-    from FlareSegmentTrainingLib.label_maps import LABEL_MAPS, parse_label_map
+    from FlareSegmentTrainingLib.label_maps import parse_label_map
 
     keys = None
     if options.organs is not None:
@@ -116,9 +118,7 @@ def evaluate(options: argparse.Namespace) -> dict:
     label_map = parse_label_map(options.label_map) if options.label_map else None
     if options.predictions is not None:
         meaning = options.prediction_label_map
-        predictor = FolderPredictor(
-            options.predictions, parse_label_map(meaning) if meaning else LABEL_MAPS["flaresegment13"]
-        )
+        predictor = FolderPredictor(options.predictions, parse_label_map(meaning) if meaning else None)
     else:
         predictor = ModelPredictor(_model_folder(options.model), options.device)
     other = _Other(options) if options.compare is not None else None
@@ -317,6 +317,9 @@ def main(arguments: list[str]) -> int:
         return _fail(BAD_INPUT, error)
     except FlareSegmentError as error:
         return _fail(FAILED, error)
+    except ModuleNotFoundError as error:
+        advice = " Install Slicer's PyTorch extension and install PyTorch with it." if error.name == "torch" else ""
+        return _fail(FAILED, f"The Python package {error.name} is missing.{advice}")
     except KeyboardInterrupt:
         return _fail(FAILED, "Stopped; the same command goes on.")
     except BaseException as error:  # noqa: BLE001  an exception that leaves the script would leave Slicer running

@@ -31,7 +31,7 @@ REFERENCE = (70, 225, 255)
 DISCLAIMER = "Not for clinical use"
 _GAP = 14
 _AROUND_ORGANS_MM = 45.0
-_JPEG_QUALITY = 88
+_JPEG_QUALITY = 82
 
 # Slices -------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ from FlareSegmentLib.volume import Volume
 
 from .archives import sha256
 from .cases import Case, _cases
-from .dataset_layouts import Found, LeftOut, Pair, _case_key, _quality, _volumes, _with_map
+from .dataset_layouts import LABEL_MAP_FILE, Found, LeftOut, Pair, _case_key, _quality, _volumes, _with_map
 from .label_maps import LABEL_MAPS, LabelMap
 from .run_folder import save_whole
 
@@ -70,11 +70,13 @@ class Predictor(Protocol):
     """What gives the labels that are measured.
 
     Attributes:
+        kind: "model" or "label maps".
         name: what the report calls it.
-        identity: SHA-256 of what its predictions depend on; of a folder, only of what makes it another one.
+        identity: tells it from others; of a model, the SHA-256 of its files.
         organs: keys of the organs that it can find.
     """
 
+    kind: str
     name: str
     identity: str
     organs: frozenset[str]
@@ -95,6 +97,8 @@ class ModelPredictor:
         ModelError: there is no usable model in the folder.
         InputError: the device is not there.
     """
+
+    kind = "model"
 
     def __init__(self, folder: Path, device: str = "auto") -> None:
         from FlareSegmentLib.model_file import DESCRIPTION_FILE, WEIGHTS_FILE, read_description
@@ -124,25 +128,32 @@ class ModelPredictor:
 class FolderPredictor:
     """A folder of label maps, one for each case: <case>_labels.nii.gz, <case>.nii.gz or the like.
 
+    Args:
+        label_map: what their values mean; by default what labels.json in the folder says, or FlareSegment's own four.
+
     Raises InputError where the folder holds no label map.
     """
 
-    def __init__(self, folder: Path, label_map: LabelMap) -> None:
+    kind = "label maps"
+
+    def __init__(self, folder: Path, label_map: LabelMap | None = None) -> None:
         if not folder.is_dir():
             raise InputError(f"{folder} is no folder; name the folder of the predicted label maps.")
-        self._label_map = label_map
         self._files = _label_files(folder)
-        if not self._files:
-            raise InputError(f"{folder} holds no label map (.nii.gz, .nrrd, .mha).")
+        self._label_map = label_map or _label_map_of(folder)
         self.name = folder.resolve().name
-        self.identity = _digest(["folder", self.name, label_map.organs])
-        self.organs = label_map.labeled
+        # Not the files' content: each has its own key, and label maps may be added between two runs.
+        self.identity = _digest([str(folder.resolve()), self._label_map.organs])
+        self.organs = self._label_map.labeled
 
     def identity_of(self, case: str) -> str:
         return _digest([sha256(self._file(case)), self._label_map.organs])
 
     def predict(self, case: str, volume: Volume) -> Prediction:
-        return Prediction(read_labels_on(self._file(case), volume, self._label_map))
+        try:
+            return Prediction(read_labels_on(self._file(case), volume, self._label_map))
+        except InputError as error:
+            raise InputError(f"its prediction: {error}".replace(" --label-map", " --prediction-label-map")) from error
 
     def _file(self, case: str) -> Path:
         file = self._files.get(case) or self._files.get(_case_key(case))
@@ -166,12 +177,22 @@ def read_labels_on(path: Path, volume: Volume, label_map: LabelMap) -> np.ndarra
 
 
 def _label_files(folder: Path) -> dict[str, Path]:
-    """Label maps of a folder by the name of their case; CTs beside them (<case>_ct) are passed over."""
+    """Label maps of a folder by the name of their case; CTs beside them (<case>_ct) are passed over. Raises InputError
+    where there is none.
+    """
     files = {stem: file for stem, file in _volumes(folder).items() if not stem.endswith("_ct")}
     named = {_case_key(stem): file for stem, file in files.items()}
+    if not files:
+        raise InputError(f"{folder} holds no label map (.nii.gz, .nrrd, .mha).")
     if len(named) < len(files):  # names that only differ in what would be taken off
         named = files
     return named
+
+
+def _label_map_of(folder: Path) -> LabelMap:
+    """What labels.json in the folder or above it says, else FlareSegment's own values of four organs."""
+    pair = Pair(folder.name, folder, folder)
+    return _with_map(Found("labels", (pair,)), LABEL_MAPS["flaresegment"], folder).pairs[0].label_map
 
 
 # References ---------------------------------------------------------------------------------------
@@ -195,12 +216,9 @@ def find_references(
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; name the folder of the reference label maps.")
-    files, quality = _label_files(folder), _quality(folder)
-    if not files:
-        raise InputError(f"{folder} holds no label map (.nii.gz, .nrrd, .mha).")
-    pairs = [Pair(name, file, file, grades=quality.get(name, {})) for name, file in sorted(files.items())]
-    found = _with_map(Found("labels", tuple(pairs)), LABEL_MAPS["flaresegment"], folder)
-    cases = _cases(found, str(folder), label_map, left_out)
+    files, quality, meaning = _label_files(folder), _quality(folder), _label_map_of(folder)
+    pairs = [Pair(name, file, file, meaning, grades=quality.get(name, {})) for name, file in sorted(files.items())]
+    cases = _cases(Found("labels", tuple(pairs)), str(folder), label_map, left_out)
     plain = [{item.name: getattr(case, item.name) for item in fields(case)} for case in cases]
     return [LabelsOnlyCase(**{**values, "image": None}) for values in plain]
 
@@ -318,7 +336,7 @@ class Evaluation:
     """What was measured.
 
     Attributes:
-        name, identity: of the predictor.
+        kind, name, identity: of the predictor.
         organs: what was measured, in the order of their labels.
         cases: case name -> record: "organs" (see `measure`), "size", "spacing_mm", "reference_sha256", "warnings",
             "pictures", "prediction" (file below the output folder).
@@ -326,6 +344,7 @@ class Evaluation:
         reused: how many cases an earlier run had measured.
     """
 
+    kind: str
     name: str
     identity: str
     organs: tuple[Organ, ...]
@@ -338,7 +357,7 @@ class Evaluation:
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
-            "subject": {"name": self.name, "sha256": self.identity},
+            "subject": {"kind": self.kind, "name": self.name, "identity": self.identity},
             "organs": {organ.key: {"label": organ.label, "nsd_mm": organ.nsd_tolerance_mm} for organ in self.organs},
             "cases": self.cases,
             "left_out": [{"case": item.name, "reason": item.reason} for item in self.left_out],
@@ -387,7 +406,7 @@ def evaluate_cases(
         FlareSegmentError: the disk does not take the files, or there is too little memory.
     """
     _claim(output, predictor)
-    evaluation = Evaluation(predictor.name, predictor.identity, organs, {}, list(left_out))
+    evaluation = Evaluation(predictor.kind, predictor.name, predictor.identity, organs, {}, list(left_out))
     for number, case in enumerate(cases, start=1):
         try:
             record, reused = _evaluate_case(case, predictor, organs, output, draw)
@@ -442,17 +461,21 @@ def _claim(output: Path, predictor: Predictor) -> None:
     if subject.is_file():
         try:
             content = json.loads(subject.read_text(encoding="utf-8"))
-            if content["sha256"] == predictor.identity:
+            if content["identity"] == predictor.identity:
                 return
             name = content["name"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{subject} is damaged: choose another folder with --output.") from error
-        raise InputError(f"{output} holds the evaluation of another model ({name}): choose another folder.")
+        raise InputError(f"{output} holds the evaluation of something else ({name}): choose another folder.")
     if (output / RECORDS).exists() or (output / RESULT_FILE).exists():
         raise InputError(f"{output} holds files that are not of an evaluation: choose another folder with --output.")
     try:
         subject.parent.mkdir(parents=True)
-        write_json(subject, {"name": predictor.name, "sha256": predictor.identity})
+        for folder in (PICTURES, PREDICTIONS):
+            (output / folder).mkdir(exist_ok=True)
+        # So that the predictions can be evaluated themselves, with --predictions.
+        write_json(output / PREDICTIONS / LABEL_MAP_FILE, {organ.label: organ.key for organ in FLARE22_ORGANS})
+        write_json(subject, {"name": predictor.name, "identity": predictor.identity})
     except (OSError, FlareSegmentError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{output} cannot be written ({reason}): choose another folder with --output.") from error
@@ -485,8 +508,6 @@ def _evaluate_case(
     rows = measure(labels, reference, volume, organs, case.labeled)
     pictures: list[dict[str, str]] = []
     more: list[str] = []
-    for folder in (PICTURES, PREDICTIONS):
-        (output / folder).mkdir(exist_ok=True)
     if draw is not None:
         counted = [organ for organ in organs if rows[organ.key]["status"] != NOT_LABELED]
         try:

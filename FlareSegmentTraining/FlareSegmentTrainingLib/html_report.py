@@ -27,6 +27,8 @@ from .evaluation import (
 from .run_folder import save_whole
 
 REPORT_FILE = "report.html"
+PICTURED_CASES = 20
+"""So many cases, the worst, have their pictures in the file, which stays below 10 MB; all lie in a folder beside it."""
 
 _TITLES = {
     "dice": "Dice",
@@ -107,7 +109,10 @@ def write_report(output: Path, content: Mapping, videos: Mapping[str, Sequence[s
         _method(organs, content["cases"]),
         "<h2>Cases, the worst first</h2>",
         _key(),
-        *(_case(output, name, content["cases"][name], organs, videos.get(name, ())) for name in _ranked(content)),
+        *(
+            _case(output, name, content["cases"][name], organs, videos.get(name, ()), rank < PICTURED_CASES)
+            for rank, name in enumerate(_ranked(content))
+        ),
     ]
     title = f"Evaluation of {_text(content['subject']['name'])}"
     text = (
@@ -128,10 +133,11 @@ def _head(content: Mapping, organs: Sequence[Organ]) -> str:
     overall = f" Mean Dice over the organs: <b>{statistics.fmean(means):.3f}</b>." if means else ""
     count = len(content["cases"])
     names = ", ".join(organ.name.lower() for organ in organs)
+    checksum = f"Model SHA-256 {_text(subject['identity'][:16])}&hellip;" if subject["kind"] == "model" else ""
     return (
         f"<h1>Evaluation of {_text(subject['name'])}</h1>"
         f'<p class="faint">FlareSegment. Research tool, not for clinical use. '
-        f"SHA-256 {_text(subject['sha256'][:16])}&hellip;</p>"
+        f"{checksum}</p>"
         f"<p>{count} {'case' if count == 1 else 'cases'}: {_text(names)}.{overall}</p>"
     )
 
@@ -307,7 +313,9 @@ def _key() -> str:
     )
 
 
-def _case(output: Path, name: str, record: Mapping, organs: Sequence[Organ], videos: Sequence[str]) -> str:
+def _case(
+    output: Path, name: str, record: Mapping, organs: Sequence[Organ], videos: Sequence[str], pictured: bool
+) -> str:
     rows = []
     for organ in organs:
         row = record["organs"][organ.key]
@@ -333,7 +341,10 @@ def _case(output: Path, name: str, record: Mapping, organs: Sequence[Organ], vid
         parts.append(
             f'<ul class="notes faint">{"".join(f"<li>{_text(text)}</li>" for text in record["warnings"])}</ul>'
         )
-    for kind in ("plane", "detail", "surfaces"):
+    if not pictured and record["pictures"]:
+        files = ", ".join(_text(picture["file"]) for picture in record["pictures"])
+        parts.append(f'<p class="faint">Pictures in the folder {PICTURES}: {files}</p>')
+    for kind in ("plane", "detail", "surfaces") if pictured else ():
         figures = [_figure(output, name, picture) for picture in record["pictures"] if picture["kind"] == kind]
         if figures:
             parts.append(f'<div class="pictures {kind}">{"".join(figures)}</div>')

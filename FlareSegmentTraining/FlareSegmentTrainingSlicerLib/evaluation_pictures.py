@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from FlareSegmentLib.metrics import dice
 from FlareSegmentLib.organs import Organ
 from FlareSegmentLib.volume import Volume
 from FlareSegmentSlicerLib.drawing import SIDES, Canvas, box_to_show, busiest_slice, draw_plane, position_text
@@ -20,6 +21,7 @@ from FlareSegmentSlicerLib.surfaces import OrganView, RenderingUnavailable
 _PLANES = ("Axial", "Coronal", "Sagittal")
 _PLANE_PIXELS = 600
 _DETAIL_PIXELS = 380
+_DETAILS = 4
 _DETAIL_MARGIN_MM = 25.0
 _VIEW_PIXELS = (600, 450)
 
@@ -58,7 +60,7 @@ def draw_case(
         pixel_mm = _pixel_mm(view, box, axis, _PLANE_PIXELS)
         image = draw_plane(view, shown, organs, box, axis, index, pixel_mm, truth)
         save("plane", plane.lower(), f"{plane}, {position_text(view, axis, index)}", image, SIDES[axis])
-    for organ in organs:
+    for organ in _worst_organs(shown, truth, organs):
         index = _worst_slice(shown, truth, 0, [organ])
         detail = _box_around(view, (shown[index] == organ.label) | (truth[index] == organ.label), index)
         if detail is None:
@@ -75,6 +77,13 @@ def draw_case(
     except RenderingUnavailable as error:
         return pictures, [str(error)]
     return pictures, []
+
+
+def _worst_organs(labels: np.ndarray, reference: np.ndarray, organs: Sequence[Organ]) -> list[Organ]:
+    """At most _DETAILS organs, those with the lowest Dice, in the order of their labels."""
+    scores = {organ.key: dice(labels == organ.label, reference == organ.label) for organ in organs}
+    worst = sorted(organs, key=lambda organ: scores[organ.key])[:_DETAILS]
+    return [organ for organ in organs if organ in worst]
 
 
 def _worst_slice(labels: np.ndarray, reference: np.ndarray, axis: int, organs: Sequence[Organ]) -> int:

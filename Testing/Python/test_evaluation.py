@@ -49,7 +49,7 @@ def rows_of(labels: np.ndarray, reference: np.ndarray, labeled=KEYS) -> dict:
 class EchoPredictor:
     """Answers with the case's own labels, eroded at one side, and counts how often it is asked."""
 
-    name, organs = "echo", frozenset(KEYS)
+    kind, name, organs = "model", "echo", frozenset(KEYS)
 
     def __init__(self, folder: Path, identity: str = "1") -> None:
         self.folder, self.identity, self.asked = folder, hashlib.sha256(identity.encode()).hexdigest(), []
@@ -166,7 +166,7 @@ def test_another_program_measures_again(data: Path, tmp_path: Path, monkeypatch:
 def test_another_model_needs_another_folder(data: Path, tmp_path: Path) -> None:
     evaluated(data, tmp_path / "out")
     before = (tmp_path / "out/cases/a.json").read_bytes()
-    with pytest.raises(InputError, match="another model"):
+    with pytest.raises(InputError, match="something else"):
         evaluated(data, tmp_path / "out", EchoPredictor(data, "2"))
     assert (tmp_path / "out/cases/a.json").read_bytes() == before
     (tmp_path / "foreign").mkdir()
@@ -237,7 +237,7 @@ def test_predictions_on_another_grid_or_missing_are_left_out(tmp_path: Path) -> 
     labels = layouts.ct_and_labels(0)[1]
     layouts.write(tmp_path / "predictions/a_labels.nii.gz", labels)
     layouts.write(tmp_path / "predictions/b_labels.nii.gz", labels, origin=(0.0, 0.0, 0.0))
-    predictor = FolderPredictor(tmp_path / "predictions", LABEL_MAPS["flaresegment13"])
+    predictor = FolderPredictor(tmp_path / "predictions", None)
     found = evaluate_cases(find_cases(data), predictor, ORGANS, tmp_path / "out", None, say=lambda line: None)
     reasons = {item.name: item.reason for item in found.left_out}
     assert list(found.cases) == ["a"]
@@ -252,9 +252,41 @@ def test_predictions_in_another_axis_order_are_the_same_labels(tmp_path: Path) -
         tmp_path / "predictions/a.nii.gz", np.ascontiguousarray(labels[:, :, ::-1]),
         origin=(origin[0] + (labels.shape[2] - 1) * step, *origin[1:]), direction=np.diag([-1.0, 1.0, 1.0]),
     )  # fmt: skip
-    predictor = FolderPredictor(tmp_path / "predictions", LABEL_MAPS["flaresegment13"])
+    predictor = FolderPredictor(tmp_path / "predictions", None)
     found = evaluate_cases(find_cases(data), predictor, ORGANS, tmp_path / "out", None, say=lambda line: None)
     assert found.cases["a"]["organs"]["right_kidney"]["dice"] == 1.0
+
+
+def test_values_of_another_table_are_never_guessed(tmp_path: Path) -> None:
+    """FLARE22 calls the spleen 3, which is FlareSegment's left kidney."""
+    data = layouts.flat(tmp_path / "data", ("a",))
+    labels = layouts.ct_and_labels(0)[1]
+    values = np.array([0, *(organ.flare22_label for organ in ORGANS)], np.uint8)
+    layouts.write(tmp_path / "predictions/a.nii.gz", values[labels])
+    cases = find_cases(data)
+    with pytest.raises(InputError, match="label value 13 .* --prediction-label-map"):
+        evaluate_cases(
+            cases, FolderPredictor(tmp_path / "predictions"), ORGANS, tmp_path / "out", None, say=lambda line: None
+        )
+    (tmp_path / "predictions/labels.json").write_text(
+        json.dumps({str(organ.flare22_label): organ.key for organ in ORGANS})
+    )
+    found = evaluate_cases(
+        cases, FolderPredictor(tmp_path / "predictions"), ORGANS, tmp_path / "out2", None, say=lambda line: None
+    )
+    assert found.cases["a"]["organs"]["spleen"]["dice"] == 1.0
+
+
+def test_predictions_of_an_evaluation_can_be_evaluated(data: Path, tmp_path: Path) -> None:
+    first = evaluated(data, tmp_path / "out")
+    predictor = FolderPredictor(tmp_path / "out/predictions")
+    assert len(predictor.organs) == 13
+    again = evaluate_cases(find_cases(data), predictor, ORGANS, tmp_path / "again", None, say=lambda line: None)
+    assert {name: record["organs"] for name, record in again.cases.items()} == {
+        name: record["organs"] for name, record in first.cases.items()
+    }
+    with pytest.raises(InputError, match="something else"):
+        evaluate_cases(find_cases(data), FolderPredictor(data), ORGANS, tmp_path / "again", None, say=print)
 
 
 def test_nothing_in_common_is_one_line(tmp_path: Path) -> None:
@@ -346,7 +378,7 @@ def test_the_interval_is_the_same_every_time() -> None:
 
 
 def test_every_organ_has_a_tolerance_that_is_told() -> None:
-    found = evaluation.Evaluation("x", "y", FLARE22_ORGANS, {}, []).content()["organs"]
+    found = evaluation.Evaluation("model", "x", "y", FLARE22_ORGANS, {}, []).content()["organs"]
     assert {key: entry["nsd_mm"] for key, entry in found.items()} == {
         organ.key: organ_by_key(organ.key).nsd_tolerance_mm for organ in FLARE22_ORGANS
     }

@@ -215,7 +215,8 @@ def test_names_are_escaped_and_states_are_told(tmp_path: Path) -> None:
 
     cases = {"<b>&\"'": record}
     content = {
-        "subject": {"name": "<model>", "sha256": "0" * 64}, "organs": dict.fromkeys(rows), "cases": cases,
+        "subject": {"kind": "model", "name": "<model>", "identity": "0" * 64},
+        "organs": dict.fromkeys(rows), "cases": cases,
         "left_out": [{"case": "<x>", "reason": "a < b"}],
         "summary": summarize(cases, [organ_by_key(key) for key in rows]),
     }  # fmt: skip
