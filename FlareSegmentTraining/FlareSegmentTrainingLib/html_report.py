@@ -358,7 +358,7 @@ def _figure(output: Path, case: str, picture: Mapping[str, str]) -> str:
     data = base64.b64encode((output / PICTURES / picture["file"]).read_bytes()).decode()
     title = _text(picture["title"])
     return (
-        f'<figure><img loading="lazy" alt="{_text(case)}: {title}" src="data:image/jpeg;base64,{data}">'
+        f'<figure><img alt="{_text(case)}: {title}" src="data:image/jpeg;base64,{data}">'
         f"<figcaption>{title}</figcaption></figure>"
     )
 
