@@ -27,6 +27,11 @@ from .volume import Volume
 _LATERALITY = {"24028007": "Right", "7771000": "Left"}
 _KIDNEYS = {"9846003": "right_kidney", "18639004": "left_kidney"}
 """SNOMED CT codes that name the side themselves."""
+_MAY_BE_EMPTY = (
+    "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "PatientName", "PatientID",
+    "PatientBirthDate", "PatientSex",
+)  # fmt: skip
+"""Attributes that every DICOM object must have, if only empty, and that anonymized CTs often lack."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +132,9 @@ def write_dicom_segmentation(
                 content_creator_name="FlareSegment^",
             )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"no {error.name}" if isinstance(error, AttributeError) else " ".join(str(error).split())
         raise InputError(
-            f"{Path(source_files[0]).parent}: its CT lacks what a DICOM Segmentation needs ({error}). Save the "
+            f"{Path(source_files[0]).parent}: its CT lacks what a DICOM Segmentation needs ({reason}). Save the "
             "segmentation as NIfTI or NRRD instead."
         ) from error
     dataset.SeriesDescription = description
@@ -284,6 +290,12 @@ def _source_frames(pydicom: Any, labels: Volume, files: Sequence[str | os.PathLi
             continue
         if len(facts) > 1 and (len(inside) < len(facts) or len(files) > 1):
             raise InputError(f"{file} and the labels do not cover the same slices: name the CT they were drawn on.")
+        for keyword in _MAY_BE_EMPTY:
+            if keyword not in header:
+                setattr(header, keyword, "")
+        if len(facts) == 1 and not header.get("SliceThickness"):
+            across = np.abs(np.cross(*facts[0][1]) @ labels.direction).argmax()
+            header.SliceThickness = round(labels.spacing[across], 6)
         taken.setdefault(tuple(int(index.ravel()[0]) for index in inside[0]), (header, inside))
     frames = [labels.array[place] for _, places in taken.values() for place in places]
     covered = sum(int(np.count_nonzero(frame)) for frame in frames)

@@ -334,3 +334,18 @@ def test_started_in_slicer(tmp_path: Path, repository: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob("case_*_ct.nii.gz"))) == 1
+
+
+def test_labels_of_a_tilted_ct_need_nrrd(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    volume, labels = ct_and_labels()
+    axes = np.column_stack([np.eye(3)[:, 0], np.eye(3)[:, 1], rotation(12, (1, 0, 0))[:, 2]])
+    tilted = Volume(volume.array, volume.spacing, volume.origin, axes)
+    files = write_series(tmp_path / "ct", tilted, Identity("p"))
+    write_dicom_segmentation(tmp_path / "s.dcm", tilted.with_array(labels), files)
+    arguments = ("from-seg", tmp_path / "s.dcm", "--ct", tmp_path / "ct", "--output")
+    status, _, said = run(capsys, *arguments, tmp_path / "back.nii.gz")
+    assert status == 2 and "tilted gantry" in said and not (tmp_path / "back.nii.gz").exists()
+    assert run(capsys, *arguments, tmp_path / "back.nrrd")[0] == 0
+    back, _ = read_volume(tmp_path / "back.nrrd")
+    np.testing.assert_array_equal(back.array, labels)
+    assert back.same_grid(tilted, 1e-3)

@@ -126,6 +126,19 @@ def test_codes_patient_and_references(tmp_path: Path) -> None:
     np.testing.assert_allclose(dicom_segmentation._cielab((255, 255, 255)), (65535, 32896, 32896), atol=40)
 
 
+def test_a_ct_without_what_anonymizing_removes(tmp_path: Path) -> None:
+    volume, labels, files = patient(tmp_path / "ct", "p")
+    removed = (
+        "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "PatientName", "PatientID",
+        "PatientBirthDate", "PatientSex", "SliceThickness", "Manufacturer", "PositionReferenceIndicator", "KVP",
+    )  # fmt: skip
+    change(files, **dict.fromkeys(removed))
+    write_dicom_segmentation(tmp_path / "seg.dcm", volume.with_array(labels), files)
+    np.testing.assert_array_equal(read_dicom_segmentation(tmp_path / "seg.dcm", volume).organ_labels().array, labels)
+    measures = pydicom.dcmread(tmp_path / "seg.dcm").SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SliceThickness == 2.5
+
+
 def recoded(path: Path, number: int, **codes: object) -> None:
     dataset = pydicom.dcmread(path)
     kind = dataset.SegmentSequence[number].SegmentedPropertyTypeCodeSequence[0]
