@@ -7,6 +7,7 @@ sections, and what the logic does (`FlareSegmentSlicerLib.segmentation_logic`), 
 
 import functools
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Union
 
@@ -47,6 +48,7 @@ from FlareSegmentSlicerLib.worker_process import SegmentationWorker
 
 MODEL_FOLDER = Path(__file__).resolve().parent / "Resources" / "Models" / "abdomen"
 DEFAULTS_APPLIED = "FlareSegment.DefaultsApplied"
+EDITED_AFTER_MS = 300
 
 
 class FlareSegment(ScriptedLoadableModule):
@@ -121,9 +123,13 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._table = OrganTable(self.ui.organTable, self._onJump)
         self._display = DisplaySection(self.ui, self._output)
         self._comparison = ComparisonSection(
-            self.ui, self._output, self.logic.startComparison, self._showMessage, self._fillOrganTable
+            self.ui, self._output, self.logic.startComparison, self._showMessage, self._onCompared
         )
         self._export = ExportSection(self.ui, self._output, self._showMessage, self._onExportProgress)
+        self._editedTimer = qt.QTimer()
+        self._editedTimer.setSingleShot(True)
+        self._editedTimer.setInterval(EDITED_AFTER_MS)
+        self._editedTimer.connect("timeout()", self._onEditedTimer)
         self._fillSampleMenu()
         self._fillOrganTable()
         self._showMessage("")
@@ -147,6 +153,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called when the application closes or the module is reloaded, and the module widget is destroyed."""
         self.setParameterNode(None)
         self.removeObservers()
+        self._editedTimer.stop()
         self.logic.close()
 
     def enter(self) -> None:
@@ -392,12 +399,16 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.addObserver(segmentationNode, vtk.vtkCommand.ModifiedEvent, self._updateState)
             self.addObserver(segmentationNode, displayed, self._updateState)
             self.addObserver(self._shownSegmentation, edited, self._onEdited)
+            self._editedTimer.start()
         self._fillOrganTable()
 
     def _onEdited(self, caller, event) -> None:
-        """Somebody draws in the result: its numbers are no longer those of its organs."""
-        if not self.logic.isRunning and self._shownOutput:
-            self._fillOrganTable()
+        """Somebody draws in the result, stroke by stroke: its numbers are no longer those of its organs."""
+        self._editedTimer.start()
+
+    def _onEditedTimer(self) -> None:
+        if self._shownOutput and not self.logic.isRunning:
+            self._fillOrganTable(segmentation_nodes.edited_organs(self._shownOutput))
 
     def _updateState(self, caller=None, event=None) -> None:
         """Enable, label and explain the buttons."""
@@ -438,10 +449,12 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._display.update()
         self._comparison.update(running)
 
-    def _fillOrganTable(self) -> None:
-        edited = segmentation_nodes.edited_organs(self._shownOutput) if self._shownOutput else ()
+    def _fillOrganTable(self, edited: Collection[str] = ()) -> None:
         self._table.show(self._shownOutput, edited)
         self.ui.resultCollapsibleButton.setVisible(not self._table.isEmpty)
+
+    def _onCompared(self) -> None:
+        self._fillOrganTable(segmentation_nodes.edited_organs(self._shownOutput) if self._shownOutput else ())
 
     def _onJump(self, organ: str) -> None:
         segmentID = segmentation_nodes.organ_segments(self._shownOutput).get(organ)

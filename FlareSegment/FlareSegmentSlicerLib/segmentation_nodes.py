@@ -120,7 +120,7 @@ def create_segmentation(
         segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         segmentation = segmentationNode.GetSegmentation()
         for segment_id in organ_segments(segmentationNode).values():
-            segmentation.RemoveSegment(segment_id)
+            _remove_segment(segmentation, segment_id)
         if organs:
             labelmap = oriented_image(volumeNode, labels.array, labels.box)
             for organ in organs:
@@ -137,7 +137,7 @@ class Snapshot:
         segmentation = segmentationNode.GetSegmentation()
         self.node = segmentationNode
         ids = organ_segments(segmentationNode).values()
-        self._segments = [(segment_id, segmentation.GetSegment(segment_id)) for segment_id in ids]
+        self._segments = [(segment_id, _shallow_copy(segmentation.GetSegment(segment_id))) for segment_id in ids]
         self._attributes = {name: segmentationNode.GetAttribute(name) for name in _attribute_names(segmentationNode)}
 
 
@@ -152,9 +152,9 @@ class Snapshot:
         segmentation = self.node.GetSegmentation()
         with slicer.util.NodeModify(self.node):
             for segment_id, _segment in replaced._segments:
-                segmentation.RemoveSegment(segment_id)
+                _remove_segment(segmentation, segment_id)
             for segment_id, segment in self._segments:
-                segmentation.AddSegment(segment, segment_id)
+                segmentation.AddSegment(_shallow_copy(segment), segment_id)
             for name in _attribute_names(self.node):
                 self.node.RemoveAttribute(name)
             for name, value in self._attributes.items():
@@ -315,6 +315,22 @@ def _add_segment(
         segment.AddRepresentation(_closed_surface(), to_polydata(labels.surfaces[organ.key]))
     segment_id = organ.key if segmentation.GetSegment(organ.key) is None else ""
     segmentation.AddSegment(segment, segment_id or segmentation.GenerateUniqueSegmentID(organ.key))
+
+
+def _shallow_copy(segment: slicer.vtkSegment) -> slicer.vtkSegment:
+    """A segment with the same representations, not copies of them."""
+    copy = slicer.vtkSegment()
+    copy.DeepCopyMetadata(segment)
+    for name in (_binary_labelmap(), _closed_surface()):
+        if segment.GetRepresentation(name) is not None:
+            copy.AddRepresentation(name, segment.GetRepresentation(name))
+    return copy
+
+
+def _remove_segment(segmentation: slicer.vtkSegmentation, segment_id: str) -> None:
+    # A segment with voxels would first be given a label map of its own, which takes long and is of no use.
+    segmentation.GetSegment(segment_id).RemoveAllRepresentations()
+    segmentation.RemoveSegment(segment_id)
 
 
 def _is_untouched(segment: slicer.vtkSegment) -> bool:

@@ -27,7 +27,7 @@ class Panel:
         QTest.mouseClick(button, qt.Qt.LeftButton)
         self.app.processEvents()
 
-    def until(self, condition, seconds=10.0):
+    def until(self, condition, seconds=30.0):
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"waited in vain; the panel says: {self.message!r}"

@@ -428,20 +428,64 @@ def test_one_segmentation_at_a_time(panel):
     panel.click(panel.ui.segmentButton)
 
 
-def test_the_window_answers_while_a_large_volume_is_segmented(panel):
-    """The worker works and the event loop goes on: timers fire again and again before the segmentation ends."""
+@pytest.mark.parametrize("again", [False, True], ids=["first run", "second run"])
+def test_the_event_loop_never_stands_still(panel, again):
+    """From the click to the finished result of a CT of 63 MB, no turn of the event loop works for more than 100 ms.
+
+    Counted is the main thread's own time: what other programs on a busy computer take is not the panel's.
+    """
     import qt
     import slicer
 
-    slicer.util.addVolumeFromArray(np.zeros((200, 512, 512), np.int16), name="Large")
-    panel.start()
+    array = np.full((120, 512, 512), -1000, np.int16)
+    for organ, center in zip(ORGANS, ((60, 200, 150), (40, 350, 150), (40, 350, 350), (60, 300, 400)), strict=True):
+        box = tuple(slice(place - size, place + size) for place, size in zip(center, (35, 90, 60), strict=True))
+        array[box] = 1000 + organ.label
+    node = slicer.util.addVolumeFromArray(array, ijkToRAS=np.diag([-0.7, -0.7, 1.5, 1.0]), name="Large")
+    panel.ui.inputSelector.setCurrentNode(node)
+    if again:
+        panel.run()
     beats = []
     timer = qt.QTimer()
-    timer.setInterval(5)
-    timer.connect("timeout()", lambda: beats.append(panel.logic.isRunning))
+    timer.setInterval(2)
+    timer.connect("timeout()", lambda: beats.append(time.thread_time()))
+    panel.app.processEvents()
     timer.start()
-    panel.until(lambda: len(beats) >= 20)
-    timer.stop()
-    assert all(beats)
+    panel.use("good")
     panel.click(panel.ui.segmentButton)
-    panel.until(lambda: not panel.logic.isRunning)
+    while panel.logic.isRunning:
+        panel.app.processEvents()
+    beats.append(time.thread_time())
+    timer.stop()
+    assert len(segmentations()) == 1
+    gaps = np.diff(beats)
+    print(f"longest turn {1000 * gaps.max():.0f} ms of {len(gaps)}")
+    assert len(gaps) > 10
+    assert gaps.max() <= 0.1
+
+
+def test_quitting_in_mid_run_leaves_nothing_behind(repository, tmp_path):
+    """Slicer ends while the worker computes: the process, and what it shared, go with it."""
+    import subprocess
+
+    code = (
+        "import sys, time; sys.path[:0] = ['FlareSegment', 'Testing', 'Testing/Python']\n"
+        "from slicerhost import boot; app = boot(main_window=True)\n"
+        "from slicerhost.scripted_modules import load_scripted_module as load\n"
+        "load('FlareSegment/FlareSegment.py')\n"
+        "import slicer, panel_driver; from pathlib import Path\n"
+        "from FlareSegmentSlicerLib.worker_process import WorkerProcess\n"
+        "widget = slicer.util.getModuleWidget('FlareSegment')\n"
+        "widget.logic._worker = WorkerProcess([sys.executable, str(panel_driver.FAKE_WORKER)])\n"
+        "slicer.util.selectModule('FlareSegment'); panel_driver.add_ct()\n"
+        "panel = panel_driver.Panel(app, sys.modules['FlareSegment'], widget); panel.start('deaf')\n"
+        "print(widget.logic._worker.process_id(), flush=True)\n"
+        "slicer.util.exit(0); app.exec_()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    pid = int(done.stdout.split()[-1])
+    end = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -182,8 +182,7 @@ def test_an_edited_organ_is_noted_in_the_table(panel):
     mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, "spleen", ct).copy()
     mask[20:22, 20:22, 20:22] = 1
     slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, "spleen", ct)
-    panel.app.processEvents()
-    assert [row[-1] for row in panel.table] == ["", "", "", "edited since"]
+    panel.until(lambda: [row[-1] for row in panel.table] == ["", "", "", "edited since"])
 
 
 def reference_of(ct, shift):
