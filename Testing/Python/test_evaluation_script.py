@@ -21,7 +21,7 @@ pytest.importorskip("vtkmodules", reason="VTK is not installed")
 
 from FlareSegmentTrainingSlicerLib import evaluation_pictures
 
-from FlareSegmentTrainingLib import html_report
+from FlareSegmentTrainingLib import evaluation, html_report
 from FlareSegmentTrainingLib.evaluation import summarize
 
 
@@ -154,6 +154,70 @@ def test_comparison_with_an_earlier_evaluation(
     text = (tmp_path / "two/report.html").read_text()
     assert "Compared with predictions" in text and "<svg" in text
     assert "comparison.csv" in files(tmp_path / "two")
+
+
+def test_comparison_with_a_model(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    no_pictures: None,
+) -> None:  # fmt: skip
+    """The other model is run on the same cases, and not again when the command is."""
+    data, predictions = folders
+    asked: list[str] = []
+
+    class OtherModel(evaluation.FolderPredictor):
+        kind = "model"
+
+        def __init__(self, folder: Path, device: str) -> None:
+            super().__init__(predictions)
+            self.name = "other 1"
+
+        def predict(self, case, volume):
+            asked.append(case)
+            return super().predict(case, volume)
+
+    monkeypatch.setattr(evaluation, "ModelPredictor", OtherModel)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/model.json").write_text("{}")
+    arguments = ("--predictions", data, "--data", data, "--output", tmp_path / "out", "--compare", tmp_path / "model")
+    for _ in range(2):
+        status, result, _ = run(capsys, *arguments, "--json")
+        liver = result["comparison"]["organs"]["liver"]["dice"]
+        assert status == 0 and result["comparison"]["name"] == "other 1"
+        assert (liver["mean"], liver["other_mean"]) == pytest.approx((1.0, (1 + 0.8 + 0.5) / 3), abs=1e-6)
+    assert asked == ["a", "b", "c"]
+
+
+def test_videos_lie_beside_the_report_and_are_made_once(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    no_pictures: None,
+) -> None:  # fmt: skip
+    from FlareSegmentSlicerLib import videos
+
+    pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is not installed")
+    data, predictions = folders
+    made: list[str] = []
+
+    def slices(path: Path, volume, labels, reference, *, organs) -> None:
+        assert labels.shape == reference.shape == volume.array.shape
+        made.append(f"{volume.name} {path.name}")
+        path.write_bytes(b"video")
+
+    monkeypatch.setattr(videos, "write_slices_video", slices)
+    monkeypatch.setattr(videos, "write_turntable_video", lambda *parts, organs: slices(*parts, parts[2], organs=organs))
+    arguments = ("--predictions", predictions, "--data", data, "--output", tmp_path / "out", "--limit-cases", 2)
+    for _ in range(2):
+        assert run(capsys, *arguments, "--videos")[0] == 0
+    assert made == ["a a_slices.mp4", "a a_3d.mp4", "b b_slices.mp4", "b b_3d.mp4"]
+    links = [link for link in Page((tmp_path / "out/report.html").read_text()).links if not link.startswith("#")]
+    assert sorted(links) == sorted(f"videos/{name}.mp4" for name in ("a_slices", "a_3d", "b_slices", "b_3d"))
+
+    layouts.write_pair(data / "b_ct.nii.gz", data / "b_labels.nii.gz", 9)  # another CT: its videos are old
+    assert run(capsys, *arguments, "--videos")[0] == 0
+    assert made[4:] == ["b b_slices.mp4", "b b_3d.mp4"]
+
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    status, _, errors = run(capsys, *arguments, "--videos")
+    assert status == 1 and "pip_install('imageio-ffmpeg')" in errors and errors.count("\n") == 1
 
 
 def test_the_report_loads_nothing_and_holds_every_picture(
