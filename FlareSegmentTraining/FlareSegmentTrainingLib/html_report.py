@@ -75,7 +75,7 @@ td small { color: var(--faint); display: block; font-size: .8rem; }
 .case { border-top: 2px solid var(--line); padding-top: 18px; margin-top: 28px; }
 .notes { margin: 6px 0; padding-left: 20px; }
 .pictures { display: grid; gap: 12px; margin: 12px 0; align-items: end; }
-figure { max-width: 620px; }
+figure { max-width: 620px; } .detail figure { max-width: 400px; }
 .plane { grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); }
 .detail { grid-template-columns: repeat(auto-fit, minmax(min(210px, 100%), 1fr)); }
 .surfaces { grid-template-columns: repeat(auto-fit, minmax(min(340px, 100%), 1fr)); }
