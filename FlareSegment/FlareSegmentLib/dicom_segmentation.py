@@ -229,12 +229,21 @@ def frame_place(
     return indices[0], indices[1], indices[2]
 
 
+def save_dataset(dataset, path: Path) -> None:
+    """Save a pydicom data set with preamble and file meta information, in pydicom 2 (Slicer 5.10) and 3."""
+    try:
+        dataset.save_as(path, enforce_file_format=True)
+    except TypeError:
+        dataset.is_little_endian, dataset.is_implicit_VR = True, False
+        dataset.save_as(path, write_like_original=False)
+
+
 def write_dataset(dataset, path: Path) -> None:
     """Write a pydicom data set; the file appears whole or not at all. Raises InputError."""
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
             part = Path(folder) / "file.dcm"
-            dataset.save_as(part, enforce_file_format=True)
+            save_dataset(dataset, part)
             os.replace(part, path)
     except OSError as error:
         raise InputError(

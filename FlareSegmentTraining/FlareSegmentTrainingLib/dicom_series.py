@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from FlareSegmentLib.dicom_folder import SeriesVolume
+from FlareSegmentLib.dicom_segmentation import save_dataset
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.volume import Volume
 
@@ -104,7 +105,7 @@ def write_series(folder: Path, volume: Volume, identity: Identity, study: str | 
             template.ImagePositionPatient = _decimals(pydicom, position[:3])
             template.PixelData = np.ascontiguousarray(pixels).tobytes()
             names.append(f"slice{index + 1:04d}.dcm")
-            template.save_as(whole / names[-1], enforce_file_format=True)
+            save_dataset(template, whole / names[-1])
         os.replace(whole, folder)
     except OSError as error:
         raise InputError(
