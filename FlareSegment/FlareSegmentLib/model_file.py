@@ -19,6 +19,7 @@ import json
 import os
 import pickle
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,12 @@ FORMAT = "flaresegment-model"
 FORMAT_VERSION = 1
 DESCRIPTION_FILE = "model.json"
 WEIGHTS_FILE = "weights.pt"
+UNLOADABLE = (
+    pickle.UnpicklingError,
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, AssertionError),
+)
+"""What torch.load raises for files that hold no plain tensors or are damaged."""
+_MOST_LAYERS = 1000
 REGIONS = ("volume", "body", "organs")
 
 
@@ -77,6 +84,17 @@ class ModelDescription:
     facts: dict = field(default_factory=dict)
 
 
+def _check_shapes(network: dict, weights: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError, before any memory is taken, for a network that is not the one of the weights.
+
+    What a stranger's description asks for may be larger than any memory; the weights are there.
+    """
+    with torch.device("meta"):
+        expected = build_network(network).state_dict()
+    if {key: value.shape for key, value in expected.items()} != {key: value.shape for key, value in weights.items()}:
+        raise ValueError("other layers or sizes")
+
+
 class Model:
     """A loaded model: its description and its networks."""
 
@@ -85,6 +103,7 @@ class Model:
         self._networks: dict[str, Network] = {}
         for stage in description.stages:
             try:
+                _check_shapes(stage.network, weights[stage.name])
                 network = build_network(stage.network)
                 network.load_state_dict(
                     {
@@ -92,7 +111,7 @@ class Model:
                         for key, value in weights[stage.name].items()
                     }
                 )
-            except (ValueError, RuntimeError, KeyError, AttributeError) as error:
+            except (ValueError, RuntimeError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise ModelError(
                     f"Model {description.name!r}: weights and network of stage {stage.name!r} do not fit: {reason}"
@@ -153,6 +172,8 @@ def _parse_stage(content: dict, position: int, file: Path) -> Stage:
         shape=_triplet(content.get("shape"), int, f"{where}: shape"),
         margin_mm=float(content.get("margin_mm", 0.0)),
     )
+    if sum(_counts(stage.network)) > _MOST_LAYERS:
+        raise ModelError(f"{where}: a network of more than {_MOST_LAYERS} layers is refused")
     if stage.region not in REGIONS:
         raise ModelError(f"{where}: region must be one of {', '.join(REGIONS)}, not {stage.region!r}")
     if (stage.spacing_mm is None) == (stage.shape is None):
@@ -160,6 +181,13 @@ def _parse_stage(content: dict, position: int, file: Path) -> Stage:
     if position == 0 and stage.region == "organs":
         raise ModelError(f"{where}: the first stage must have the region 'volume' or 'body'")
     return stage
+
+
+def _counts(network: dict) -> Iterator[float]:
+    """The numbers of layers that a network's configuration names: those in lists."""
+    for value in network.values():
+        if isinstance(value, list):
+            yield from (item for item in value if isinstance(item, (int, float)))
 
 
 def read_description(folder: str | os.PathLike) -> ModelDescription:
@@ -236,7 +264,7 @@ def read_model(folder: str | os.PathLike) -> tuple[ModelDescription, dict[str, d
         raise ModelError(f"{file} does not have the SHA-256 in {DESCRIPTION_FILE}: it is damaged or was replaced.")
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except UNLOADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{file} holds no plain tensors and was not loaded: {reason}") from error
     if not isinstance(weights, dict) or not all(isinstance(weights.get(s.name), dict) for s in description.stages):

@@ -9,6 +9,7 @@ missing.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import re
@@ -33,6 +34,7 @@ PUBLISHED_SHA256 = {
     "FLARE22Train.zip": "d57e201dc9002bd4a6fc1f5e0d4525285f46bcc5be1a3c8f12543151e6675154",
 }
 _CHUNK = 1 << 20
+_LONGEST_READ = 1 << 24
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -175,8 +177,31 @@ def _open_zip(archive: Path) -> Iterator[_ZipReader]:
 
 @contextmanager
 def _open_tar(archive: Path) -> Iterator[_TarReader]:
-    with tarfile.open(archive, "r:*") as file:
+    with open(archive, "rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+    with (
+        gzip.open(archive) if packed else open(archive, "rb") as stream,
+        tarfile.open(fileobj=_InPieces(stream, archive), mode="r:") as file,
+    ):
         yield _TarReader(file, archive)
+
+
+class _InPieces:
+    """A stream for tarfile that refuses to read very much at once: tarfile takes a header's word for its length."""
+
+    def __init__(self, stream: IO[bytes], archive: Path):
+        self._stream, self._archive = stream, archive
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _LONGEST_READ:
+            raise InputError(f"{self._archive} is refused: a header of it has {_gigabytes(size)} (a bomb).")
+        return self._stream.read(size)
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return self._stream.seek(place, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
 
 
 def _safe_path(archive: Path, name: str) -> PurePosixPath:

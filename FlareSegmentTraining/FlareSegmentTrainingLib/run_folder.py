@@ -19,7 +19,6 @@ import contextlib
 import json
 import math
 import os
-import pickle
 import socket
 import threading
 import time
@@ -85,9 +84,11 @@ class RunFolder:
         """Read what `save_tensors` wrote. Raises InputError when it is missing or damaged."""
         import torch
 
+        from FlareSegmentLib.model_file import UNLOADABLE
+
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        except UNLOADABLE as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{file} cannot be loaded: {reason}. The model in {self.best} stands.") from error
 
