@@ -316,7 +316,7 @@ def test_gui_shows_the_panel_and_the_ct(tree, fake_slicer):
     assert arguments[:-2] == [
         "--no-splash",
         "--additional-module-paths", str(tree.root / "FlareSegment"), str(tree.root / "FlareSegmentTraining"),
-        "--modules-to-ignore", "segment,prepare,train,evaluate,cohort",
+        "--modules-to-ignore", "segment,prepare,synthesize,train,evaluate,cohort",
     ]  # fmt: skip
     code = arguments[arguments.index("--python-code") + 1]
     calls = []
@@ -502,5 +502,5 @@ class TestPackaging:
         for item in requirements:
             assert pins[item.name.lower()] in item.specifier, item
         torch = next(item for item in requirements if item.name == "torch")
-        module = (REPOSITORY / "FlareSegment" / "FlareSegment.py").read_text(encoding="utf-8")
-        assert f'TORCH_REQUIREMENT = "{torch.specifier}"' in module
+        installation = REPOSITORY / "FlareSegment" / "FlareSegmentSlicerLib" / "installation.py"
+        assert f'TORCH_REQUIREMENT = "{torch.specifier}"' in installation.read_text(encoding="utf-8")
