@@ -160,7 +160,7 @@ def find_cases(
                 folder = _unpacked(folder, unpack_to, say)
             elif folder.is_dir():
                 folder = _challenge_archives(folder, unpack_to, say)
-            found = _cases(find_pairs(folder, layout), text, label_map, left_out)
+            found = cases_of_pairs(find_pairs(folder, layout), text, label_map, left_out)
         for case in (replace(case, location=number) for case in found):
             earlier = cases.get(case.name)
             if earlier is None:
@@ -181,7 +181,12 @@ def _same_source(first: Case, second: Case) -> bool:
     return first.image.resolve() == second.image.resolve()
 
 
-def _cases(found: Found, location: str, label_map: LabelMap | None, left_out: Callable[[LeftOut], None]) -> list[Case]:
+def cases_of_pairs(
+    found: Found, location: str, label_map: LabelMap | None, left_out: Callable[[LeftOut], None]
+) -> list[Case]:
+    """The cases of a location's pairs; what cannot be used is told to `left_out`. Raises InputError when none is left
+    or nobody says what the label values mean.
+    """
     for item in found.left_out:
         left_out(item)
     cases = []

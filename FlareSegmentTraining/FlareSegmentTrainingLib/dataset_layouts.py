@@ -163,7 +163,7 @@ def _dataset_json(folder: Path) -> Found | None:
             left_out.append(LeftOut(name, "its labels are missing"))
             continue
         pairs.append(Pair(name, image, labels))
-    return _with_map(Found("msd", tuple(pairs), tuple(left_out)), content["labels"], folder) if pairs else None
+    return with_label_map(Found("msd", tuple(pairs), tuple(left_out)), content["labels"], folder) if pairs else None
 
 
 def _nnunet(folder: Path) -> Found | None:
@@ -188,7 +188,7 @@ def _nnunet(folder: Path) -> Found | None:
         if found is None:
             return None
         pairs, left_out = list(found.pairs), list(found.left_out)
-    return _with_map(Found("nnunet", tuple(pairs), tuple(left_out)), content["labels"], folder)
+    return with_label_map(Found("nnunet", tuple(pairs), tuple(left_out)), content["labels"], folder)
 
 
 def _flare22(folder: Path) -> Found | None:
@@ -196,7 +196,7 @@ def _flare22(folder: Path) -> Found | None:
     found = _paired(folder, "images", "labels", "flare22")
     if found is None or not all(re.fullmatch(r"FLARE22_Tr_\d{4}", pair.name) for pair in found.pairs):
         return None
-    return _with_map(found, LABEL_MAPS["flare22"], folder)
+    return with_label_map(found, LABEL_MAPS["flare22"], folder)
 
 
 def _folders(folder: Path) -> Found | None:
@@ -211,7 +211,7 @@ def _folders(folder: Path) -> Found | None:
                 sides = ((found, TRAINING), (validation, VALIDATION))
                 pairs = [replace(pair, fixed_set=side) for part, side in sides for pair in part.pairs]
                 found = Found("folders", tuple(pairs), (*found.left_out, *validation.left_out))
-            return _with_map(found, _map_by_names(found.pairs), folder)
+            return with_label_map(found, _map_by_names(found.pairs), folder)
     return None
 
 
@@ -219,11 +219,11 @@ def _flat(folder: Path) -> Found | None:
     """The project's own layout: <case>_ct.nii.gz beside <case>_labels.nii.gz, with quality.json and labels.json here
     or one folder above.
     """
-    volumes = _volumes(folder)
+    volumes = volume_files(folder)
     names = [stem.removesuffix("_ct") for stem in volumes if stem.endswith("_ct")]
     if not any(name + "_labels" in volumes for name in names):
         return None
-    quality = _quality(folder)
+    quality = read_quality(folder)
     pairs, left_out = [], []
     for name in names:
         if name + "_labels" not in volumes:
@@ -234,7 +234,7 @@ def _flat(folder: Path) -> Found | None:
         pairs.append(
             Pair(name, volumes[name + "_ct"], volumes[name + "_labels"], None, entry.get("patient"), side, entry)
         )
-    return _with_map(Found("flat", tuple(pairs), tuple(left_out)), LABEL_MAPS["flaresegment"], folder)
+    return with_label_map(Found("flat", tuple(pairs), tuple(left_out)), LABEL_MAPS["flaresegment"], folder)
 
 
 def _list_of_pairs(file: Path) -> Found:
@@ -312,7 +312,7 @@ def _tolerant(path: Path) -> Path | None:
     return None
 
 
-def _volumes(folder: Path) -> dict[str, Path]:
+def volume_files(folder: Path) -> dict[str, Path]:
     """The volumes of a folder by their names without suffix."""
     result: dict[str, Path] = {}
     for entry in _entries(folder):
@@ -324,7 +324,7 @@ def _volumes(folder: Path) -> dict[str, Path]:
         result[stem] = file
     inner = [entry for entry in _entries(folder) if entry.is_dir()]
     if not result and len(inner) == 1:  # images.zip unpacked to images/images/
-        return _volumes(inner[0])
+        return volume_files(inner[0])
     return result
 
 
@@ -334,24 +334,25 @@ def _paired(folder: Path, images: str, labels: str, layout: str) -> Found | None
     """
     if not (folder / images).is_dir() or not (folder / labels).is_dir():
         return None
-    image_files, label_files = _volumes(folder / images), _volumes(folder / labels)
+    image_files, label_files = volume_files(folder / images), volume_files(folder / labels)
     if any(re.search(r"_000[1-9]$", stem) and stem[:-1] + "0" in image_files for stem in image_files):
         raise InputError(f"{folder / images} has images of several channels; FlareSegment trains on CT alone.")
-    by_key = {_case_key(stem): stem for stem in label_files}
+    by_key = {case_key(stem): stem for stem in label_files}
     pairs, left_out = [], []
     for stem, image in image_files.items():
-        candidates = (stem, stem.removesuffix("_0000"), by_key.get(_case_key(stem.removesuffix("_0000"))))
+        candidates = (stem, stem.removesuffix("_0000"), by_key.get(case_key(stem.removesuffix("_0000"))))
         match = next((name for name in candidates if name in label_files), None)
         if match is None:
             left_out.append(LeftOut(stem, f"no labels of its name in {labels}/"))
             continue
-        name = match if stem.startswith(match) else _case_key(match)
+        name = match if stem.startswith(match) else case_key(match)
         pairs.append(Pair(name, image, label_files.pop(match)))
     left_out += [LeftOut(stem, f"no image of its name in {images}/") for stem in label_files]
     return Found(layout, tuple(pairs), tuple(left_out)) if pairs else None
 
 
-def _case_key(stem: str) -> str:
+def case_key(stem: str) -> str:
+    """A file's name without what tells images from labels: the same for both files of a case."""
     key = _ENDING.sub("", stem)
     return _AFFIX.sub("", key) or key
 
@@ -370,7 +371,7 @@ def _map_by_names(pairs: Iterable[Pair]) -> LabelMap | None:
     return None
 
 
-def _with_map(found: Found, label_map: LabelMap | Mapping | None, folder: Path) -> Found:
+def with_label_map(found: Found, label_map: LabelMap | Mapping | None, folder: Path) -> Found:
     """Give the pairs a label map: labels.json in the folder or above it wins over what the layout says."""
     for place in (folder, folder.parent):
         if (place / LABEL_MAP_FILE).is_file():
@@ -399,7 +400,10 @@ def _within(folder: Path, name: str) -> Path:
     return path
 
 
-def _quality(folder: Path) -> dict[str, dict]:
+def read_quality(folder: Path) -> dict[str, dict]:
+    """Case name -> what quality.json in the folder or above it says of it; empty where there is none. Raises
+    InputError.
+    """
     for place in (folder, folder.parent):
         if (place / QUALITY_FILE).is_file():
             content = _read_json(place / QUALITY_FILE)

@@ -31,8 +31,8 @@ from FlareSegmentLib.organs import FLARE22_ORGANS, Organ
 from FlareSegmentLib.volume import Volume
 
 from .archives import sha256
-from .cases import Case, _cases
-from .dataset_layouts import LABEL_MAP_FILE, Found, LeftOut, Pair, _case_key, _quality, _volumes, _with_map
+from .cases import Case, cases_of_pairs
+from .dataset_layouts import LABEL_MAP_FILE, Found, LeftOut, Pair, case_key, read_quality, volume_files, with_label_map
 from .label_maps import LABEL_MAPS, LabelMap
 from .run_folder import save_whole
 
@@ -156,7 +156,7 @@ class FolderPredictor:
             raise InputError(f"its prediction: {error}".replace(" --label-map", " --prediction-label-map")) from error
 
     def _file(self, case: str) -> Path:
-        file = self._files.get(case) or self._files.get(_case_key(case))
+        file = self._files.get(case) or self._files.get(case_key(case))
         if file is None:
             raise InputError(f"no prediction is called {case}")
         return file
@@ -180,8 +180,8 @@ def _label_files(folder: Path) -> dict[str, Path]:
     """Label maps of a folder by the name of their case; CTs beside them (<case>_ct) are passed over. Raises InputError
     where there is none.
     """
-    files = {stem: file for stem, file in _volumes(folder).items() if not stem.endswith("_ct")}
-    named = {_case_key(stem): file for stem, file in files.items()}
+    files = {stem: file for stem, file in volume_files(folder).items() if not stem.endswith("_ct")}
+    named = {case_key(stem): file for stem, file in files.items()}
     if not files:
         raise InputError(f"{folder} holds no label map (.nii.gz, .nrrd, .mha).")
     if len(named) < len(files):  # names that only differ in what would be taken off
@@ -192,7 +192,7 @@ def _label_files(folder: Path) -> dict[str, Path]:
 def _label_map_of(folder: Path) -> LabelMap:
     """What labels.json in the folder or above it says, else FlareSegment's own values of four organs."""
     pair = Pair(folder.name, folder, folder)
-    return _with_map(Found("labels", (pair,)), LABEL_MAPS["flaresegment"], folder).pairs[0].label_map
+    return with_label_map(Found("labels", (pair,)), LABEL_MAPS["flaresegment"], folder).pairs[0].label_map
 
 
 # References ---------------------------------------------------------------------------------------
@@ -216,9 +216,9 @@ def find_references(
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; name the folder of the reference label maps.")
-    files, quality, meaning = _label_files(folder), _quality(folder), _label_map_of(folder)
+    files, quality, meaning = _label_files(folder), read_quality(folder), _label_map_of(folder)
     pairs = [Pair(name, file, file, meaning, grades=quality.get(name, {})) for name, file in sorted(files.items())]
-    cases = _cases(Found("labels", tuple(pairs)), str(folder), label_map, left_out)
+    cases = cases_of_pairs(Found("labels", tuple(pairs)), str(folder), label_map, left_out)
     plain = [{item.name: getattr(case, item.name) for item in fields(case)} for case in cases]
     return [LabelsOnlyCase(**{**values, "image": None}) for values in plain]
 

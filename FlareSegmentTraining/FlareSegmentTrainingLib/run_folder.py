@@ -173,7 +173,8 @@ def save_whole(file: Path, write) -> None:
         write(temporary)
         os.replace(temporary, file)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a parent that is a file has nothing in it
+            temporary.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise FlareSegmentError(
             f"{file} could not be written: {reason}. Free some space or mend the folder, then --resume."
