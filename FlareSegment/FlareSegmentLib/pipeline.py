@@ -28,7 +28,7 @@ from .intensity import AIR, body_box, network_input, window
 from .model_file import ModelDescription, Stage
 from .organs import Organ, organ_by_key
 from .plausibility import doubts
-from .postprocessing import components, correct_sides, describe, keep_only, keep_plausible
+from .postprocessing import components, correct_sides, describe, drop_doubtful, keep_only, keep_plausible
 from .resampling import AxisGrid, highest_class, labels_on_array, resample
 from .volume import AxisOrder, Volume
 
@@ -209,12 +209,24 @@ class Segmenter:
                     return np.zeros(volume.array.shape, np.uint8)
         with run.timed("postprocess"):
             run.begin("Drawing the organs", 0.2)
-            scores = torch.softmax(scores, dim=0).permute(
+            scores = torch.softmax(scores, dim=0)
+            scores = self._without_doubtful(scores, grid, volume, run).permute(
                 0, *(1 + axis for axis in np.argsort(order.permutation).tolist())
             )
             classes, place = labels_on_array(scores, grid, volume.array.shape, run.tick)
             run.begin("Cleaning up", 0.08)
             return self._clean(classes, place, volume, midline, run)
+
+    def _without_doubtful(
+        self, scores: torch.Tensor, grid: tuple[AxisGrid, ...], volume: Volume, run: _Run
+    ) -> torch.Tensor:
+        minimum = self.model.description.minimum_confidence
+        if not minimum:
+            return scores
+        probabilities = scores.float().cpu().numpy()
+        cell_ml = volume.voxel_volume_ml * float(np.prod([abs(axis.step) for axis in grid]))
+        run.warnings += drop_doubtful(probabilities, self.organs, minimum, cell_ml)
+        return torch.from_numpy(probabilities).to(scores.device)
 
     def _clean(
         self, classes: np.ndarray, place: tuple[slice, ...], volume: Volume, midline: float | None, run: _Run

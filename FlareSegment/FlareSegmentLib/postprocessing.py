@@ -38,6 +38,42 @@ def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return numbers, np.bincount(numbers.ravel())
 
 
+def drop_doubtful(probabilities: np.ndarray, organs: Sequence[Organ], minimum: float, cell_ml: float) -> list[str]:
+    """Take out organs of which the network is not sure; changes `probabilities`.
+
+    A network that never saw a hand or a head still calls something in it an organ, but with less confidence: the mean
+    probability over an organ's largest piece tells the two apart better than its size.
+
+    Args:
+        probabilities: (1 + organs, z, y, x), class 0 the background; of a dropped organ they become 0.
+        minimum: mean probability that an organ needs; 0 keeps all.
+        cell_ml: volume of a cell.
+
+    Returns:
+        Warnings for the user.
+    """
+    warnings: list[str] = []
+    if not minimum:
+        return warnings
+    classes = probabilities.argmax(axis=0).astype(np.uint8)
+    boxes = ndimage.find_objects(classes, len(organs))
+    for number, (organ, box) in enumerate(zip(organs, boxes, strict=True), start=1):
+        if box is None:
+            continue
+        numbers, counts = components(classes[box] == number)
+        largest = numbers == int(counts[1:].argmax()) + 1
+        confidence = float(probabilities[number][box][largest].mean())
+        if confidence < minimum:
+            probabilities[number] = 0
+            volume = np.count_nonzero(classes[box] == number) * cell_ml
+            if volume >= _WORTH_A_WARNING_ML:
+                warnings.append(
+                    f"{volume:.0f} ml that looked a little like {organ.name.lower()} were left out: the model is not "
+                    f"sure enough ({100 * confidence:.0f} %)."
+                )
+    return warnings
+
+
 def keep_plausible(labels: np.ndarray, organs: Sequence[Organ], voxel_ml: float) -> None:
     """Keep each organ's largest component, and none that is too small to be that organ; changes `labels`."""
     for organ, box in _boxes(labels, organs):

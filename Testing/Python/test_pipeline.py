@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import replace
 from functools import cache
@@ -276,6 +277,23 @@ def test_nothing_found_is_an_empty_result_with_a_warning(segmenter: Segmenter) -
     assert not result.labels.any()
     assert result.warnings == ["None of the organs was found in this scan."]
     assert fractions[-1] == 1.0
+
+
+@pytest.mark.parametrize("direction", [np.eye(3), np.diag([-1.0, 1.0, -1.0])], ids=["LPS", "flipped"])
+def test_what_the_model_doubts_is_left_out(direction: np.ndarray) -> None:
+    """The network of this file is sure by 20 times the brightness: twice as much contrast makes it surer."""
+    model = FakeModel(COARSE, FINE)
+    model.description = dataclasses.replace(model.description, minimum_confidence=0.95)
+    volume, truth = scan(direction, (3.0, 3.0, 3.0))
+    assert min(scores(Segmenter(model, "cpu").segment(volume).labels, truth)) > 0.96
+    faint = volume.array.copy()
+    faint[truth == 4] = (BODY_HU + ORGAN_HU) / 2 + 12
+    result = Segmenter(model, "cpu").segment(volume.with_array(faint))
+    assert min(scores(result.labels, np.where(truth == 4, 0, truth))[:3]) > 0.96
+    assert not (result.labels == 4).any()
+    (warning,) = [text for text in result.warnings if "not sure enough" in text]
+    expected = np.count_nonzero(truth == 4) * volume.voxel_volume_ml
+    assert "spleen" in warning and float(warning.split()[0]) == pytest.approx(expected, rel=0.3)
 
 
 def test_cut_organs_are_named(segmenter: Segmenter) -> None:
