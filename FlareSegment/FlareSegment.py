@@ -49,6 +49,7 @@ from FlareSegmentSlicerLib.worker_process import SegmentationWorker
 MODEL_FOLDER = Path(__file__).resolve().parent / "Resources" / "Models" / "abdomen"
 DEFAULTS_APPLIED = "FlareSegment.DefaultsApplied"
 EDITED_AFTER_MS = 300
+NARROW_LABEL = 230
 
 
 class FlareSegment(ScriptedLoadableModule):
@@ -451,6 +452,8 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _fillOrganTable(self, edited: Collection[str] = ()) -> None:
         self._table.show(self._shownOutput, edited)
+        description = segmentation_nodes.read_description(self._shownOutput)
+        self._showText("warning", "\n".join(description.get(segmentation_nodes.WARNINGS, [])), "warning")
         self.ui.resultCollapsibleButton.setVisible(not self._table.isEmpty)
 
     def _onCompared(self) -> None:
@@ -466,24 +469,30 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._progress.show(fraction, stage)
 
     def _showOutcome(self, segmentationNode: vtkMRMLSegmentationNode) -> None:
+        failures = self._queue.failures if self._queue is not None else []
+        if failures:
+            self._showMessage("\n".join(failures), "error")
+            return
         description = segmentation_nodes.read_description(segmentationNode)
-        warnings = [*description.get(segmentation_nodes.WARNINGS, [])]
-        warnings += self._queue.failures if self._queue is not None else []
-        if warnings:
-            self._showMessage("\n".join(warnings), "warning")
-        else:
-            self._showMessage(
-                _("Done in {seconds:.1f} s on {device}.").format(
-                    seconds=description["Seconds"]["total"], device=description["Device"].upper()
-                )
+        self._showMessage(
+            _("Done in {seconds:.1f} s on {device}.").format(
+                seconds=description["Seconds"]["total"], device=description["Device"].upper()
             )
+        )
 
     def _showMessage(self, text: str, kind: str = "information") -> None:
+        self._showText("message", text, kind)
+
+    def _showText(self, place: str, text: str, kind: str) -> None:
         color = {"information": "#4a90c2", "warning": "#d99a1c", "error": "#c8453b"}[kind]
-        self.ui.messageLabel.styleSheet = f"border: none; border-left: 3px solid {color}; padding: 3px 8px;"
+        # The bar alone has a style of its own: the text keeps the application's font and colors, whatever they become.
+        getattr(self.ui, f"{place}Bar").styleSheet = f"background: {color};"
         # Paths are long words: a label breaks them only where it may.
-        self.ui.messageLabel.text = text.replace("/", "/\u200b").replace("\\", "\\\u200b")
-        self.ui.messageLabel.setVisible(bool(text))
+        label = getattr(self.ui, f"{place}Label")
+        label.text = text.replace("/", "/\u200b").replace("\\", "\\\u200b")
+        # A layout that is short of room takes it from labels that wrap: their last lines would be lost.
+        label.setMinimumHeight(label.heightForWidth(max(label.width, NARROW_LABEL)) if text else 0)
+        getattr(self.ui, f"{place}Frame").setVisible(bool(text))
 
 
 class FlareSegmentLogic(SegmentationLogic):

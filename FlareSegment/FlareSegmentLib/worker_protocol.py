@@ -51,7 +51,8 @@ event          other fields; ``id`` is the request's, or null when a line could 
                (last lines of the trace, for a log)
 =============  ================================================================================================
 A request gets exactly one of ``ready``, ``result``, ``compared``, ``cancelled`` and ``error``; ``cancel`` and
-``shutdown`` get no answer of their own. A worker that ends without one (killed, out of memory) is known from the process's end.
+``shutdown`` get no answer of their own. A worker that ends without one (killed, out of memory) is known from the
+process's end.
 """
 
 from __future__ import annotations

@@ -55,7 +55,6 @@ class ComparisonSection:
     def _onCompare(self) -> None:
         self._underWay = True
         self.update()
-        self._say("", "information")
         with slicer.util.WaitCursor():
             reference = self._ui.referenceSelector.currentNode()
             self._start(self._output(), reference, onFinished=self._onFinished, onError=self._onError)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import slicer
 
 _SMOOTHING = "Smoothing factor"
-_VOLUME_RENDERING_PRESET = "CT-Cardiac3"
+_VOLUME_RENDERING_PRESET = "CT-Bones"
 
 
 def smoothing(segmentationNode: slicer.vtkMRMLSegmentationNode) -> float:
@@ -36,7 +36,7 @@ def set_organ_visible(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentI
 
 
 def show_volume_rendering(volumeNode: slicer.vtkMRMLScalarVolumeNode, visible: bool) -> None:
-    """Show or hide the CT itself in the 3D views, with a preset in which bones and vessels can be seen."""
+    """Show or hide the CT itself in the 3D views, with a preset of Slicer's that lets the organs be seen."""
     logic = slicer.modules.volumerendering.logic()
     display = logic.GetFirstVolumeRenderingDisplayNode(volumeNode)
     if display is None:

@@ -122,7 +122,8 @@ class OptionsSection:
                 self._card, problem = read_model_card(folder), ""
             except ModelError as error:
                 self._card, problem = None, str(error)
-            self._ui.modelSummaryLabel.text = _summary(self._card) if self._card else problem
+            self._ui.modelSummaryLabel.text = f"{self._card.name} {self._card.version}" if self._card else problem
+            self._ui.modelSummaryLabel.toolTip = _summary(self._card) if self._card else problem
             self._fillOrgansMenu()
         self._ui.modelCardButton.enabled = self._card is not None
 

@@ -29,7 +29,7 @@ class _Column:
 def _columns() -> tuple[_Column, ...]:
     return (
         _Column(_NAME, _("Organ"), _("Click an organ to see it in all views")),
-        _Column("volume_ml", _("mL"), _("Volume of the organ as it was segmented, in milliliters")),
+        _Column("volume_ml", _("mL"), _("Volume as it was segmented, in mL; ≥ for an organ that the scan cuts")),
         _Column("hu", _("HU"), _("Mean ± standard deviation of the CT in the organ, in Hounsfield units")),
         _Column("dice", _("Dice"), _("Overlap with the reference, 0 to 1"), True),
         _Column("nsd", _("NSD"), _("Normalized Surface Dice at FLARE22's tolerance, 0 to 1"), True),
@@ -64,6 +64,7 @@ class OrganTable:
         header.setMinimumSectionSize(20)
         header.setStretchLastSection(True)
         table.verticalHeader().setVisible(False)
+        table.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         table.connect("cellClicked(int,int)", self._onCell)
         table.connect("cellActivated(int,int)", self._onCell)
         table.connect("itemChanged(QTableWidgetItem*)", self._onItemChanged)
@@ -94,6 +95,7 @@ class OrganTable:
             empty = not any(texts[position] for texts in self._texts)
             self._table.setColumnHidden(position, column.optional and empty)
         self._table.resizeRowsToContents()
+        self._table.setMinimumHeight(self._height())
         self._filling = False
 
     def rows(self) -> list[list[str]]:
@@ -112,6 +114,12 @@ class OrganTable:
         stream = io.StringIO(newline="")
         csv.writer(stream).writerows(self.rows())
         return stream.getvalue()
+
+    def _height(self) -> int:
+        """What all rows, the titles and a scroll bar need: a narrow panel must not cut organs off."""
+        rows = sum(self._table.rowHeight(row) for row in range(self._table.rowCount))
+        bar = self._table.style().pixelMetric(qt.QStyle.PM_ScrollBarExtent)
+        return rows + self._table.horizontalHeader().height + bar + 2 * self._table.frameWidth
 
     def _item(self, position: int, text: str, key: str, segmentID: str | None) -> qt.QTableWidgetItem:
         item = qt.QTableWidgetItem(text)
@@ -157,7 +165,7 @@ def _text(column: str, key: str, facts: dict[str, Any], scores: dict[str, Any], 
     if not found:
         return "–"
     if column == "volume_ml":
-        return f"{facts[column]:.1f}"
+        return ("≥ " if facts.get("touches_border") else "") + f"{facts[column]:.1f}"
     if column == "hu":
         deviation = facts.get("sd_hu")
         return f"{facts['mean_hu']:.0f}" + ("" if deviation is None else f" ± {deviation:.0f}")

@@ -58,6 +58,10 @@ class Panel:
         return self.ui.messageLabel.text.replace("\u200b", "") if self.ui.messageLabel.visible else ""
 
     @property
+    def warning(self):
+        return self.ui.warningLabel.text.replace("\u200b", "") if self.ui.warningLabel.visible else ""
+
+    @property
     def table(self):
         """What the table shows, without its titles."""
         table = self.ui.organTable

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from panel_driver import FAKE_WORKER, Panel, add_ct, panel, segmentations  # noqa: F401  panel is a fixture
+from panel_driver import FAKE_WORKER, Panel, add_ct, segmentations
 
 from FlareSegmentLib.organs import ORGANS
+
+pytest_plugins = ("panel_driver",)
 
 
 def test_an_empty_scene_explains_itself(panel, screenshots):
@@ -64,7 +66,8 @@ def test_a_click_makes_organs_a_table_and_surfaces(panel, screenshots):
 
     liver = int((slicer.util.arrayFromVolume(ct) == 1001).sum()) * 0.125
     assert panel.table[0][1:3] == [f"{liver:.1f}", "1001 ± 0"]
-    assert panel.message == "The slices are thick."
+    assert panel.warning == "The slices are thick."
+    assert panel.message == "Done in 0.4 s on CPU."
     assert segmentation_nodes.is_shown_in_3d(node)
     assert panel.ui.show3DButton.checked
     assert panel.ui.segmentButton.text == "Segment"
@@ -374,14 +377,80 @@ def test_devices_are_offered_by_name_and_memory(panel):
     ]
 
 
+SECTIONS = ("advancedCollapsibleButton", "displayCollapsibleButton", "compareCollapsibleButton", "exportCollapsibleButton")
+
+
 def test_a_narrow_panel_shows_everything(panel, screenshots):
+    """At 300 pixels with every section open: nothing is wider than the panel, and no organ is cut off."""
     add_ct("A CT with a rather long name of its own, 5 mm, portal venous")
     panel.run()
+    for name in SECTIONS:
+        getattr(panel.ui, name).collapsed = False
+    panel.app.processEvents()
     widget = panel.ui.FlareSegment
     assert widget.minimumSizeHint().width() <= 300
     picture = screenshots / "panel_narrow.png"
-    widget.resize(300, widget.height)
+    widget.resize(300, widget.minimumSizeHint().height())
+    panel.app.processEvents()
+    table = panel.ui.organTable
+    assert table.visualItemRect(table.item(3, 0)).bottom() <= table.viewport().height
     assert widget.grab().save(str(picture))
+    for name in SECTIONS:
+        getattr(panel.ui, name).collapsed = True
+
+
+def test_large_fonts_and_a_dark_theme(panel, screenshots):
+    """Headings and rows grow with the font, and every text keeps its contrast in the dark."""
+    import qt
+
+    app = panel.app
+    font, palette = app.font(), app.palette()
+    large = qt.QFont(font)
+    large.setPointSize(2 * font.pointSize())
+    dark = qt.QPalette()
+    for role in (qt.QPalette.Window, qt.QPalette.Base, qt.QPalette.Button, qt.QPalette.AlternateBase):
+        dark.setColor(role, qt.QColor(45, 45, 48))
+    for role in (qt.QPalette.WindowText, qt.QPalette.Text, qt.QPalette.ButtonText):
+        dark.setColor(role, qt.QColor(230, 230, 230))
+    add_ct()
+    panel.run()
+    table = panel.ui.organTable
+    try:
+        app.setFont(large)
+        app.setPalette(dark)
+        app.processEvents()
+        app.processEvents()
+        panel.grab(screenshots / "panel_large_dark.png")
+        needed = qt.QFontMetrics(large).height()
+        assert table.rowHeight(0) >= needed
+        for label in (panel.ui.messageLabel, panel.ui.warningLabel, panel.ui.inputLabel):
+            text, ground = (label.palette.color(role) for role in (qt.QPalette.WindowText, qt.QPalette.Window))
+            assert text.lightness() - ground.lightness() > 120, label.objectName
+    finally:
+        app.setFont(font)
+        app.setPalette(palette)
+        app.processEvents()
+
+
+def test_everything_is_reached_by_the_keyboard(panel):
+    """Tab goes to every control of the first view, and the space bar starts and cancels."""
+    import qt
+    from PyQt5.QtTest import QTest
+
+    add_ct()
+    panel.use("slow")
+    names = []
+    widget = panel.ui.inputSelector
+    for _step in range(40):
+        widget = widget.nextInFocusChain()
+        if widget.focusPolicy & qt.Qt.TabFocus and widget.isVisible() and widget.isEnabled():
+            names.append(widget.objectName)
+    assert "segmentButton" in names and "advancedCollapsibleButton" in names
+    panel.ui.segmentButton.setFocus()
+    QTest.keyClick(panel.ui.segmentButton, qt.Qt.Key_Space)
+    panel.until(lambda: panel.logic.isRunning and panel.ui.progressBar.value > 0)
+    QTest.keyClick(panel.ui.segmentButton, qt.Qt.Key_Space)
+    assert not panel.logic.isRunning
 
 
 def test_python_gets_the_same_result_in_one_call(panel):

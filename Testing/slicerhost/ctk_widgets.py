@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-from PyQt5.QtCore import QSize, Qt, pyqtProperty, pyqtSignal
+from PyQt5.QtCore import QEvent, QSize, Qt, pyqtProperty, pyqtSignal
 from PyQt5.QtGui import QColor
 from PyQt5.QtWidgets import (
     QAbstractButton,
@@ -49,7 +49,6 @@ class ctkCollapsibleButton(QAbstractButton):
 
     locals().update(stored_properties(collapsedHeight=(int, 10)))
     contentsCollapsed = pyqtSignal(bool)
-    _HEADER = 24
 
     def __init__(self, *arguments):
         text, parent = text_and_parent(arguments)
@@ -58,10 +57,21 @@ class ctkCollapsibleButton(QAbstractButton):
         self.setCheckable(True)
         self.setChecked(True)
         self.setSizePolicy(QSizePolicy.Preferred, QSizePolicy.Preferred)
-        self.setContentsMargins(0, self._HEADER, 0, 0)
+        self.setContentsMargins(0, self._header, 0, 0)
         self._collapsed = False
         self._hidden_children = []
         self.toggled.connect(lambda checked: self.setCollapsed(not checked))
+
+    @property
+    def _header(self):
+        """Height of the heading: as large as its text, as in CTK."""
+        return max(24, self.fontMetrics().height() + 4)
+
+    def changeEvent(self, event):
+        super().changeEvent(event)
+        if event.type() == QEvent.FontChange:
+            self.setContentsMargins(0, self._header, 0, 0)
+            self.setMaximumHeight(self._header if self._collapsed else 16777215)
 
     def setCollapsed(self, collapsed):
         collapsed = bool(collapsed)
@@ -74,7 +84,7 @@ class ctkCollapsibleButton(QAbstractButton):
             ]
         for child in self._hidden_children:
             child.setVisible(not collapsed)
-        self.setMaximumHeight(self._HEADER if collapsed else 16777215)
+        self.setMaximumHeight(self._header if collapsed else 16777215)
         self.setChecked(not collapsed)
         self.updateGeometry()
         self.contentsCollapsed.emit(collapsed)
@@ -82,7 +92,7 @@ class ctkCollapsibleButton(QAbstractButton):
     collapsed = pyqtProperty(bool, lambda self: self._collapsed, setCollapsed)
 
     def _header_size(self):
-        return QSize(self.fontMetrics().horizontalAdvance(self.text) + 2 * self._HEADER, self._HEADER)
+        return QSize(self.fontMetrics().horizontalAdvance(self.text) + 2 * self._header, self._header)
 
     def sizeHint(self):
         layout = self.layout()
@@ -95,24 +105,24 @@ class ctkCollapsibleButton(QAbstractButton):
         return self._header_size().expandedTo(inside)
 
     def hitButton(self, position):
-        return position.y() < self._HEADER
+        return position.y() < self._header
 
     def paintEvent(self, event):
         painter = QStylePainter(self)
         option = QStyleOptionButton()
         option.initFrom(self)
         option.rect = self.rect
-        option.rect.setHeight(self._HEADER)
+        option.rect.setHeight(self._header)
         painter.drawControl(QStyle.CE_PushButtonBevel, option)
         arrow = QStyleOptionButton()
         arrow.initFrom(self)
         arrow.rect = option.rect.adjusted(6, 6, 0, -6)
-        arrow.rect.setWidth(self._HEADER - 12)
+        arrow.rect.setWidth(self._header - 12)
         painter.drawPrimitive(
             QStyle.PE_IndicatorArrowRight if self._collapsed else QStyle.PE_IndicatorArrowDown, arrow
         )
         painter.drawItemText(
-            option.rect.adjusted(self._HEADER, 0, -6, 0), Qt.AlignVCenter | Qt.AlignLeft, self.palette, self.enabled,
+            option.rect.adjusted(self._header, 0, -6, 0), Qt.AlignVCenter | Qt.AlignLeft, self.palette, self.enabled,
             self.text,
         )
 
