@@ -119,18 +119,27 @@ def _contrast_phase(
     image = image.clone()
     part, truth = image[block], labels[block]
     _dim_vessels(part, truth, phase.artery, intensity)
+    fat, soft = (float(window(np.float64(hu), intensity)) for hu in (-100.0, 55.0))
     for label, key in enumerate(organs, start=1):
         mask = truth == label
         target = phase.organ(key)
         if target is None or not bool(mask.any()):
             continue
         target = float(window(np.float64(target + generator.uniform(-8.0, 8.0)), intensity))
-        values = part[mask]
-        median = float(values.median())
+        median = float(part[mask].median())
+        if median <= fat:
+            continue
         # Without contrast agent cortex and medulla look alike, and vessels inside the liver vanish.
         contrast = float(generator.uniform(0.3, 1.0)) if target < median else float(generator.uniform(0.8, 1.3))
-        soft_mask = F.avg_pool3d(mask.float()[None, None], 3, stride=1, padding=1)[0, 0] * mask
-        part += ((part - median) * contrast + target - part) * soft_mask
+        shade = target + (part - median) * contrast
+        # Voxels at the border are part fat and keep their share of it: a rim would tell where the organ is.
+        partial = fat + (part - fat) * (target - fat) / (median - fat)
+        border = mask & _grown(~mask) & (part > fat) & (part < median)
+        rim = _grown(mask) & (truth == 0)
+        part[mask & ~border] = shade[mask & ~border]
+        part[border] = partial[border]
+        if target < median:
+            part[rim] = part[rim].clamp(max=max(target, soft))
     return image.clamp_(-1.0, 1.0)
 
 
@@ -140,9 +149,13 @@ def _dim_vessels(part: torch.Tensor, truth: torch.Tensor, artery_hu: float, inte
     """
     soft, blood, bone = (float(window(np.float64(hu), intensity)) for hu in (55.0, 150.0, 250.0))
     share = float(np.clip((window(np.float64(artery_hu), intensity) - soft) / (blood - soft), 0.05, 1.0))
-    near_bone = F.max_pool3d((part > bone).float()[None, None], 3, stride=1, padding=1)[0, 0] > 0
-    vessels = (part > soft) & ~near_bone & (truth == 0)
+    vessels = (part > soft) & ~_grown(part > bone) & (truth == 0)
     part[vessels] = soft + share * (part[vessels] - soft)
+
+
+def _grown(mask: torch.Tensor) -> torch.Tensor:
+    """The mask (z, y, x) and its neighbors, also across corners."""
+    return F.max_pool3d(mask.float()[None, None], 3, stride=1, padding=1)[0, 0] > 0
 
 
 def _cut_field_of_view(

@@ -111,6 +111,22 @@ def test_a_contrast_phase_moves_organs_and_both_kidneys_alike():
     assert len(seen) > 4
 
 
+def test_a_dimmed_organ_leaves_no_bright_rim():
+    settings = AugmentationSettings(phase_probability=1.0)
+    image, labels = scene()
+    fat, partial, kidney = (float(window(np.float64(hu), INTENSITY)) for hu in (-100.0, 90.0, 180.0))
+    grown = torch.nn.functional.max_pool3d((labels > 0).float()[None, None], 3, stride=1, padding=1)[0, 0]
+    blurred = torch.where(labels > 0, kidney, torch.where(grown > 0, partial, fat))
+    limit, dimmed = window(np.float64(56), INTENSITY), 0
+    for seed in range(30):
+        patch, _ = draw(blurred, labels, settings, seed)
+        if patch[labels > 0].median() < limit:
+            dimmed += 1
+            assert patch[labels == 0].max() <= limit < blurred[labels == 0].max()
+            assert patch[labels > 0].min() >= fat - 1e-3
+    assert dimmed > 5
+
+
 def test_a_plain_phase_dims_vessels_and_leaves_bone_and_fat():
     settings = AugmentationSettings(phase_probability=1.0)
     image, labels = scene()
