@@ -24,7 +24,10 @@ class Panel:
         import qt
         from PyQt5.QtTest import QTest
 
-        QTest.mouseClick(button, qt.Qt.LeftButton)
+        self.app.processEvents()
+        self.app.processEvents()  # a section that has just been opened lays out what is in it, and then that
+        place = qt.QPoint(8, button.height // 2) if isinstance(button, qt.QCheckBox) else button.rect.center()
+        QTest.mouseClick(button, qt.Qt.LeftButton, pos=place)
         self.app.processEvents()
 
     def until(self, condition, seconds=30.0):

@@ -377,7 +377,7 @@ def test_devices_are_offered_by_name_and_memory(panel):
     ]
 
 
-SECTIONS = ("advancedCollapsibleButton", "displayCollapsibleButton", "compareCollapsibleButton", "exportCollapsibleButton")
+SECTIONS = tuple(f"{name}CollapsibleButton" for name in ("advanced", "display", "compare", "export"))
 
 
 def test_a_narrow_panel_shows_everything(panel, screenshots):
