@@ -396,7 +396,8 @@ def run_tools(root, verb, arguments):
     if verb == "test":
         variables = clean_environment(**({} if has_display() else offscreen()))
         os.chdir(str(root))
-        return run([python, "-m", "pytest", "-q"] + arguments, variables)
+        coverage = [] if arguments else ["--cov", "--cov-report=term"]  # of a part of the suite it says nothing
+        return run([python, "-m", "pytest", "-q"] + coverage + arguments, variables)
     if verb == "bench":
         return run_benchmarks(root, python, arguments)
     return run_lint(root, python)
