@@ -4,8 +4,8 @@
 
 CT is a NIfTI, NRRD or MetaImage file or a folder with a DICOM series; without it the built-in phantom is segmented,
 and its own labels are the reference. Five files appear in DIR, all of them or none: NAME_organs.seg.nrrd,
-NAME_labels.nii.gz, NAME_organs.csv, NAME_slices.png and NAME_3d.png. Files of the same names are replaced once
-everything succeeded.
+NAME_labels.nii.gz (.nrrd for a tilted gantry), NAME_organs.csv, NAME_slices.png and NAME_3d.png. Files of the same
+names are replaced once everything succeeded.
 
 Exit status: 0 done; 2 bad input or usage, with one line on standard error; 1 anything else, also in one line (the
 environment variable FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises, so every way
@@ -314,7 +314,10 @@ def _write_files(
     values = np.zeros(256, np.uint8)
     for organ in organs:
         values[organ.label] = table[organ.key]
-    write_labels(files.path("labels", f"{case.name}_labels.nii.gz"), values[labels], case.volume)
+    suffix = ".nrrd" if case.volume.is_sheared else ".nii.gz"
+    if case.volume.is_sheared:
+        warnings.append("The slices are of a tilted gantry, which NIfTI cannot hold: the label map is a NRRD file.")
+    write_labels(files.path("labels", f"{case.name}_labels{suffix}"), values[labels], case.volume)
 
     columns = ["label", "volume_ml", "mean_hu"] + (list(_SCORES) if case.reference is not None else [])
     with open(files.path("table", f"{case.name}_organs.csv"), "w", newline="", encoding="utf-8") as stream:

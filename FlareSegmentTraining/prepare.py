@@ -341,7 +341,6 @@ def from_seg(arguments: list[str]) -> dict:
     """`from-seg`: a DICOM Segmentation or structure set becomes a label map. Raises FlareSegmentError."""
     import numpy as np
 
-    from FlareSegmentLib.errors import InputError
     from FlareSegmentLib.image_io import write_labels
     from FlareSegmentLib.organs import FLARE22_ORGANS, LABEL_TABLES
     from FlareSegmentTrainingLib.dicom_patients import read_labels_of
@@ -359,9 +358,6 @@ def from_seg(arguments: list[str]) -> dict:
     options = parser.parse_args(arguments)
     _check_new(options.output)
     labels, remarks = read_labels_of(options.file, options.ct)
-    tilted = np.abs(labels.direction.T @ labels.direction - np.eye(3)).max() > 1e-3
-    if tilted and not options.output.name.lower().endswith(".nrrd"):
-        raise InputError("The CT was scanned with a tilted gantry, which only NRRD can hold: name a file.nrrd.")
     for remark in remarks:
         print(f"Warning: {remark}", file=sys.stderr, flush=True)
     table = np.zeros(256, np.uint8)

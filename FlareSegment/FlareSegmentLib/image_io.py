@@ -101,13 +101,15 @@ def write_labels(path: str | os.PathLike[str], labels: np.ndarray, like: Volume)
         labels: (z, y, x) uint8 of the shape of `like`.
 
     Raises:
-        InputError: the file type is not supported or the file cannot be written there.
+        InputError: the file type is not supported or cannot hold the geometry, or the file cannot be written there.
         ValueError: the shapes differ.
     """
     path = Path(path)
     extension = file_type(path)
     if extension is None or extension in _DETACHED:
         raise InputError(f"{path}: label maps are written as .nii.gz, .nii, .nrrd or .mha; choose one of these.")
+    if like.is_sheared and extension in (".nii.gz", ".nii"):
+        raise InputError(f"{path}: the slices are of a tilted gantry, which NIfTI cannot hold: name a .nrrd file.")
     if labels.shape != like.array.shape:
         raise ValueError(f"the labels' shape {labels.shape} is not the volume's, {like.array.shape}")
     image = sitk.GetImageFromArray(np.ascontiguousarray(labels, dtype=np.uint8))

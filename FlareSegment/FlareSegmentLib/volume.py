@@ -126,6 +126,13 @@ class Volume:
         cosines = [c / lengths[2 - axis] for c, axis in zip(cosines, order.permutation)]
         return float(np.degrees(np.arccos(np.clip(min(cosines), 0.0, 1.0))))
 
+    @property
+    def is_sheared(self) -> bool:
+        """Whether the axes are not at right angles, as with slices of a tilted gantry; NRRD can hold that, NIfTI cannot
+        (ITK reads and writes such a NIfTI file with axes at right angles, in another place).
+        """
+        return bool(np.abs(self.direction.T @ self.direction - np.eye(3)).max() > 1e-3)
+
     def axis_order(self) -> AxisOrder:
         """The permutation and flips that bring the array's axes nearest to (superior, posterior, left)."""
         # alignment[position, axis]: cosine between the view's axis and the stored array's axis, both counted z, y, x

@@ -219,6 +219,21 @@ def test_labels_round_trip(tmp_path: Path, extension: str, index: int) -> None:
     assert os.listdir(tmp_path) == [path.name]
 
 
+def test_labels_of_a_tilted_gantry_need_a_format_that_holds_them(tmp_path: Path) -> None:
+    direction = np.eye(3)
+    direction[:, 2] = (0.0, np.sin(0.25), np.cos(0.25))
+    tilted = Volume(np.zeros((3, 4, 5), np.int16), (1.0, 1.0, 3.0), (1.0, 2.0, 3.0), direction)
+    labels = np.random.default_rng(0).integers(0, 5, (3, 4, 5)).astype(np.uint8)
+    with pytest.raises(InputError, match="tilted gantry"):
+        write_labels(tmp_path / "labels.nii.gz", labels, tilted)
+    assert not list(tmp_path.iterdir())
+    for name in ("labels.nrrd", "labels.mha"):
+        write_labels(tmp_path / name, labels, tilted)
+        back = read_labels(tmp_path / name, like=tilted)
+        np.testing.assert_array_equal(back.array, labels)
+        np.testing.assert_allclose(back.direction, direction, atol=1e-6)
+
+
 def test_labels_in_another_axis_order_are_reordered(tmp_path: Path) -> None:
     like = Volume(ct_array(), (0.7, 0.8, 2.5), (1, 2, 3), rotation(5, (1, 1, 0)) @ np.diag([-1, -1, 1]))
     labels = np.random.default_rng(0).integers(0, 5, SHAPE).astype(np.uint8)

@@ -61,7 +61,9 @@ def test_tilt_is_the_largest_angle_to_the_nearest_axis() -> None:
     assert Volume(np.zeros((2, 2, 2)), direction=rotation(80, (0, 1, 0))).tilt_degrees == pytest.approx(10)
     sheared = np.eye(3)
     sheared[:, 2] = rotation(18, (1, 0, 0))[:, 2]
-    assert Volume(np.zeros((2, 2, 2)), direction=sheared).tilt_degrees == pytest.approx(18)
+    tilted = Volume(np.zeros((2, 2, 2)), direction=sheared)
+    assert tilted.tilt_degrees == pytest.approx(18) and tilted.is_sheared
+    assert not Volume(np.zeros((2, 2, 2)), direction=rotation(18, (1, 0, 0))).is_sheared
 
 
 def test_voxel_volume_does_not_depend_on_orientation() -> None:
