@@ -747,3 +747,24 @@ def test_the_result_describes_itself_as_json(panel):
     table = json.loads(node.GetAttribute("FlareSegment.OrganTable"))
     assert set(table) == {organ.key for organ in ORGANS}
     assert segmentation_nodes.read_description(node)["Warnings"] == ["The slices are thick."]
+
+
+def test_a_dicom_segmentation_of_a_ct_from_dicom_comes_back(panel, tmp_path, monkeypatch):
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    import slicer
+    from dicom_files import patient
+
+    from FlareSegmentLib.dicom_segmentation import read_dicom_segmentation
+    from FlareSegmentSlicerLib import segmentation_nodes
+
+    volume, labels, files = patient(tmp_path / "ct", "Doe^Jane")
+    ct = slicer.util.loadVolume(str(files[0]))
+    scan = segmentation_nodes.volume_from_node(ct)
+    assert scan.same_grid(volume)
+    segmentation_nodes.create_segmentation(ct, labels, description={"OrganTable": {"liver": {"volume_ml": 0.0}}})
+    panel.widget.onParameterNodeModified()
+    panel.ui.outputSelector.setCurrentNode(segmentations()[0])
+    export_as(panel, monkeypatch, "dicom", tmp_path / "organs")
+    assert "organs.dcm" in panel.message
+    read = read_dicom_segmentation(tmp_path / "organs.dcm", like=scan)
+    np.testing.assert_array_equal(read.organ_labels().array, labels)
