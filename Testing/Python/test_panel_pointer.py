@@ -1,4 +1,4 @@
-"""The panel under an X server, with a real pointer: clicks go through X and Qt to the worker, and its answer comes back.
+"""The panel under an X server, with a real pointer: clicks go through X and Qt to the worker and back.
 
 Skipped where Xvfb or xdotool is not installed.
 """
