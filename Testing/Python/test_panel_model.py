@@ -93,7 +93,7 @@ def test_the_panel_gives_the_labels_of_the_engine(panel, untrained_model):
     ct = add_phantom()
     panel.use(untrained_model)
     panel.click(panel.ui.segmentButton)
-    panel.until(lambda: not panel.logic.isRunning, 120)
+    panel.until(lambda: not panel.logic.isRunning, 300)
     (node,) = segmentations()
     expected = Segmenter(load_model(untrained_model), device="cpu").segment(volume_from_node(ct)).labels
     np.testing.assert_array_equal(labels_in_scene(node, ct), expected)
@@ -106,14 +106,14 @@ def test_cancelling_the_engine_takes_effect_at_once(panel, untrained_model):
     add_phantom()
     panel.use(untrained_model)
     panel.click(panel.ui.segmentButton)
-    panel.until(lambda: panel.ui.progressBar.value > 0, 120)
+    panel.until(lambda: panel.ui.progressBar.value > 0, 300)
     start = time.monotonic()
     panel.click(panel.ui.segmentButton)
     assert time.monotonic() - start < 0.5
     assert not panel.logic.isRunning
     assert not segmentations()
     panel.click(panel.ui.segmentButton)
-    panel.until(lambda: not panel.logic.isRunning, 120)
+    panel.until(lambda: not panel.logic.isRunning, 300)
     assert len(segmentations()) == 1
 
 
@@ -121,7 +121,7 @@ def test_the_engine_killed_in_mid_run(panel, untrained_model):
     add_phantom()
     panel.use(untrained_model)
     panel.click(panel.ui.segmentButton)
-    panel.until(lambda: panel.ui.progressBar.value > 0, 120)
+    panel.until(lambda: panel.ui.progressBar.value > 0, 300)
     os.kill(panel.logic._worker.process_id(), 9)
     panel.until(lambda: not panel.logic.isRunning)
     assert "worker process" in panel.message
