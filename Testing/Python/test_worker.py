@@ -95,7 +95,7 @@ class Client:
         """The next event of one of the kinds, and the progress before it."""
         seen = []
         while True:
-            event = self.events.get(timeout=60)
+            event = self.events.get(timeout=180)
             if isinstance(event, kinds):
                 return event, seen
             assert isinstance(event, Progress), event
