@@ -1,6 +1,6 @@
 """Random damage: files through the readers, words through the command line, lines through the worker's protocol.
 
-FLARE_FUZZ_FILES sets how many files are damaged (default 300).
+FLARE_FUZZ_FILES sets how many files are damaged (default 200).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.model_file import DESCRIPTION_FILE, bundled_model_folder, read_description
 from FlareSegmentLib.worker_protocol import ProtocolError, decode_event, decode_request
 
-FILES = int(os.environ.get("FLARE_FUZZ_FILES", "300"))
+FILES = int(os.environ.get("FLARE_FUZZ_FILES", "200"))
 SEED = 20260801
 QUICK = settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck), derandomize=True)
 

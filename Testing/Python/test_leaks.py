@@ -1,6 +1,6 @@
 """One panel, many segmentations: memory, open files, shared blocks, temporary files and nodes stay as they are.
 
-FLARE_LEAKS sets how many (default 24; 200 take some minutes).
+FLARE_LEAKS sets how many (default 12; 200 take some minutes).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from test_panel_model import panel, show, untrained_model  # noqa: F401  fixtures
 from test_panel_worker import shared_files
 
-RUNS = max(12, int(os.environ.get("FLARE_LEAKS", "24")))
+RUNS = max(12, int(os.environ.get("FLARE_LEAKS", "12")))
 SPARE_MIB = 24.0
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="counted in Linux's /proc")
 

@@ -1,0 +1,87 @@
+"""The same CT and model give the same labels: again and again, from the engine, the worker, the script and the panel.
+
+FLARE_RUNS sets how often the engine repeats it (default 20).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from bad_input import ct_array, ct_image, save
+from test_faults import labels_of
+from test_panel_model import panel, show, untrained_model  # noqa: F401  fixtures
+from test_worker import Client
+
+from FlareSegmentLib.image_io import read_volume
+from FlareSegmentLib.model_file import load_model
+from FlareSegmentLib.pipeline import Segmenter
+from FlareSegmentLib.worker_protocol import Result, SegmentRequest, SharedFolder
+
+RUNS = int(os.environ.get("FLARE_RUNS", "20"))
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CT with something of every class for networks of random weights: noise in and around a body."""
+    rng = np.random.default_rng(0)
+    image = ct_image((ct_array() + rng.normal(0, 120, ct_array().shape)).astype(np.int16))
+    image.SetSpacing((7.0, 7.0, 8.0))
+    return save(tmp_path_factory.mktemp("ct") / "ct.nrrd", image)
+
+
+def test_twenty_runs_are_one(ct: Path, untrained_model: Path, figures: dict[str, str]) -> None:  # noqa: F811
+    """One segmenter again and again, every second time a new one."""
+    volume = read_volume(ct)[0]
+    segmenter = Segmenter(load_model(untrained_model), "cpu", 1)
+    first = segmenter.segment(volume).labels
+    assert len(np.unique(first)) > 2
+    different = 0
+    for number in range(RUNS - 1):
+        again = segmenter if number % 2 else Segmenter(load_model(untrained_model), "cpu", 1)
+        different += not np.array_equal(again.segment(volume).labels, first)
+    figures["Determinism"] = f"{RUNS} runs of the engine, {different} with other labels"
+    assert different == 0
+
+
+def test_engine_worker_script_and_panel_agree(
+    ct: Path,
+    untrained_model: Path,  # noqa: F811
+    panel,  # noqa: F811
+    segment_script,
+    tmp_path: Path,
+) -> None:
+    import slicer
+
+    volume = read_volume(ct)[0]
+    engine = Segmenter(load_model(untrained_model), "cpu").segment(volume).labels
+    client = Client()
+    try:
+        with SharedFolder() as folder:
+            request = SegmentRequest.prepare(1, volume, folder, untrained_model, "cpu")
+            client.send(request)
+            worker = labels_of(request, client.wait(Result)[0])
+    finally:
+        client.process.kill()
+        client.process.wait()
+    np.testing.assert_array_equal(worker, engine)
+
+    arguments = [ct, "--model", untrained_model, "--device", "cpu", "--output", tmp_path / "results"]
+    assert segment_script.main([str(argument) for argument in arguments]) == 0
+    script = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "results" / "ct_labels.nii.gz")))
+    np.testing.assert_array_equal(script, engine)
+
+    node = slicer.util.addVolumeFromArray(volume.array, ijkToRAS=volume.affine_ras)
+    show(node)
+    panel.ui.inputSelector.setCurrentNode(node)
+    panel.use(untrained_model)
+    panel.click(panel.ui.segmentButton)
+    panel.until(lambda: not panel.logic.isRunning, seconds=300)
+    assert panel.message.startswith("Done"), panel.message
+    (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    from test_panel_model import labels_in_scene
+
+    np.testing.assert_array_equal(labels_in_scene(segmentation, node), engine)
