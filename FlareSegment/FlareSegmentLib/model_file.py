@@ -73,8 +73,8 @@ class ModelDescription:
     Attributes:
         labels: class index of the network (1, 2, ...) -> organ key; 0 is background.
         facts: what people should know: training data, metrics, how the model was made.
-        minimum_confidence: an organ of which the last stage is less sure, by the mean probability over its largest
-            piece, is left out; 0 keeps every organ.
+        minimum_sure: an organ is left out when the last stage is sure of a smaller fraction of it
+            (`postprocessing.drop_doubtful`); 0 keeps every organ.
     """
 
     name: str
@@ -84,7 +84,7 @@ class ModelDescription:
     intensity: Intensity
     stages: tuple[Stage, ...]
     facts: dict = field(default_factory=dict)
-    minimum_confidence: float = 0.0
+    minimum_sure: float = 0.0
 
 
 def _check_shapes(network: dict, weights: dict[str, torch.Tensor]) -> None:
@@ -222,7 +222,7 @@ def _read(folder: Path) -> tuple[ModelDescription, dict]:
             intensity=_parse_intensity(content["intensity"], file),
             stages=tuple(_parse_stage(stage, position, file) for position, stage in enumerate(content["stages"])),
             facts=dict(content.get("facts", {})),
-            minimum_confidence=float(content.get("minimum_confidence", 0.0)),
+            minimum_sure=float(content.get("minimum_sure", 0.0)),
         )
         checksums = {"sha256": str(content["weights"]["sha256"])}
     except ModelError:
@@ -240,8 +240,8 @@ def _check(description: ModelDescription, file: Path) -> None:
         raise ModelError(f"{file}: unknown organs {', '.join(unknown)}; known: {', '.join(sorted(known))}.")
     if sorted(description.labels) != list(range(1, len(description.labels) + 1)):
         raise ModelError(f"{file}: labels must be numbered 1, 2, ... without gaps.")
-    if not 0.0 <= description.minimum_confidence < 1.0:
-        raise ModelError(f"{file}: minimum_confidence must be 0 or more and below 1.")
+    if not 0.0 <= description.minimum_sure < 1.0:
+        raise ModelError(f"{file}: minimum_sure must be 0 or more and below 1.")
     if not description.stages:
         raise ModelError(f"{file}: there is no stage.")
 

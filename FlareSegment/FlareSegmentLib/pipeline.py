@@ -220,7 +220,7 @@ class Segmenter:
     def _without_doubtful(
         self, scores: torch.Tensor, grid: tuple[AxisGrid, ...], volume: Volume, run: _Run
     ) -> torch.Tensor:
-        minimum = self.model.description.minimum_confidence
+        minimum = self.model.description.minimum_sure
         if not minimum:
             return scores
         probabilities = scores.float().cpu().numpy()

@@ -16,6 +16,9 @@ from .organs import Organ
 CLEARLY_OFF_MIDLINE_MM = 15.0
 """How far from the body's midline a component's center must lie before its side is believed."""
 
+SURE = 0.9
+"""Probability from which the network counts as sure of a cell."""
+
 _MINIMUM_ML = {"liver": 2.0, "right_kidney": 2.0, "left_kidney": 2.0, "spleen": 2.0}
 _MINIMUM_ML_OF_OTHERS = 0.2
 _USUAL_ML = {
@@ -41,20 +44,18 @@ def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def drop_doubtful(probabilities: np.ndarray, organs: Sequence[Organ], minimum: float, cell_ml: float) -> list[str]:
     """Take out organs of which the network is not sure; changes `probabilities`.
 
-    A network that never saw a hand or a head still calls something in it an organ, but with less confidence: the mean
-    probability over an organ's largest piece tells the two apart better than its size.
+    A network that never saw a hand or a head still calls something in it an organ, but hardly anywhere surely: the
+    fraction of an organ's largest piece with a probability of at least `SURE` tells the two apart better than its size.
 
     Args:
         probabilities: (1 + organs, z, y, x), class 0 the background; of a dropped organ they become 0.
-        minimum: mean probability that an organ needs; 0 keeps all.
+        minimum: fraction that must be sure; 0 keeps all.
         cell_ml: volume of a cell.
 
     Returns:
         Warnings for the user.
     """
     warnings: list[str] = []
-    if not minimum:
-        return warnings
     classes = probabilities.argmax(axis=0).astype(np.uint8)
     boxes = ndimage.find_objects(classes, len(organs))
     for number, (organ, box) in enumerate(zip(organs, boxes, strict=True), start=1):
@@ -62,14 +63,14 @@ def drop_doubtful(probabilities: np.ndarray, organs: Sequence[Organ], minimum: f
             continue
         numbers, counts = components(classes[box] == number)
         largest = numbers == int(counts[1:].argmax()) + 1
-        confidence = float(probabilities[number][box][largest].mean())
-        if confidence < minimum:
+        sure = float((probabilities[number][box][largest] >= SURE).mean())
+        if sure < minimum:
             probabilities[number] = 0
             volume = np.count_nonzero(classes[box] == number) * cell_ml
             if volume >= _WORTH_A_WARNING_ML:
                 warnings.append(
-                    f"{volume:.0f} ml that looked a little like {organ.name.lower()} were left out: the model is not "
-                    f"sure enough ({100 * confidence:.0f} %)."
+                    f"{volume:.0f} ml that looked a little like {organ.name.lower()} were left out: the model is sure "
+                    f"of {100 * sure:.0f} % of it only."
                 )
     return warnings
 

@@ -112,7 +112,7 @@ def test_weights_of_another_network_are_refused(folder):
         ({"labels": {"2": "liver"}}, "without gaps"),
         ({"intensity": {"lower": 5, "upper": 5}}, "lower"),
         ({"stages": []}, "no stage"),
-        ({"minimum_confidence": 1.5}, "minimum_confidence"),
+        ({"minimum_sure": 1.5}, "minimum_sure"),
         ({"stages": [{"name": "a", "region": "organs", "network": {}, "spacing_mm": [1, 1, 1]}]}, "first stage"),
         ({"stages": [{"name": "a", "region": "volume", "network": {}}]}, "exactly one"),
         ({"stages": [{"name": "a", "region": "volume", "network": {}, "spacing_mm": [1, 0, 1]}]}, "positive"),

@@ -53,10 +53,11 @@ def test_only_the_largest_piece_of_each_organ_stays() -> None:
 
 
 def sure_and_doubtful() -> np.ndarray:
-    """Class 1 (liver) is sure, class 4 (spleen) is doubtful but for a small sure piece."""
+    """Class 1 (liver) is sure, class 4 (spleen) is sure of a quarter, and of a small piece elsewhere."""
     probabilities = np.zeros((5, 12, 20, 30), np.float32)
     probabilities[1, 2:10, 2:10, 2:10] = 0.95
     probabilities[4, 2:10, 2:10, 14:22] = 0.7
+    probabilities[4, 2:10, 2:10, 14:16] = 0.92
     probabilities[4, 2:4, 14:16, 26:28] = 0.99
     probabilities[0] = 1.0 - probabilities[1:].sum(axis=0)
     return probabilities
@@ -65,12 +66,12 @@ def sure_and_doubtful() -> np.ndarray:
 @pytest.mark.usefixtures("any_library")
 def test_an_organ_that_the_network_doubts_is_left_out() -> None:
     probabilities = sure_and_doubtful()
-    warnings = drop_doubtful(probabilities, ORGANS, 0.8, cell_ml=0.1)
+    warnings = drop_doubtful(probabilities, ORGANS, 0.3, cell_ml=0.1)
     assert set(np.unique(probabilities.argmax(axis=0))) == {0, 1}
-    assert len(warnings) == 1 and "52 ml" in warnings[0] and "spleen" in warnings[0] and "70 %" in warnings[0]
+    assert len(warnings) == 1 and "52 ml" in warnings[0] and "spleen" in warnings[0] and "25 %" in warnings[0]
 
 
-@pytest.mark.parametrize("minimum", [0.0, 0.69])
+@pytest.mark.parametrize("minimum", [0.0, 0.24])
 def test_a_lower_demand_keeps_it(minimum: float) -> None:
     probabilities = sure_and_doubtful()
     assert drop_doubtful(probabilities, ORGANS, minimum, cell_ml=0.1) == []
@@ -79,7 +80,7 @@ def test_a_lower_demand_keeps_it(minimum: float) -> None:
 
 def test_little_doubtful_tissue_is_left_out_without_words() -> None:
     probabilities = sure_and_doubtful()
-    assert drop_doubtful(probabilities, ORGANS, 0.8, cell_ml=0.003) == []
+    assert drop_doubtful(probabilities, ORGANS, 0.3, cell_ml=0.003) == []
     assert set(np.unique(probabilities.argmax(axis=0))) == {0, 1}
 
 
