@@ -46,10 +46,12 @@ class OptionsSection:
         ui.roiSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._onRegionAdded)
 
     def applyDefaults(self) -> None:
-        """Give a scene that has not been touched what the user chose last."""
+        """Give a scene in which nothing was chosen yet what the user chose last."""
         parameters = self._parameters()
-        parameters.device = slicer.util.settingsValue(DEVICE_SETTING, "auto")
-        parameters.modelFolder = slicer.util.settingsValue(MODEL_SETTING, "")
+        if parameters.device == "auto":
+            parameters.device = slicer.util.settingsValue(DEVICE_SETTING, "auto")
+        if not parameters.modelFolder:
+            parameters.modelFolder = slicer.util.settingsValue(MODEL_SETTING, "")
 
     def update(self) -> None:
         """Show what the parameter node says."""

@@ -81,7 +81,7 @@ def test_engine_worker_script_and_panel_agree(
     panel.click(panel.ui.segmentButton)
     panel.until(lambda: not panel.logic.isRunning, seconds=300)
     assert panel.message.startswith("Done"), panel.message
-    (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    segmentation = panel.ui.outputSelector.currentNode()
     from test_panel_model import labels_in_scene
 
     np.testing.assert_array_equal(labels_in_scene(segmentation, node), engine)
