@@ -34,7 +34,7 @@ import numpy as np
 import slicer
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError, ModelError
-from FlareSegmentLib.organs import LABEL_TABLES, Organ, organ_by_key
+from FlareSegmentLib.organs import LABEL_TABLES, ORGANS, Organ, organ_by_key
 from FlareSegmentLib.volume import Volume
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
@@ -124,7 +124,10 @@ def load_reference(options: argparse.Namespace, volume: Volume, organs: Sequence
     labels = read_labels(options.reference, like=volume).array
     table = LABEL_TABLES[options.label_ids]
     own = {table[organ.key]: organ.label for organ in organs}
-    known = {0, *own} if options.label_ids == "flaresegment" else {0, *table.values()}
+    # A reference of the four organs also serves a model of one; FLARE22's 13 values must not pass for FlareSegment's.
+    known = {0, *own, *(table[organ.key] for organ in ORGANS)}
+    if options.label_ids != "flaresegment":
+        known |= set(table.values())
     strange = [str(value) for value in np.unique(labels) if value not in known]
     if strange:
         hint = " If it follows FLARE22, say --label-ids flare22." if options.label_ids == "flaresegment" else ""

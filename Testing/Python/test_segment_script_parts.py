@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("slicer_core", reason="slicer-core is not installed")
@@ -12,6 +14,9 @@ pytest.importorskip("slicer_core", reason="slicer-core is not installed")
 import segment
 
 from FlareSegmentLib.errors import Cancelled, InputError, ModelError
+from FlareSegmentLib.image_io import write_labels
+from FlareSegmentLib.organs import ORGANS
+from FlareSegmentLib.volume import Volume
 
 
 @pytest.mark.parametrize(
@@ -117,3 +122,16 @@ def test_help_is_no_error(capsys):
 def test_numbers_that_json_cannot_hold_are_null():
     values = {"a": [float("inf"), float("nan"), 1.23456], "b": {"c": True, "d": None, "e": "x"}}
     assert segment._finite(values) == {"a": [None, None, 1.2346], "b": {"c": True, "d": None, "e": "x"}}
+
+
+def test_a_reference_of_four_organs_serves_a_model_of_one(tmp_path):
+    volume = Volume(np.zeros((3, 4, 5), np.int16), (2.0, 2.0, 3.0))
+    values = np.arange(60, dtype=np.uint8).reshape(3, 4, 5) % 5
+    write_labels(tmp_path / "four.nii.gz", values, volume)
+    write_labels(tmp_path / "flare22.nii.gz", np.where(values == 3, 13, values).astype(np.uint8), volume)
+    options = argparse.Namespace(reference=tmp_path / "four.nii.gz", label_ids="flaresegment")
+    found = segment.load_reference(options, volume, ORGANS[:1])
+    np.testing.assert_array_equal(found, np.where(values == 1, 1, 0))
+    options.reference = tmp_path / "flare22.nii.gz"
+    with pytest.raises(InputError, match="flare22"):
+        segment.load_reference(options, volume, ORGANS[:1])
