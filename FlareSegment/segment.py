@@ -24,7 +24,6 @@ import shutil
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,28 +32,19 @@ from typing import Self
 import numpy as np
 import slicer
 
-from FlareSegmentLib.errors import FlareSegmentError, InputError, ModelError
+from FlareSegmentLib import command_line
+from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import LABEL_TABLES, ORGANS, Organ, organ_by_key
 from FlareSegmentLib.volume import Volume
 
-DONE, FAILED, BAD_INPUT = 0, 1, 2
 _SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
 _LONGEST_NAME = 255 - len("_organs.seg.nrrd")
 _SCORES = ("dice", "nsd", "hd95_mm")
 
 
-class _ArgumentParser(argparse.ArgumentParser):
-    """Raises InputError where argparse would print its usage and exit."""
-
-    def error(self, message: str) -> None:
-        raise InputError(f"{message} (see --help)")
-
-
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line's options. Raises InputError."""
-    parser = _ArgumentParser(
-        prog="segment.py", description="Segment liver, kidneys and spleen in a CT.", allow_abbrev=False
-    )
+    parser = command_line.ArgumentParser(prog="segment.py", description="Segment liver, kidneys and spleen in a CT.")
     parser.add_argument(
         "ct", nargs="?", metavar="CT", help="NIfTI, NRRD, MHA or DICOM folder; default: the built-in phantom"
     )
@@ -399,45 +389,21 @@ def print_report(result: dict, say: Callable[[str], None]) -> None:
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit status and never raises."""
 
-    def say(line: str) -> None:
-        print(line, flush=True)
-
-    try:
+    def work() -> None:
         options = parse_arguments(arguments)
-        result = segment_case(options, say)
-        print_report(result, say)
+        result = segment_case(options, command_line.say)
+        print_report(result, command_line.say)
         for warning in result["warnings"]:
-            print(f"Warning: {_one_line(warning)}", file=sys.stderr, flush=True)
+            command_line.warn(warning)
         if options.json:
-            say(json.dumps(result, allow_nan=False))
-        return DONE
-    except SystemExit as request:  # --help
-        return int(request.code or 0)
-    except (InputError, ModelError) as error:
-        return _fail(BAD_INPUT, _one_line(error))
-    except FlareSegmentError as error:
-        return _fail(FAILED, _one_line(error))
-    except ModuleNotFoundError as error:
-        advice = " Install Slicer's PyTorch extension and install PyTorch with it." if error.name == "torch" else ""
-        return _fail(FAILED, f"The Python package {error.name} is missing.{advice}")
-    except MemoryError:
-        return _fail(FAILED, "Not enough memory for this CT: close other programs, or crop the CT to the abdomen.")
-    except BaseException as error:  # noqa: BLE001  one that leaves the script would leave Slicer running
-        return _fail(
-            FAILED, f"Unexpected {type(error).__name__}: {_one_line(error)} (FLARESEGMENT_DEBUG=1 shows where)"
-        )
+            command_line.say(json.dumps(result, allow_nan=False))
 
-
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
-
-
-def _fail(status: int, message: str) -> int:
-    if os.environ.get("FLARESEGMENT_DEBUG"):
-        traceback.print_exc()
-    print(f"Error: {message}", file=sys.stderr, flush=True)
-    return status
+    return command_line.run(
+        work,
+        interrupted="Stopped; nothing was written.",
+        out_of_memory="Not enough memory for this CT: close other programs, or crop the CT to the abdomen.",
+    )
 
 
 if __name__ == "__main__":
-    slicer.util.exit(main(sys.argv[1:]))
+    command_line.leave(main(sys.argv[1:]))

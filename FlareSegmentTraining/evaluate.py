@@ -18,33 +18,32 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-DONE, FAILED, BAD_INPUT = 0, 1, 2
+_HERE = Path(__file__).resolve().parent
+for _folder in (_HERE, _HERE.parent, _HERE.parent / "FlareSegment"):
+    # In a working tree the libraries are beside this file and in the other module's folder; installed, both are one
+    # folder above. Slicer itself knows its modules' folder; PythonSlicer and a plain Python do not.
+    if any((_folder / name).is_dir() for name in ("FlareSegmentLib", "FlareSegmentTrainingLib")):
+        sys.path.insert(0, str(_folder))
+
+from FlareSegmentLib import command_line  # noqa: E402
+from FlareSegmentLib.errors import InputError  # noqa: E402
+
 CASES_FILE, ORGANS_FILE, COMPARISON_FILE = "cases.csv", "organs.csv", "comparison.csv"
 VIDEOS = "videos"
-_HERE = Path(__file__).resolve().parent
-# Installed, both modules share one folder; in the source tree FlareSegment lies beside FlareSegmentTraining.
-sys.path[:0] = [str(folder) for folder in (_HERE, _HERE.parent / "FlareSegment") if str(folder) not in sys.path]
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line's options. Raises InputError."""
-    from FlareSegmentLib.errors import InputError
     from FlareSegmentTrainingLib.dataset_layouts import LAYOUTS
     from FlareSegmentTrainingLib.label_maps import LABEL_MAPS
 
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> None:
-            raise InputError(f"{message} (see --help)")
-
-    parser = Parser(
-        prog="evaluate.py", description="Measure a model or label maps against labeled CTs.", allow_abbrev=False
+    parser = command_line.ArgumentParser(
+        prog="evaluate.py", description="Measure a model or label maps against labeled CTs."
     )
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--model", metavar="FOLDER", help="model folder, or bundled: the model of the extension")
@@ -96,7 +95,6 @@ def evaluate(options: argparse.Namespace) -> dict:
     """Do everything that the command line asks for; returns what --json prints. Raises FlareSegmentError."""
     from FlareSegmentTrainingSlicerLib.evaluation_pictures import draw_case
 
-    from FlareSegmentLib.errors import InputError
     from FlareSegmentTrainingLib.cases import find_cases, organs_by_keys
     from FlareSegmentTrainingLib.evaluation import (
         RESULT_FILE,
@@ -136,11 +134,11 @@ def evaluate(options: argparse.Namespace) -> dict:
             layout=options.layout,
             unpack_to=options.output / ".unpacked",
             left_out=left_out.append,
-            say=_say,
+            say=command_line.say,
         )
     cases = cases[: options.limit_cases]
     organs = organs_to_measure(predictor, cases, keys)
-    evaluation = evaluate_cases(cases, predictor, organs, options.output, draw_case, left_out, _say)
+    evaluation = evaluate_cases(cases, predictor, organs, options.output, draw_case, left_out, command_line.say)
     content = evaluation.content()
     if other is not None:
         content["comparison"] = other.comparison(cases, evaluation)
@@ -151,10 +149,10 @@ def evaluate(options: argparse.Namespace) -> dict:
     _print_summary(content)
     for name, record in evaluation.cases.items():
         for warning in record["warnings"]:
-            print(f"Warning: {name}: {warning}", file=sys.stderr, flush=True)
+            command_line.warn(f"{name}: {warning}")
     for item in evaluation.left_out:
-        print(f"Warning: {item}", file=sys.stderr, flush=True)
-    _say(f"Report: {report}")
+        command_line.warn(item)
+    command_line.say(f"Report: {report}")
     return {"output": str(options.output), "report": str(report), "reused": evaluation.reused, **content}
 
 
@@ -171,7 +169,6 @@ class _Other:
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
-        from FlareSegmentLib.errors import InputError
         from FlareSegmentLib.model_file import DESCRIPTION_FILE
         from FlareSegmentTrainingLib.evaluation import RESULT_FILE, ModelPredictor, read_evaluation
 
@@ -197,9 +194,10 @@ class _Other:
         from FlareSegmentTrainingLib.evaluation import evaluate_cases
 
         if self._predictor is not None:
-            _say(f"For comparison: {self._predictor.name}")
+            command_line.say(f"For comparison: {self._predictor.name}")
             folder = self._output / f"compared_{self._predictor.identity[:12]}"
-            compared = evaluate_cases(cases, self._predictor, evaluation.organs, folder, None, (), _say).content()
+            say = command_line.say
+            compared = evaluate_cases(cases, self._predictor, evaluation.organs, folder, None, (), say).content()
         else:
             compared = self._content
         organs, left_out = compare(evaluation.cases, compared["cases"], evaluation.organs)
@@ -230,7 +228,7 @@ def _make_videos(cases: Sequence, evaluation, output: Path) -> dict[str, list[st
         ]
         if not missing:
             continue
-        _say(f"{case.name}: videos")
+        command_line.say(f"{case.name}: videos")
         volume, reference, _ = case.read()
         volume = replace(volume, name=case.name)
         labels = read_labels(output / record["prediction"], like=volume).array
@@ -285,14 +283,14 @@ def _write_tables(output: Path, content: dict) -> None:
 def _print_summary(content: dict) -> None:
     from FlareSegmentLib.organs import organ_by_key
 
-    _say(f"{'Organ':<20}{'Cases':>6}{'Dice':>8}{'NSD':>8}{'HD95 mm':>9}  Worst Dice")
+    command_line.say(f"{'Organ':<20}{'Cases':>6}{'Dice':>8}{'NSD':>8}{'HD95 mm':>9}  Worst Dice")
     for key, entry in content["summary"].items():
         name = organ_by_key(key).name
         if not entry["dice"]:
-            _say(f"{name:<20}{0:>6}")
+            command_line.say(f"{name:<20}{0:>6}")
             continue
         distance = entry["hd95_mm"]["mean"]
-        _say(
+        command_line.say(
             f"{name:<20}{entry['cases']:>6}{entry['dice']['mean']:>8.3f}{entry['nsd']['mean']:>8.3f}"
             f"{'-' if distance is None else format(distance, '.1f'):>9}"
             f"  {entry['dice']['worst']:.3f} ({entry['dice']['worst_case']})"
@@ -301,45 +299,15 @@ def _print_summary(content: dict) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit status and never raises."""
-    try:
-        from FlareSegmentLib.errors import FlareSegmentError, InputError, ModelError
-    except ImportError as error:
-        return _fail(FAILED, f"FlareSegment's engine is not installed beside this module ({error})")
-    try:
+
+    def work() -> None:
         options = parse_arguments(arguments)
         result = evaluate(options)
         if options.json:
-            _say(json.dumps(result, allow_nan=False))
-        return DONE
-    except SystemExit as request:  # --help
-        return int(request.code or 0)
-    except (InputError, ModelError) as error:
-        return _fail(BAD_INPUT, error)
-    except FlareSegmentError as error:
-        return _fail(FAILED, error)
-    except ModuleNotFoundError as error:
-        advice = " Install Slicer's PyTorch extension and install PyTorch with it." if error.name == "torch" else ""
-        return _fail(FAILED, f"The Python package {error.name} is missing.{advice}")
-    except KeyboardInterrupt:
-        return _fail(FAILED, "Stopped; the same command goes on.")
-    except BaseException as error:  # noqa: BLE001  an exception that leaves the script would leave Slicer running
-        return _fail(FAILED, f"Unexpected {type(error).__name__}: {error} (FLARESEGMENT_DEBUG=1 shows where)")
+            command_line.say(json.dumps(result, allow_nan=False))
 
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _fail(status: int, message: object) -> int:
-    if os.environ.get("FLARESEGMENT_DEBUG"):
-        traceback.print_exc()
-    print(f"Error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
-    return status
+    return command_line.run(work)
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    slicer = sys.modules.get("slicer")
-    if slicer is not None and getattr(slicer, "app", None) is not None:
-        slicer.util.exit(status)
-    sys.exit(status)
+    command_line.leave(main(sys.argv[1:]))

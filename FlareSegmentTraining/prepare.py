@@ -26,28 +26,25 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import re
 import shutil
 import sys
-import traceback
 from pathlib import Path
 
-DONE, FAILED, BAD_INPUT = 0, 1, 2
 _HERE = Path(__file__).resolve().parent
-# Installed, both modules share one folder; in the source tree FlareSegment lies beside FlareSegmentTraining.
-sys.path[:0] = [str(folder) for folder in (_HERE, _HERE.parent / "FlareSegment") if str(folder) not in sys.path]
+for _folder in (_HERE, _HERE.parent, _HERE.parent / "FlareSegment"):
+    # In a working tree the libraries are beside this file and in the other module's folder; installed, both are one
+    # folder above. Slicer itself knows its modules' folder; PythonSlicer and a plain Python do not.
+    if any((_folder / name).is_dir() for name in ("FlareSegmentLib", "FlareSegmentTrainingLib")):
+        sys.path.insert(0, str(_folder))
+
+from FlareSegmentLib import command_line  # noqa: E402
+from FlareSegmentLib.errors import InputError  # noqa: E402
 
 
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:
     """A parser whose errors are InputErrors, with the option that all verbs have."""
-    from FlareSegmentLib.errors import InputError
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> None:
-            raise InputError(f"{message} (see --help)")
-
-    parser = Parser(prog=f"prepare.py {verb}".strip(), description=description, allow_abbrev=False)
+    parser = command_line.ArgumentParser(prog=f"prepare.py {verb}".strip(), description=description)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object, last")
     return parser
 
@@ -78,7 +75,6 @@ def _organs(options: argparse.Namespace) -> tuple:
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The options of a command line without a verb. Raises InputError."""
-    from FlareSegmentLib.errors import InputError
     from FlareSegmentTrainingLib.dataset_layouts import LAYOUTS
     from FlareSegmentTrainingLib.label_maps import LABEL_MAPS
 
@@ -144,13 +140,13 @@ def prepare(options: argparse.Namespace) -> dict:
         layout=options.layout,
         unpack_to=unpack_to,
         left_out=left_out.append,
-        say=_say,
+        say=command_line.say,
     )
     if options.patient_pattern is not None:
         cases = [_with_patient(case, options.patient_pattern) for case in cases]
-    _say(f"{len(cases)} cases found" + (f", {len(left_out)} cannot be used" if left_out else ""))
+    command_line.say(f"{len(cases)} cases found" + (f", {len(left_out)} cannot be used" if left_out else ""))
     outcomes = convert_cases(
-        cases, options.output, Settings(organs, options.label_ids, options.keep_names), left_out, _say
+        cases, options.output, Settings(organs, options.label_ids, options.keep_names), left_out, command_line.say
     )
     shutil.rmtree(unpack_to, ignore_errors=True)
     return _summary(options, organs, outcomes)
@@ -158,13 +154,11 @@ def prepare(options: argparse.Namespace) -> dict:
 
 def _summary(options: argparse.Namespace, organs: tuple, outcomes: list) -> dict:
     """Print what became of the cases; returns what --json prints. Raises InputError when none can be used."""
-    from FlareSegmentLib.errors import InputError
-
     counts = {
         result: sum(outcome.result == result for outcome in outcomes) for result in ("taken", "present", "left out")
     }
     _print_table(outcomes)
-    _say(
+    command_line.say(
         f"{counts['taken']} cases taken, {counts['present']} there already, {counts['left out']} left out: "
         f"{options.output}"
     )
@@ -195,9 +189,9 @@ def _print_table(outcomes: list) -> None:
             detail = f"{outcome.name}: {', '.join(volumes) or 'no labels'}" + (
                 " ml" if outcome.facts["organs_ml"] else ""
             )
-        _say(f"{outcome.source:<{width}}  {outcome.result:<8}  {detail}")
+        command_line.say(f"{outcome.source:<{width}}  {outcome.result:<8}  {detail}")
         for warning in outcome.warnings:
-            print(f"Warning: {outcome.source}: {' '.join(warning.split())}", file=sys.stderr, flush=True)
+            command_line.warn(f"{outcome.source}: {warning}")
 
 
 # DICOM --------------------------------------------------------------------------------------------
@@ -238,10 +232,10 @@ def from_dicom(arguments: list[str]) -> dict:
     if options.keep_mapping is not None:
         _check_new(options.keep_mapping)
     cases, left_out = look_through(
-        options.export, training=options.training, minimum_slices=options.minimum_slices, say=_say
+        options.export, training=options.training, minimum_slices=options.minimum_slices, say=command_line.say
     )
     settings = Settings(organs, options.label_ids, unlabeled=not options.training, clip=options.training)
-    outcomes = convert_cases(cases, options.output, settings, left_out, _say)
+    outcomes = convert_cases(cases, options.output, settings, left_out, command_line.say)
     result = _summary(options, organs, outcomes)
     if options.keep_mapping is not None:
         names = {outcome.source: outcome.name for outcome in outcomes if outcome.result != "left out"}
@@ -264,10 +258,12 @@ def to_dicom(arguments: list[str]) -> dict:
     options = parser.parse_args(arguments)
     _check_output(options.output)
     patients = []
-    for source in find_sources(options.ct, dicom=False, say=_say):
+    for source in find_sources(options.ct, dicom=False, say=command_line.say):
         volume, labels = source.read()
         folder = write_patient(options.output, source.name, volume, labels)
-        _say(f"{source.name}: {len(volume.array)} slices{'' if labels is None else ' and labels'} in {folder}")
+        command_line.say(
+            f"{source.name}: {len(volume.array)} slices{'' if labels is None else ' and labels'} in {folder}"
+        )
         patients.append(str(folder))
     return {"output": str(options.output), "patients": patients}
 
@@ -291,10 +287,10 @@ def blocks(arguments: list[str]) -> dict:
     options = parser.parse_args(arguments)
     _check_output(options.output)
     names = {}
-    for source in find_sources(options.ct, dicom=True, say=_say):
+    for source in find_sources(options.ct, dicom=True, say=command_line.say):
         volume, labels = source.read()
         written = write_blocks(options.output, source.name, volume, labels, options.slices, options.format == "dicom")
-        _say(f"{source.name}: {len(volume.array)} slices in {len(written)} blocks")
+        command_line.say(f"{source.name}: {len(volume.array)} slices in {len(written)} blocks")
         names[source.name] = written
     return {"output": str(options.output), "blocks": names}
 
@@ -310,7 +306,7 @@ def join(arguments: list[str]) -> dict:
     _check_output(options.output)
     joined = join_blocks(options.blocks, options.output)
     for name, volume in joined.items():
-        _say(f"{name}: {len(volume.array)} slices")
+        command_line.say(f"{name}: {len(volume.array)} slices")
     return {"output": str(options.output), "cases": list(joined)}
 
 
@@ -333,7 +329,7 @@ def to_seg(arguments: list[str]) -> dict:
     labels = read_labels(options.labels)
     labels = labels.with_array(table.apply(labels.array))
     write_segmentation_of(options.ct, labels, options.output, FLARE22_ORGANS, options.manual)
-    _say(f"{options.output} written")
+    command_line.say(f"{options.output} written")
     return {"output": str(options.output)}
 
 
@@ -359,13 +355,13 @@ def from_seg(arguments: list[str]) -> dict:
     _check_new(options.output)
     labels, remarks = read_labels_of(options.file, options.ct)
     for remark in remarks:
-        print(f"Warning: {remark}", file=sys.stderr, flush=True)
+        command_line.warn(remark)
     table = np.zeros(256, np.uint8)
     for organ in FLARE22_ORGANS:
         table[organ.label] = LABEL_TABLES[options.label_ids][organ.key]
     write_labels(options.output, table[labels.array], labels)
     present = [organ.key for organ in FLARE22_ORGANS if (labels.array == organ.label).any()]
-    _say(f"{options.output}: {', '.join(present)}")
+    command_line.say(f"{options.output}: {', '.join(present)}")
     return {"output": str(options.output), "organs": present}
 
 
@@ -380,15 +376,11 @@ VERBS = {
 
 
 def _check_output(folder: Path) -> None:
-    from FlareSegmentLib.errors import InputError
-
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder with --output.")
 
 
 def _check_new(file: Path) -> None:
-    from FlareSegmentLib.errors import InputError
-
     if file.exists():
         raise InputError(f"{file} is there already: name another file.")
     if not file.absolute().parent.is_dir():
@@ -397,44 +389,17 @@ def _check_new(file: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit status and never raises."""
-    try:
-        from FlareSegmentLib.errors import FlareSegmentError, InputError
-    except ImportError as error:
-        return _fail(FAILED, f"FlareSegment's engine is not installed beside this module ({error})")
-    try:
+
+    def work() -> None:
         if arguments[:1] and arguments[0] in VERBS:
             result = VERBS[arguments[0]](arguments[1:])
         else:
             result = prepare(parse_arguments(arguments))
         if "--json" in arguments:
-            _say(json.dumps(result, allow_nan=False))
-        return DONE
-    except SystemExit as request:  # --help
-        return int(request.code or 0)
-    except InputError as error:
-        return _fail(BAD_INPUT, error)
-    except FlareSegmentError as error:
-        return _fail(FAILED, error)
-    except KeyboardInterrupt:
-        return _fail(FAILED, "Stopped; the same command goes on.")
-    except BaseException as error:  # noqa: BLE001  an exception that leaves the script would leave Slicer running
-        return _fail(FAILED, f"Unexpected {type(error).__name__}: {error} (FLARESEGMENT_DEBUG=1 shows where)")
+            command_line.say(json.dumps(result, allow_nan=False))
 
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _fail(status: int, message: object) -> int:
-    if os.environ.get("FLARESEGMENT_DEBUG"):
-        traceback.print_exc()
-    print(f"Error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
-    return status
+    return command_line.run(work)
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    slicer = sys.modules.get("slicer")
-    if slicer is not None and getattr(slicer, "app", None) is not None:
-        slicer.util.exit(status)
-    sys.exit(status)
+    command_line.leave(main(sys.argv[1:]))

@@ -18,12 +18,9 @@ slicer.util.exit.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import traceback
 from pathlib import Path
 
-DONE, FAILED, BAD_INPUT = 0, 1, 2
 _HERE = Path(__file__).resolve().parent
 for _folder in (_HERE, _HERE.parent, _HERE.parent / "FlareSegment"):
     # In a working tree the libraries are beside this file and in the other module's folder; installed, both are one
@@ -31,26 +28,20 @@ for _folder in (_HERE, _HERE.parent, _HERE.parent / "FlareSegment"):
     if any((_folder / name).is_dir() for name in ("FlareSegmentLib", "FlareSegmentTrainingLib")):
         sys.path.insert(0, str(_folder))
 
-from FlareSegmentLib.errors import FlareSegmentError, InputError  # noqa: E402
-
-
-class _ArgumentParser(argparse.ArgumentParser):
-    """Raises InputError where argparse would print its usage and exit."""
-
-    def error(self, message: str) -> None:
-        raise InputError(f"{message} (see --help)")
+from FlareSegmentLib import command_line  # noqa: E402
+from FlareSegmentLib.errors import InputError  # noqa: E402
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line's options. Raises InputError."""
-    parser = _ArgumentParser(prog="synthesize.py", description="Make training cases.", allow_abbrev=False)
+    parser = command_line.ArgumentParser(prog="synthesize.py", description="Make training cases.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="deform|draw|empty")
     for verb, text in (
         ("deform", "bend labeled CTs onto the organs of label maps"),
         ("draw", "draw CTs from label maps of whole body parts"),
         ("empty", "draw heads and limbs without any organ"),
     ):
-        part = verbs.add_parser(verb, help=text, description=text, allow_abbrev=False)
+        part = verbs.add_parser(verb, help=text, description=text)
         if verb == "deform":
             part.add_argument("--data", action="append", required=True, metavar="DIR", help="labeled CTs")
             part.add_argument("--cases", metavar="NAMES", help="only these of them, as case1,case2")
@@ -104,45 +95,14 @@ def synthesize(options: argparse.Namespace) -> None:
     for case in cases:
         case.write(options.output)
         made += 1
-        print(f"{case.name}: {' x '.join(str(n) for n in case.image.shape[::-1])} voxels", flush=True)
-    print(f"{made} cases made, {options.output} holds {len(list(options.output.glob('*_labels.nii.gz')))}", flush=True)
-
-
-def _in_slicer() -> bool:
-    """Whether this Python is Slicer's own process, with its scene, and not PythonSlicer or another."""
-    return hasattr(sys.modules.get("slicer"), "app")
+        command_line.say(f"{case.name}: {' x '.join(str(n) for n in case.image.shape[::-1])} voxels")
+    command_line.say(f"{made} cases made, {options.output} holds {len(list(options.output.glob('*_labels.nii.gz')))}")
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit status and never raises."""
-    try:
-        synthesize(parse_arguments(arguments))
-        return DONE
-    except SystemExit as request:  # --help
-        return int(request.code or 0)
-    except InputError as error:
-        return _fail(BAD_INPUT, error)
-    except FlareSegmentError as error:
-        return _fail(FAILED, error)
-    except ModuleNotFoundError as error:
-        advice = " Install Slicer's PyTorch extension and install PyTorch with it." if error.name == "torch" else ""
-        return _fail(FAILED, f"The Python package {error.name} is missing.{advice}")
-    except KeyboardInterrupt:
-        return _fail(FAILED, "Interrupted; the same command goes on.")
-    except BaseException as error:  # noqa: BLE001  an exception that leaves the script would leave Slicer running
-        return _fail(FAILED, f"Unexpected {type(error).__name__}: {error} (FLARESEGMENT_DEBUG=1 shows where)")
-
-
-def _fail(status: int, message: object) -> int:
-    if os.environ.get("FLARESEGMENT_DEBUG"):
-        traceback.print_exc()
-    print("Error: " + " ".join(str(message).split()), file=sys.stderr, flush=True)
-    return status
+    return command_line.run(lambda: synthesize(parse_arguments(arguments)))
 
 
 if __name__ == "__main__":
-    _status = main(sys.argv[1:])
-    if _in_slicer():
-        sys.modules["slicer"].util.exit(_status)
-    else:
-        sys.exit(_status)
+    command_line.leave(main(sys.argv[1:]))

@@ -15,9 +15,7 @@ slicer.util.exit.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import traceback
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
@@ -27,23 +25,15 @@ for _folder in (_HERE, _HERE.parent, _HERE.parent / "FlareSegment"):
     if any((_folder / name).is_dir() for name in ("FlareSegmentLib", "FlareSegmentTrainingLib")):
         sys.path.insert(0, str(_folder))
 
-from FlareSegmentLib.errors import FlareSegmentError, InputError, ModelError  # noqa: E402
-
-DONE, FAILED, BAD_INPUT = 0, 1, 2
-
-
-class _ArgumentParser(argparse.ArgumentParser):
-    """Raises InputError where argparse would print its usage and exit."""
-
-    def error(self, message: str) -> None:
-        raise InputError(f"{message} (see --help)")
+from FlareSegmentLib import command_line  # noqa: E402
+from FlareSegmentLib.errors import InputError  # noqa: E402
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line's options. Raises InputError."""
     from FlareSegmentTrainingLib.presets import preset_names
 
-    parser = _ArgumentParser(prog="train.py", description="Train a segmentation model.", allow_abbrev=False)
+    parser = command_line.ArgumentParser(prog="train.py", description="Train a segmentation model.")
     parser.add_argument("--preset", metavar="NAME", help=f"{', '.join(preset_names())}, or the path of a JSON file")
     parser.add_argument(
         "--data",
@@ -189,7 +179,7 @@ def train(options: argparse.Namespace) -> None:
 
     def say(line: str) -> None:
         if group.is_first:
-            print(line, flush=True)
+            command_line.say(line)
 
     try:
         group.wait()  # every process has seen the folder as it was
@@ -215,7 +205,7 @@ def train(options: argparse.Namespace) -> None:
         for key, value in scores.organ_means().items():
             say(f"{key:<22} Dice {value:.4f}")
         say(f"Mean validation Dice {scores.mean():.4f}, on the grid of the last stage; the model is in {folder.best}")
-        if _in_slicer() and group.is_first:
+        if command_line.in_slicer() and group.is_first:
             from FlareSegmentTrainingSlicerLib.curves_nodes import save_scene
 
             say(f"Wrote {save_scene(folder)}")
@@ -223,45 +213,14 @@ def train(options: argparse.Namespace) -> None:
         group.close()
 
 
-def _in_slicer() -> bool:
-    """Whether this Python is Slicer's own process, with its scene, and not PythonSlicer or another."""
-    return hasattr(sys.modules.get("slicer"), "app")
-
-
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit status and never raises."""
-    try:
-        train(parse_arguments(arguments))
-        return DONE
-    except SystemExit as request:  # --help
-        return int(request.code or 0)
-    except (InputError, ModelError) as error:
-        return _fail(BAD_INPUT, error)
-    except FlareSegmentError as error:
-        return _fail(FAILED, error)
-    except ModuleNotFoundError as error:
-        advice = " Install Slicer's PyTorch extension and install PyTorch with it." if error.name == "torch" else ""
-        return _fail(FAILED, f"The Python package {error.name} is missing.{advice}")
-    except KeyboardInterrupt:
-        return _fail(FAILED, "Interrupted; the last checkpoint stands, --resume continues from it.")
-    except BaseException as error:  # noqa: BLE001  an exception that leaves the script would leave Slicer running
-        if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
-            return _fail(
-                FAILED, "Not enough memory: lower training.batch, the patch or the network's base_channels with --set."
-            )
-        return _fail(FAILED, f"Unexpected {type(error).__name__}: {error} (FLARESEGMENT_DEBUG=1 shows where)")
-
-
-def _fail(status: int, message: object) -> int:
-    if os.environ.get("FLARESEGMENT_DEBUG"):
-        traceback.print_exc()
-    print("Error: " + " ".join(str(message).split()), file=sys.stderr, flush=True)
-    return status
+    return command_line.run(
+        lambda: train(parse_arguments(arguments)),
+        interrupted="Interrupted; the last checkpoint stands, --resume continues from it.",
+        out_of_memory="Not enough memory: lower training.batch, the patch or the network's base_channels with --set.",
+    )
 
 
 if __name__ == "__main__":
-    _status = main(sys.argv[1:])
-    if _in_slicer():
-        sys.modules["slicer"].util.exit(_status)
-    else:
-        sys.exit(_status)
+    command_line.leave(main(sys.argv[1:]))
