@@ -42,7 +42,6 @@ SCRIPTS = {
     "synthesize": ("FlareSegmentTraining/synthesize.py", "deform|draw|empty [options]", "make training cases"),
     "train": ("FlareSegmentTraining/train.py", "[options]", "train a model"),
     "evaluate": ("FlareSegmentTraining/evaluate.py", "[options]", "measure a model on labeled CTs"),
-    "cohort": ("FlareSegmentTraining/cohort.py", "[options]", "segment many CTs"),
 }
 SHOW_PANEL = "import slicer; slicer.util.selectModule('FlareSegment')"
 SHOW_FILE = "; slicer.util.loadVolume({path!r})"

@@ -31,6 +31,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+from FlareSegmentLib.model_card import bundled_model_folder
 from FlareSegmentLib.worker_protocol import Ready
 from FlareSegmentSlicerLib import display, export, installation, segmentation_nodes
 from FlareSegmentSlicerLib.comparison_section import ComparisonSection
@@ -46,7 +47,7 @@ from FlareSegmentSlicerLib.segmentation_run import Callbacks, RunOptions
 from FlareSegmentSlicerLib.volume_queue import VolumeQueue
 from FlareSegmentSlicerLib.worker_process import SegmentationWorker
 
-MODEL_FOLDER = Path(__file__).resolve().parent / "Resources" / "Models" / "abdomen"
+MODEL_FOLDER = bundled_model_folder()
 DEFAULTS_APPLIED = "FlareSegment.DefaultsApplied"
 EDITED_AFTER_MS = 300
 NARROW_LABEL = 230

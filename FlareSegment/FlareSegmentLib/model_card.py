@@ -30,6 +30,11 @@ class ModelCard:
     text: str
 
 
+def bundled_model_folder() -> Path:
+    """Return the folder of the model that comes with the extension."""
+    return Path(__file__).resolve().parent.parent / "Resources" / "Models" / "abdomen"
+
+
 def read_model_card(folder: Path) -> ModelCard:
     """The card of a model folder. Raises ModelError, in one line, if the folder holds no model."""
     file = folder / "model.json"

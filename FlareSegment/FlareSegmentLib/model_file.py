@@ -28,6 +28,7 @@ from torch import nn
 
 from .errors import ModelError
 from .intensity import Intensity
+from .model_card import bundled_model_folder as bundled_model_folder
 from .organs import FLARE22_ORGANS
 from .vnet import Network, build_network
 
@@ -132,11 +133,6 @@ class Model:
     def stage_multiple(self, stage_name: str) -> int:
         """Return what the extents of the stage's input must be multiples of."""
         return self._networks[stage_name].multiple
-
-
-def bundled_model_folder() -> Path:
-    """Return the folder of the model that comes with the extension."""
-    return Path(__file__).resolve().parent.parent / "Resources" / "Models" / "abdomen"
 
 
 def _sha256(path: Path) -> str:

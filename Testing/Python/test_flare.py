@@ -316,7 +316,7 @@ def test_gui_shows_the_panel_and_the_ct(tree, fake_slicer):
     assert arguments[:-2] == [
         "--no-splash",
         "--additional-module-paths", str(tree.root / "FlareSegment"), str(tree.root / "FlareSegmentTraining"),
-        "--modules-to-ignore", "segment,prepare,synthesize,train,evaluate,cohort",
+        "--modules-to-ignore", "segment,prepare,synthesize,train,evaluate",
     ]  # fmt: skip
     code = arguments[arguments.index("--python-code") + 1]
     calls = []
@@ -337,7 +337,7 @@ def test_gui_of_a_dicom_folder_reads_it_with_the_engine(flare, tmp_path):
     ("words", "variables", "message"),
     [
         (["segments"], {}, "there is no verb segments"),
-        (["cohort"], {}, "there is no verb cohort"),
+        (["evaluate"], {}, "there is no verb evaluate"),
         (["gui", "a", "b"], {}, "gui takes one CT or nothing"),
         (["gui", "missing.nrrd"], {"DISPLAY": ":9"}, "missing.nrrd: no such file or folder"),
         (["gui"], {"QT_QPA_PLATFORM": ""}, "gui needs a display"),
@@ -367,12 +367,12 @@ def test_help_offers_only_what_is_there(tree):
     result = tree.run("--help")
     assert result.returncode == 0
     assert "segment [CT]" in result.stdout
-    assert "cohort" not in result.stdout
+    assert "evaluate" not in result.stdout
     assert tree.run().returncode == 2
-    cohort = tree.root / script_path("cohort")
-    cohort.parent.mkdir(parents=True, exist_ok=True)
-    cohort.write_text("", encoding="utf-8")
-    assert "cohort [options]" in tree.run("--help").stdout
+    evaluate = tree.root / script_path("evaluate")
+    evaluate.parent.mkdir(parents=True, exist_ok=True)
+    evaluate.write_text("", encoding="utf-8")
+    assert "evaluate [options]" in tree.run("--help").stdout
 
 
 def test_tests_run_with_the_users_arguments(tree):
