@@ -209,15 +209,18 @@ def _faces() -> Iterator[list[tuple[int, ...]]]:
 
 
 def _largest_triangulation(polygon: np.ndarray) -> list[np.ndarray]:
-    def divisions(first: int, last: int) -> Iterator[list[np.ndarray]]:
-        if last - first < 2:
-            yield []
-        for middle in range(first + 1, last):
-            sides = polygon[middle] - polygon[first], polygon[last] - polygon[first]
-            for left, right in product(list(divisions(first, middle)), list(divisions(middle, last))):
-                yield [*left, *right, np.cross(*sides) / 2]
+    def largest(first: int, last: int) -> list[np.ndarray]:
+        divisions = [
+            [
+                *largest(first, middle),
+                *largest(middle, last),
+                np.cross(polygon[middle] - polygon[first], polygon[last] - polygon[first]) / 2,
+            ]
+            for middle in range(first + 1, last)
+        ]
+        return max(divisions, key=lambda part: sum(np.linalg.norm(normal) for normal in part), default=[])
 
-    return max(divisions(0, len(polygon) - 1), key=lambda part: sum(np.linalg.norm(normal) for normal in part))
+    return largest(0, len(polygon) - 1)
 
 
 def _union(a: tuple[slice, ...] | None, b: tuple[slice, ...] | None) -> tuple[slice, ...]:

@@ -64,7 +64,7 @@ class Volume:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        direction = np.eye(3) if self.direction is None else np.array(self.direction, dtype=float).reshape(-1)
+        direction = np.eye(3) if self.direction is None else np.array(self.direction, dtype=float).ravel()
         problem = None
         if self.array.ndim != 3:
             problem = f"it has {self.array.ndim} dimensions, not 3"
@@ -89,9 +89,10 @@ class Volume:
     @staticmethod
     def from_ijk_to_ras(array: np.ndarray, matrix: np.ndarray, name: str | None = None) -> Volume:
         """Volume of a (k, j, i) array and its 4x4 IJK to RAS matrix, as volume nodes have. Raises InputError."""
-        lps = LPS_TO_RAS @ np.asarray(matrix, dtype=float).reshape(4, 4)
-        spacing = np.linalg.norm(lps[:3, :3], axis=0)
-        direction = lps[:3, :3] / np.where(spacing > 0, spacing, 1)
+        lps = LPS_TO_RAS @ np.reshape(matrix, (4, 4))
+        axes = lps[:3, :3]
+        spacing = np.linalg.norm(axes, axis=0)
+        direction = axes / np.where(spacing > 0, spacing, 1)
         return Volume(array, tuple(spacing), tuple(lps[:3, 3]), direction, name)
 
     @property
@@ -120,11 +121,10 @@ class Volume:
     @property
     def tilt_degrees(self) -> float:
         """Largest angle between an axis of the volume and the patient axis nearest to it."""
-        order = self.axis_order()
-        cosines = [abs(self.direction[2 - position, 2 - axis]) for position, axis in enumerate(order.permutation)]
-        lengths = np.linalg.norm(self.direction, axis=0)
-        cosines = [c / lengths[2 - axis] for c, axis in zip(cosines, order.permutation)]
-        return float(np.degrees(np.arccos(np.clip(min(cosines), 0.0, 1.0))))
+        unit = self.direction / np.linalg.norm(self.direction, axis=0)
+        nearest = self.axis_order().permutation
+        cosines = [abs(unit[2 - position, 2 - axis]) for position, axis in enumerate(nearest)]
+        return float(np.degrees(np.arccos(min(cosines))))
 
     @property
     def is_sheared(self) -> bool:
@@ -168,10 +168,10 @@ class Volume:
         """Whether every voxel of the other volume lies within the tolerance of the same voxel of this one."""
         if self.array.shape != other.array.shape:
             return False
-        corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
+        corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
         corners[:, :3] *= np.array(self.array.shape[::-1]) - 1
         offsets = (self.affine_lps - other.affine_lps) @ corners.T
-        return bool(np.abs(offsets[:3]).max() <= tolerance_mm)
+        return bool(np.abs(offsets).max() <= tolerance_mm)
 
 
 def _by(values: Sequence[float]) -> str:

@@ -5,15 +5,20 @@
 Each MODULE of `FlareSegmentLib` (default: all of TESTS) is changed in one small place at a time (a sign, a bound, a
 constant), and its tests are run: at least one should fail. Everything happens in a copy outside of the working tree.
 Printed at the end: how many changes the tests noticed, module by module, and the others with their differences. Needs
-`pip install mutmut` (3.8) in the environment of `flare.py`; on Windows it runs in WSL. Takes about an hour.
+`pip install mutmut==3.8.1` in the environment of `flare.py`; on Windows it runs in WSL. Takes about a quarter of an
+hour on two cores.
 
-Exit status: 0 when at least LEAST of all changes were noticed, else 1.
+mutmut leaves properties and cached functions alone, so that the copy has them as plain functions behind a property or
+a cache. Statements outside of functions (tables, default values of dataclasses) are never changed.
+
+Exit status: 0 when at least LEAST of the changes in every module were noticed, else 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,9 +30,13 @@ CONFTEST = '''
 import sys
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("mutation", derandomize=True, database=None)
+settings.load_profile("mutation")
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def nothing_remembered():
     """mutmut forks from a process that has run the tests: what was computed there must be computed anew."""
     for name, module in list(sys.modules.items()):
@@ -37,11 +46,20 @@ def nothing_remembered():
 '''
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = {
-    "volume": ["test_volume.py", "test_geometry_properties.py"],
+    "volume": ["test_volume.py"],
     "resampling": ["test_resampling.py"],
     "postprocessing": ["test_postprocessing.py"],
     "metrics": ["test_metrics.py"],
+    "plausibility": ["test_plausibility.py"],
+    "pipeline": ["test_pipeline_geometry.py"],
 }
+ONLY = {"pipeline": ["x__turned", "x__view_grid", "x__find_box", "x__midline", "x__straighten", "x__labels_on_grid_of"]}
+"""The functions to change, in mutmut's spelling, where it shall not be the whole module."""
+PLAIN = [
+    (r"^( +)@property\n +def (\w+)\(", r"\1\2 = property(lambda self: self.plain_\2())\n\n\1def plain_\2("),
+    (r"^@cache\ndef (\w+)\(", r"\1 = cache(lambda *arguments: plain_\1(*arguments))\n\n\ndef plain_\1("),
+]
+"""What mutmut would not change, and its like that it does."""
 LEAST = 0.85
 NOTICED = ("killed", "timeout", "segfault", "suspicious")
 
@@ -49,13 +67,18 @@ NOTICED = ("killed", "timeout", "segfault", "suspicious")
 def make_copy(folder: Path, modules: list[str]) -> None:
     """A project of mutmut's: the library, the tests of the modules, and what these import."""
     shutil.copytree(ROOT / "FlareSegment" / "FlareSegmentLib", folder / "FlareSegmentLib")
+    for module in modules:
+        file = folder / "FlareSegmentLib" / f"{module}.py"
+        source = file.read_text(encoding="utf-8")
+        for pattern, replacement in PLAIN:
+            source = re.sub(pattern, replacement, source, flags=re.MULTILINE)
+        file.write_text(source, encoding="utf-8")
     (folder / "tests").mkdir()
     tests = sorted({name for module in modules for name in TESTS[module]})
-    for name in ["test_volume.py", *tests]:
-        if (ROOT / "Testing" / "Python" / name).is_file():
-            shutil.copy(ROOT / "Testing" / "Python" / name, folder / "tests" / name)
+    for name in {"test_volume.py", *tests}:
+        shutil.copy(ROOT / "Testing" / "Python" / name, folder / "tests" / name)
     (folder / "tests" / "conftest.py").write_text(CONFTEST, encoding="utf-8")
-    selected = "\n    ".join(f"tests/{name}" for name in tests if (folder / "tests" / name).is_file())
+    selected = "\n    ".join(f"tests/{name}" for name in tests)
     mutated = "\n    ".join(f"FlareSegmentLib/{module}.py" for module in modules)
     (folder / "setup.cfg").write_text(
         "[mutmut]\nsource_paths=FlareSegmentLib\n"
@@ -81,7 +104,12 @@ def main() -> int:
         make_copy(folder, modules)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         mutmut = [sys.executable, "-m", "mutmut"]
-        subprocess.run([*mutmut, "run", "--max-children", "2"], cwd=folder, env=environment, check=False)
+        patterns = [
+            f"FlareSegmentLib.{module}.{function}__mutmut_*"
+            for module in modules
+            for function in ONLY.get(module, ["*"])
+        ]
+        subprocess.run([*mutmut, "run", "--max-children", "2", *patterns], cwd=folder, env=environment, check=False)
         listing = subprocess.run(
             [*mutmut, "results", "--all", "true"],
             cwd=folder,
@@ -91,21 +119,17 @@ def main() -> int:
             check=True,
         )
         endings = dict(line.strip().split(": ", 1) for line in listing.stdout.splitlines() if ": " in line)
+        endings = {name: ending for name, ending in endings.items() if ending != "not checked"}
         for name, ending in endings.items():
             if ending not in NOTICED:
-                print(f"\n{name}: {ending}")
+                print(f"\n{name}: {ending}", flush=True)
                 subprocess.run([*mutmut, "show", name], cwd=folder, env=environment, check=False)
-    total = Counter()
+    shares = []
     for module in modules:
-        of_module = [ending for name, ending in endings.items() if f".{module}." in name]
-        noticed = sum(ending in NOTICED for ending in of_module)
-        total.update(noticed=noticed, all=len(of_module))
-        print(
-            f"{module}: {noticed} of {len(of_module)} changes noticed ({100 * noticed / max(1, len(of_module)):.1f} %)"
-        )
-    share = total["noticed"] / max(1, total["all"])
-    print(f"all: {total['noticed']} of {total['all']} ({100 * share:.1f} %)")
-    return 0 if share >= LEAST else 1
+        of_module = Counter(ending in NOTICED for name, ending in endings.items() if f".{module}." in name)
+        shares.append(of_module[True] / max(1, of_module.total()))
+        print(f"{module}: {of_module[True]} of {of_module.total()} changes noticed ({shares[-1]:.1%})")
+    return 0 if min(shares) >= LEAST else 1
 
 
 if __name__ == "__main__":
