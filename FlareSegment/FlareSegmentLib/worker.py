@@ -174,7 +174,7 @@ class Worker:
     def _write_surfaces(
         self, request: SegmentRequest, volume: Volume, found: Segmentation, cancelled: Callable[[], bool]
     ) -> bool:
-        """Write the surfaces that were asked for; without VTK beside the engine there are none."""
+        """Write the surfaces that were asked for; without VTK beside the engine, or without room, there are none."""
         if request.surfaces is None:
             return False
         try:
@@ -190,9 +190,13 @@ class Worker:
 
         boxes = organ_boxes(found.labels, found.organs)
         values = {organ.key: organ.label for organ in found.organs}
-        write_organ_surfaces(
-            request.surfaces, found.labels, boxes, values, volume.affine_ras, request.smoothing, tick
-        )
+        try:
+            write_organ_surfaces(
+                request.surfaces, found.labels, boxes, values, volume.affine_ras, request.smoothing, tick
+            )
+        except OSError:  # no room: Slicer makes them itself
+            os.truncate(request.surfaces, 0)
+            return False
         return True
 
     def _compare(self, request: CompareRequest) -> Compared:

@@ -12,9 +12,11 @@ on ``shutdown``, when its stdin closes or when its parent process is gone.
 
 Voxels do not travel through the pipe: the client writes them to a file of a private directory (``SharedFolder``), the
 worker maps that file into memory. On Linux the directory lies in ``/dev/shm``, which is memory, and anywhere else (or
-when that is full) in the folder for temporary files. Plain files were chosen over ``multiprocessing.shared_memory``
-because a full ``/dev/shm`` then raises an OSError instead of killing Slicer with SIGBUS, no resource tracker is started
-from the Slicer executable, and blocks left by a crash are found and removed by the next ``SharedFolder``.
+when that is full) in the folder for temporary files. The client reserves the room for the answer as well, so that it is
+the client who moves to the disk and the worker always finds room. Plain files were chosen over
+``multiprocessing.shared_memory`` because a full ``/dev/shm`` then raises an OSError instead of killing Slicer with
+SIGBUS, no resource tracker is started from the Slicer executable, and blocks left by a crash are found and removed by
+the next ``SharedFolder``.
 
 Requests
 --------
@@ -58,19 +60,21 @@ process's end.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 import numpy as np
 
+from .processes import remove_abandoned
 from .volume import Volume
 
 Outcome = TypeVar("Outcome")
@@ -103,14 +107,17 @@ class SharedArray:
         return np.memmap(self.path, dtype=np.dtype(self.dtype), mode="r", shape=self.shape)
 
     def write_box(self, array: np.ndarray, box: Sequence[slice]) -> list[list[int]]:
-        """Fills the file with a box of an array of this shape and type; returns the box for an event.
+        """Fills the file with a box of an array of this shape and type, gives back what room it does not need; returns
+        the box for an event.
 
         Raises OSError when there is no room, ValueError for another shape or type.
         """
         if array.shape != self.shape or array.dtype != np.dtype(self.dtype):
             raise ValueError(f"expected {self.dtype} {self.shape}, got {array.dtype} {array.shape}")
+        part = array[tuple(box)]
         with open(self.path, "r+b") as file:
-            _write(file, array[tuple(box)])
+            _write(file, part)
+            file.truncate(part.nbytes)
         return [[extent.start, extent.stop] for extent in box]
 
     def map_box(self, box: Sequence[Sequence[int]]) -> np.ndarray:
@@ -132,13 +139,13 @@ class SharedFolder:
     """The client's private directory for the arrays of its requests; a context manager.
 
     Only the user can read it (mode 0700). ``close`` removes everything in it. Making one also removes directories left
-    by processes that no longer run.
+    by processes that no longer run (see `processes`).
     """
 
     def __init__(self) -> None:
         self._folders: list[Path] = []
         for parent in _parent_folders():
-            _remove_abandoned(parent)
+            remove_abandoned(parent, _FOLDER_PREFIX)
 
     def __enter__(self) -> Self:
         return self
@@ -152,33 +159,47 @@ class SharedFolder:
 
     def put_in_pieces(self, array: np.ndarray) -> Generator[None, None, SharedArray]:
         """As `put`, a few megabytes at each step, so that an event loop can go on in between (see `finish`)."""
-        problem: OSError | None = None
         rows = max(1, _PIECE_BYTES // max(1, array[:1].nbytes))
+
+        def copy(file: BinaryIO) -> Iterator[None]:
+            for start in range(0, len(array), rows):
+                _write(file, array[start : start + rows])
+                yield
+
+        path = yield from self._new_file(copy)
+        return SharedArray(path, array.dtype.str, array.shape)
+
+    def reserve_in_pieces(self, size: int) -> Generator[None, None, str]:
+        """Path of a new file with room for `size` bytes, for the worker to fill. Raises OSError without the room.
+
+        Memory and disk really are set aside: a file that only claims its size would, once the place is full, make
+        whoever reads it through a mapping die of SIGBUS.
+        """
+
+        def reserve(file: BinaryIO) -> Iterator[None]:
+            for start in range(0, size, _PIECE_BYTES):
+                _reserve(file, start, min(_PIECE_BYTES, size - start))
+                yield
+
+        return (yield from self._new_file(reserve))
+
+    def _new_file(self, fill: Callable[[BinaryIO], Iterator[None]]) -> Generator[None, None, str]:
+        """A file in the first place where it can be filled; nothing of it is left in the others, or when given up."""
+        problem: OSError | None = None
         for parent in _parent_folders():
-            path = None
+            path = ""
             try:
                 handle, path = tempfile.mkstemp(suffix=".raw", dir=self._folder_in(parent))
                 with os.fdopen(handle, "w+b") as file:
-                    for start in range(0, len(array), rows):
-                        _write(file, array[start : start + rows])
-                        yield
-                return SharedArray(path, array.dtype.str, array.shape)
+                    yield from fill(file)
+                return path
             except OSError as error:
                 problem = error
-                _remove_file(path or "")
+                _remove_file(path)
             except GeneratorExit:
-                _remove_file(path or "")
+                _remove_file(path)
                 raise
         raise problem if problem is not None else OSError("no folder for temporary files")
-
-    def new_file(self) -> str:
-        """Path of an empty file, for the worker to fill. Raises OSError."""
-        for parent in _parent_folders():
-            with contextlib.suppress(OSError):
-                handle, path = tempfile.mkstemp(suffix=".raw", dir=self._folder_in(parent))
-                os.close(handle)
-                return path
-        raise OSError("no folder for temporary files")
 
     def remove(self, path: str) -> None:
         """Removes one file; nothing happens if it is gone already or still held by a process on Windows."""
@@ -254,13 +275,13 @@ class SegmentRequest:
         smoothing: float | None = None,
     ) -> Generator[None, None, SegmentRequest]:
         """As `prepare`, a piece of the voxels at each step (see `finish`). A smoothing factor asks for surfaces."""
-        voxels = yield from folder.put_in_pieces(volume.array)
-        try:
-            labels = SharedArray(folder.new_file(), np.dtype(np.uint8).str, volume.array.shape)
-            surfaces = None if smoothing is None else folder.new_file()
-        except OSError:
-            folder.remove(voxels.path)
-            raise
+        with _all_or_none(folder) as made:
+            voxels = yield from folder.put_in_pieces(volume.array)
+            made.append(voxels.path)
+            room = yield from folder.reserve_in_pieces(volume.array.size)
+            made.append(room)
+            surfaces = None if smoothing is None else (yield from folder.reserve_in_pieces(0))
+        labels = SharedArray(room, np.dtype(np.uint8).str, volume.array.shape)
         return SegmentRequest(
             id,
             voxels,
@@ -309,13 +330,13 @@ class CompareRequest:
         folder: SharedFolder,
     ) -> Generator[None, None, CompareRequest]:
         """The client's way to make one (see `finish`): both label maps are uint8 (z, y, x). Raises OSError."""
-        first = yield from folder.put_in_pieces(labels)
-        try:
+        with _all_or_none(folder) as made:
+            first = yield from folder.put_in_pieces(labels)
+            made.append(first.path)
             second = yield from folder.put_in_pieces(reference)
-            difference = SharedArray(folder.new_file(), np.dtype(np.uint8).str, labels.shape)
-        except OSError:
-            folder.remove(first.path)
-            raise
+            made.append(second.path)
+            room = yield from folder.reserve_in_pieces(labels.size)
+        difference = SharedArray(room, np.dtype(np.uint8).str, labels.shape)
         return CompareRequest(id, first, second, difference, spacing, tuple(organs))
 
     @property
@@ -545,34 +566,32 @@ def _write(file: Any, array: np.ndarray) -> None:
     np.ascontiguousarray(array).tofile(file)
 
 
+def _reserve(file: BinaryIO, start: int, size: int) -> None:
+    """Make a file longer by bytes that are really there. Raises OSError when there is no room for them."""
+    if sys.platform == "linux":
+        try:
+            os.posix_fallocate(file.fileno(), start, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # what file systems say that cannot
+                raise
+    file.seek(start)
+    file.write(bytes(size))
+    file.flush()
+
+
+@contextlib.contextmanager
+def _all_or_none(folder: SharedFolder) -> Iterator[list[str]]:
+    """Removes the files that were entered in the list when the block is left by an exception or given up."""
+    made: list[str] = []
+    try:
+        yield made
+    except BaseException:
+        for path in made:
+            folder.remove(path)
+        raise
+
+
 def _remove_file(path: str) -> None:
     with contextlib.suppress(OSError):
         os.unlink(path)
-
-
-def _remove_abandoned(parent: Path) -> None:
-    for folder in parent.glob(f"{_FOLDER_PREFIX}*-*"):
-        pid = folder.name.removeprefix(_FOLDER_PREFIX).split("-")[0]
-        if pid.isdigit() and int(pid) != os.getpid() and not _is_running(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(pid: int) -> bool:
-    if sys.platform == "win32":
-        import ctypes
-
-        kernel = ctypes.windll.kernel32
-        handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
-        if not handle:
-            return kernel.GetLastError() == 5  # access denied: it runs, for somebody else
-        code = ctypes.c_ulong()
-        kernel.GetExitCodeProcess(handle, ctypes.byref(code))
-        kernel.CloseHandle(handle)
-        return code.value == 259  # STILL_ACTIVE
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from FlareSegmentLib.intensity import Intensity
 from FlareSegmentLib.model_file import ModelDescription, Stage, build_network, load_model, save_model
 from FlareSegmentLib.pipeline import Segmenter
 from FlareSegmentLib.volume import Volume
-from FlareSegmentLib.worker_protocol import Failure, Progress, Result, SegmentRequest, SharedFolder
+from FlareSegmentLib.worker_protocol import Failure, Progress, Result, SegmentRequest, SharedFolder, finish
 from FlareSegmentTrainingLib.reports import read_log
 from FlareSegmentTrainingLib.run_folder import RunFolder
 
@@ -194,43 +195,81 @@ def test_memory_that_runs_out_is_told_and_the_worker_lives(
         client.process.wait()
 
 
-def test_full_shared_memory_moves_to_the_disk(
-    volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path, expected: np.ndarray
-) -> None:
-    """Where a real file system can be mounted it is a real full one, else one that says so."""
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], tuple[Path, Path]]]:
+    """Function that makes two places for shared files: a memory of so many kilobytes, which is mounted, and a disk."""
     memory, disk = tmp_path / "memory", tmp_path / "disk"
-    memory.mkdir()
-    disk.mkdir()
-    mounted = (
-        shutil.which("mount") is not None
-        and subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(memory)], capture_output=True, check=False
-        ).returncode
-        == 0
-    )
-    if not mounted:
-        memory = tmp_path / "nowhere"
-    monkeypatch.setattr(worker_protocol, "_parent_folders", lambda: [memory, disk])
+
+    def make(kilobytes: int) -> tuple[Path, Path]:
+        memory.mkdir()
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(memory)]
+        if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("mounting needs a superuser; test_worker_protocol.py simulates it")
+        monkeypatch.setattr(worker_protocol, "_parent_folders", lambda: [memory, disk])
+        return memory, disk
+
+    yield make
+    if memory.is_dir() and memory.stat().st_dev != tmp_path.stat().st_dev:
+        subprocess.run(["umount", str(memory)], check=True)
+
+
+@pytest.fixture
+def one_client() -> Iterator[Client]:
     client = Client()
-    try:
-        with SharedFolder() as folder:
-            request = SegmentRequest.prepare(1, volume, folder, model, "cpu", 1)
-            assert Path(request.volume.path).is_relative_to(disk)
-            ending = run_worker(client, request)
-            if isinstance(ending, Result):
-                np.testing.assert_array_equal(labels_of(request, ending), expected)
-            else:  # the labels did not fit either
-                assert "\n" not in ending.message
-        assert not list(disk.iterdir())
-        monkeypatch.setattr(worker_protocol, "_parent_folders", lambda: [memory])
-        with SharedFolder() as folder, pytest.raises(OSError):
-            SegmentRequest.prepare(2, volume, folder, model)
-        assert not list(memory.rglob("*.raw")) if mounted else True
-    finally:
-        client.process.kill()
-        client.process.wait()
-        if mounted:
-            subprocess.run(["umount", str(memory)], check=True)
+    yield client
+    client.process.kill()
+    client.process.wait()
+
+
+@pytest.mark.parametrize(
+    ("kilobytes", "in_memory"), [(16, (False, False)), (64, (True, False)), (128, (True, True))], ids=str
+)
+def test_full_shared_memory_moves_to_the_disk(
+    places, one_client: Client, volume: Volume, model: Path, expected: np.ndarray, kilobytes: int, in_memory: tuple
+) -> None:
+    """48 KiB of CT and 24 KiB of labels: each lies in the memory where it has room for it, else on the disk."""
+    memory, disk = places(kilobytes)
+    with SharedFolder() as folder:
+        request = SegmentRequest.prepare(1, volume, folder, model, "cpu", 1)
+        files = request.volume.path, request.labels.path
+        assert tuple(Path(file).is_relative_to(memory) for file in files) == in_memory
+        result = run_worker(one_client, request)
+        assert isinstance(result, Result), result
+        np.testing.assert_array_equal(labels_of(request, result), expected)
+    assert not [*memory.iterdir(), *disk.iterdir()]
+
+
+def test_memory_that_fills_up_after_the_copy_has_room_for_the_labels(
+    places, one_client: Client, volume: Volume, model: Path, expected: np.ndarray, figures: dict[str, str]
+) -> None:
+    """Somebody else takes the rest of the memory: the labels' room is set aside, the surfaces are left to Slicer."""
+    memory, _ = places(96)
+    with SharedFolder() as folder:
+        steps = SegmentRequest.prepare_in_pieces(1, volume, folder, model, "cpu", 1, smoothing=0.5)
+        request = finish(steps)
+        assert all(Path(file).is_relative_to(memory) for file in request.files)
+        with open(memory / "others", "wb", buffering=0) as others, pytest.raises(OSError, match="No space"):
+            while True:
+                others.write(bytes(4096))
+        result = run_worker(one_client, request)
+        assert isinstance(result, Result), result
+        np.testing.assert_array_equal(labels_of(request, result), expected)
+        assert not result.surfaces
+        (memory / "others").unlink()
+        again = run_worker(
+            one_client, finish(SegmentRequest.prepare_in_pieces(2, volume, folder, model, "cpu", 1, smoothing=0.5))
+        )
+        assert isinstance(again, Result), again
+    figures["Shared memory that is full"] = "the CT, the labels or both lie on the disk; the labels are the same"
+
+
+def test_no_room_anywhere_is_an_error_that_leaves_nothing(places, volume: Volume, model: Path) -> None:
+    memory, disk = places(16)
+    disk.rmdir()
+    with SharedFolder() as folder, pytest.raises(OSError):
+        SegmentRequest.prepare(1, volume, folder, model)
+    assert not list(memory.rglob("*.raw"))
 
 
 def test_a_model_that_is_swapped_or_damaged_while_it_is_used(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -157,6 +158,21 @@ def test_numbers_that_json_does_not_know_are_not_sent() -> None:
         encode_event(Progress(1, float("inf"), ""))
 
 
+def fill_up(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on nothing can be written there."""
+
+    def guarded(real):
+        def write(file, *arguments) -> None:
+            if str(place) in os.readlink(f"/proc/self/fd/{file.fileno()}"):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(file, *arguments)
+
+        return write
+
+    for name in ("_write", "_reserve"):
+        monkeypatch.setattr(worker_protocol, name, guarded(getattr(worker_protocol, name)))
+
+
 def test_blocks_are_private_and_fall_back_when_memory_is_full(
     places: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,17 +182,11 @@ def test_blocks_are_private_and_fall_back_when_memory_is_full(
         if os.name == "posix":
             assert os.stat(block.path).st_mode & 0o077 == 0
             assert os.stat(Path(block.path).parent).st_mode & 0o077 == 0
-        write = worker_protocol._write
-
-        def full(file, array: np.ndarray) -> None:
-            if str(places[0]) in os.readlink(f"/proc/self/fd/{file.fileno()}"):
-                raise OSError(28, "No space left on device")
-            write(file, array)
-
-        monkeypatch.setattr(worker_protocol, "_write", full)
+        fill_up(places[0], monkeypatch)
         block = folder.put(np.arange(10))
         assert Path(block.path).is_relative_to(places[1])
         np.testing.assert_array_equal(block.map(), np.arange(10))
+        assert Path(finish(folder.reserve_in_pieces(100))).is_relative_to(places[1])
         assert len(list(places[0].rglob("*.raw"))) == 1
     assert not any(place.exists() and list(place.iterdir()) for place in places)
 
@@ -184,13 +194,81 @@ def test_blocks_are_private_and_fall_back_when_memory_is_full(
 def test_no_room_anywhere_is_an_os_error_and_leaves_nothing(
     places: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(file, array: np.ndarray) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(worker_protocol, "_write", full)
+    for place in places:
+        fill_up(place, monkeypatch)
     with SharedFolder() as folder, pytest.raises(OSError, match="No space"):
         SegmentRequest.prepare(1, Volume(np.zeros((2, 2, 2))), folder, "m")
     assert not any(list(place.rglob("*.raw")) for place in places)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_without_room_for_all_of_a_request_nothing_of_it_stays(
+    places: list[Path], monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    """The file after the first `kept` ones finds no room, in a segmentation and in a comparison."""
+    real, counted = SharedFolder._new_file, []
+
+    def some(self, fill):
+        if len(counted) == kept:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        counted.append(fill)
+        return (yield from real(self, fill))
+
+    monkeypatch.setattr(SharedFolder, "_new_file", some)
+    labels = np.zeros((2, 3, 4), np.uint8)
+    with SharedFolder() as folder:
+        for steps in (
+            SegmentRequest.prepare_in_pieces(1, Volume(labels.astype(np.int16)), folder, "m", smoothing=0.5),
+            CompareRequest.prepare_in_pieces(2, labels, labels, (1.0, 1.0, 1.0), ["liver"], folder),
+        ):
+            counted.clear()
+            with pytest.raises(OSError, match="No space"):
+                finish(steps)
+            assert len(counted) == kept
+            assert not any(list(place.rglob("*.raw")) for place in places)
+
+
+def test_a_request_that_is_given_up_leaves_nothing(places: list[Path]) -> None:
+    labels = np.zeros((2, 3, 4), np.uint8)
+    with SharedFolder() as folder:
+        for steps in (
+            SegmentRequest.prepare_in_pieces(1, Volume(labels.astype(np.int16)), folder, "m"),
+            CompareRequest.prepare_in_pieces(2, labels, labels, (1.0, 1.0, 1.0), ["liver"], folder),
+        ):
+            next(steps), next(steps)
+            assert len(list(places[0].rglob("*.raw"))) == 2
+            steps.close()
+            assert not list(places[0].rglob("*.raw"))
+
+
+@pytest.mark.parametrize("how", ["as the system does", "as others do"])
+def test_reserved_room_is_really_there(places: list[Path], monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """No hole in the file, of which a full disk or memory would show only later; also where fallocate is unknown."""
+    if how == "as others do":
+
+        def unsupported(*_arguments: object) -> None:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+        monkeypatch.setattr(os, "posix_fallocate", unsupported, raising=False)
+    size = 3 * worker_protocol._PIECE_BYTES + 5000
+    with SharedFolder() as folder:
+        facts = os.stat(finish(folder.reserve_in_pieces(size)))
+    assert facts.st_size == size
+    if hasattr(facts, "st_blocks"):
+        assert facts.st_blocks * 512 >= size
+
+
+def test_an_answer_gives_back_the_room_that_it_does_not_need(places: list[Path]) -> None:
+    array = np.arange(1000, dtype=np.uint8).reshape(10, 10, 10)
+    box = slice(2, 4), slice(1, 5), slice(0, 3)
+    with SharedFolder() as folder:
+        request = SegmentRequest.prepare(1, Volume(array.astype(np.int16)), folder, "m")
+        assert os.path.getsize(request.labels.path) == array.size
+        sides = request.labels.write_box(array, box)
+        assert os.path.getsize(request.labels.path) == 2 * 4 * 3
+        np.testing.assert_array_equal(request.labels.map_box(sides), array[box])
+        assert request.labels.write_box(array, (slice(0, 0),) * 3) == [[0, 0]] * 3
+        assert os.path.getsize(request.labels.path) == 0
 
 
 def test_what_a_crashed_client_left_is_removed_and_a_living_ones_is_not(places: list[Path]) -> None:

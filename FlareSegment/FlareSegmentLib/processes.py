@@ -1,0 +1,69 @@
+"""Which processes still run, and the private folders that those which were killed have left behind.
+
+A folder of files in the making carries the number of its process in its name. Whoever makes the next one beside it
+removes those whose process is gone. No clock is asked: one that jumps must not make a living process look dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this number runs on this machine, whoever owns it."""
+    if sys.platform == "win32":
+        import ctypes
+
+        kernel = ctypes.windll.kernel32
+        handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
+        if not handle:
+            return kernel.GetLastError() == 5  # access denied: it runs, for somebody else
+        code = ctypes.c_ulong()
+        kernel.GetExitCodeProcess(handle, ctypes.byref(code))
+        kernel.CloseHandle(handle)
+        return code.value == 259  # STILL_ACTIVE
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def identity(pid: int) -> str | None:
+    """What tells a process from a later one of the same number: start of the system and of the process.
+
+    None where the system does not say it without help (anything but Linux), or the process is gone.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        system = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        facts = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return f"{system} {facts.rpartition(')')[2].split()[19]}"  # field 22 of proc_pid_stat(5), in ticks since boot
+    return None
+
+
+def remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove the folders `<prefix><pid>-<anything>` whose process no longer runs on this machine."""
+    with contextlib.suppress(OSError):
+        for folder in list(parent.iterdir()):
+            pid = re.fullmatch(re.escape(prefix) + r"(\d{1,10})-.*", folder.name)
+            if pid and int(pid[1]) != os.getpid() and not is_running(int(pid[1])):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def private_folder(parent: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder beside results for files in the making, only for its owner, as a context manager. Raises OSError.
+
+    Two computers may write into one network folder: the name holds the host too, and each removes only its own.
+    """
+    prefix = f".flaresegment-{re.sub('[^A-Za-z0-9.]', '_', socket.gethostname())}-"
+    remove_abandoned(parent, prefix)
+    return tempfile.TemporaryDirectory(dir=parent, prefix=f"{prefix}{os.getpid()}-")
