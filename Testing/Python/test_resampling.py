@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import center_of_mass
 
-from FlareSegmentLib.resampling import AxisGrid, averaging_weights, labels_on_array, resample
+from FlareSegmentLib.resampling import AxisGrid, averaging_weights, highest_class, labels_on_array, resample
 
 SPACINGS = [(2.5, 0.8, 0.8), (0.5, 3.0, 1.7), (5.0, 0.9, 1.0)]
 
@@ -49,6 +49,17 @@ def test_fine_grids_interpolate_linearly() -> None:
     )
 
 
+@pytest.mark.parametrize("step", [1.0005, 1.2, 2.0, 3.7])
+def test_coarse_grids_average_the_interpolant_with_a_triangle(step: float) -> None:
+    signal = np.random.default_rng(0).normal(size=12)
+    positions = np.linspace(-0.5, 11.5, 23)  # beyond the first and the last voxel, too
+    half = np.sqrt(step**2 - 1)
+    offsets = (np.arange(-2000, 2000) + 0.5) / 2000  # in units of the half width
+    shares = (1 - np.abs(offsets)) / 2000
+    interpolant = np.interp(positions[:, None] + half * offsets, np.arange(12), signal)
+    np.testing.assert_allclose(averaging_weights(12, positions, step) @ signal, interpolant @ shares, atol=2e-6)
+
+
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, ">i2", np.int32, np.float64])
 def test_a_ramp_in_space_stays_the_same_ramp(spacing: tuple[float, ...], dtype) -> None:
@@ -88,6 +99,21 @@ def test_cells_outside_the_array_and_nothing_else_get_the_outside_value() -> Non
     assert np.all(resample(array, far, outside=-1).numpy() == -1)
 
 
+def test_a_cell_centered_on_the_outer_edge_lies_inside() -> None:
+    grid = (AxisGrid(-0.5, 1.0, 5),) * 3
+    np.testing.assert_array_equal(resample(np.full((4, 4, 4), 7.0), grid, outside=-1).numpy(), 7)
+
+
+@pytest.mark.parametrize("step", [1.0, 2.5])
+def test_voxels_that_no_cell_covers_are_not_read(step: float) -> None:
+    shape = (24, 26, 28)
+    grid = tuple(AxisGrid(11.0, step, 3) for _ in shape)
+    reach = 0 if step == 1 else int(1 + np.sqrt(step**2 - 1))  # cells that stand on voxels need no other ones
+    array = np.full(shape, np.nan)
+    array[(slice(11 - reach, int(11 + 2 * step) + reach + 1),) * 3] = 5
+    np.testing.assert_allclose(resample(array, grid, 0).numpy(), 5, rtol=1e-6)
+
+
 def test_reversed_grid_gives_the_flipped_result() -> None:
     array = np.random.default_rng(0).normal(size=(20, 21, 22))
     grid = tuple(AxisGrid.over(2, n - 3, 7) for n in array.shape)
@@ -96,14 +122,25 @@ def test_reversed_grid_gives_the_flipped_result() -> None:
     np.testing.assert_allclose(backward, forward[::-1, ::-1, ::-1], atol=1e-6)
 
 
-def test_slabs_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    array = np.random.default_rng(0).normal(size=(33, 20, 20))
+@pytest.mark.parametrize(("slab_voxels", "thickness"), [(1, 1), (1200, 2), (10000, 20)])
+def test_slabs_do_not_show(monkeypatch: pytest.MonkeyPatch, slab_voxels: int, thickness: int) -> None:
+    array = np.random.default_rng(0).normal(size=(33, 20, 25))
     grid = grid_at(array.shape, (1, 1, 1), 2.4)
     whole = resample(array, grid, 0)
-    monkeypatch.setattr("FlareSegmentLib.resampling._SLAB_VOXELS", 900)
+    monkeypatch.setattr("FlareSegmentLib.resampling._SLAB_VOXELS", slab_voxels)
     seen: list[float] = []
     np.testing.assert_allclose(resample(array, grid, 0, tick=seen.append), whole, atol=1e-5)
-    assert seen == sorted(seen) and len(seen) == 17 and seen[-1] == 1.0
+    assert seen == pytest.approx([min(1.0, done / 33) for done in range(thickness, 33 + thickness, thickness)])
+
+
+def test_the_result_lies_on_the_given_device_whatever_the_default_is() -> None:
+    array, grid = np.random.default_rng(0).normal(size=(6, 7, 8)), (AxisGrid(0.5, 2.0, 3),) * 3
+    expected = resample(array, grid, 0)
+    with torch.device("meta"):
+        result = resample(array, grid, 0)
+        classes = highest_class(expected[:2])
+    assert result.device.type == classes.device.type == "cpu"
+    np.testing.assert_array_equal(result, expected)
 
 
 def test_views_are_read_like_copies() -> None:
@@ -155,8 +192,89 @@ def test_labels_come_back_to_where_they_were() -> None:
     assert np.abs(shift).max() < 0.1
 
 
-def test_no_class_but_the_background() -> None:
-    labels, box = labels_on_array(
-        torch.tensor([1.0, 0.0])[:, None, None, None].expand(2, 3, 3, 3), (AxisGrid(0, 1, 3),) * 3, (3, 3, 3)
-    )
-    assert labels.size == 0 and np.zeros((3, 3, 3))[box].size == 0
+def scores_of_blobs(shape: tuple[int, ...]) -> torch.Tensor:
+    """Smooth scores of a background and two classes, each the highest in parts of the grid only."""
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij", sparse=True)
+    first = 0.5 - ((z + 0.5) ** 2 + (y - 0.4) ** 2 + (x + 0.3) ** 2)
+    second = 0.4 - ((z - 0.5) ** 2 + (y + 0.4) ** 2 + (x - 0.5) ** 2)
+    return torch.from_numpy(np.stack([np.zeros(shape), first, second]).astype(np.float32))
+
+
+@pytest.mark.parametrize(("slab_voxels", "thickness"), [(1, 1), (10000, 2), (1 << 22, None)])
+def test_labels_do_not_show_the_slabs_either(
+    monkeypatch: pytest.MonkeyPatch, slab_voxels: int, thickness: int | None
+) -> None:
+    shape = (28, 50, 40)
+    scores = scores_of_blobs((11, 14, 9))
+    grid = tuple(AxisGrid.over(2, n - 1, count) for n, count in zip(shape, (11, 14, 9)))
+    monkeypatch.setattr("FlareSegmentLib.resampling._SLAB_VOXELS", slab_voxels)
+    seen: list[float] = []
+    labels, box = labels_on_array(scores, grid, shape, tick=seen.append)
+    expected = reference_labels(scores.numpy(), grid, shape)
+    assert labels.dtype == np.uint8 and set(np.unique(expected)) == {0, 1, 2}
+    np.testing.assert_array_equal(labels, expected[box])
+    assert not np.any(np.delete(expected, np.r_[box[0]], axis=0))
+    planes = labels.shape[0]
+    if thickness:
+        assert thickness == max(1, slab_voxels // (3 * labels.shape[1] * labels.shape[2]))
+    ends = range(thickness, planes + thickness, thickness) if thickness else [planes]
+    assert seen == pytest.approx([min(1.0, end / planes) for end in ends])
+
+
+@pytest.mark.parametrize(
+    ("first", "reached"),
+    [
+        (0.5, slice(9, 13)),  # the cell at 10.5 reaches the voxels between its neighbors at 8.5 and 12.5
+        (0.0, slice(9, 12)),  # the cell at 10 those between 8 and 12, where its share is 0
+    ],
+)
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_box_holds_the_voxels_that_a_cell_reaches_and_no_others(
+    first: float, reached: slice, backward: bool
+) -> None:
+    axis = AxisGrid(first, 2.0, 10)
+    scores = torch.zeros((2, 10, 10, 10))
+    scores[0] = 1
+    scores[1, 5, 5, 5] = 9
+    if backward:
+        axis, scores = axis.reversed(), scores.flip(1, 2, 3)
+    labels, box = labels_on_array(scores, (axis,) * 3, (20, 20, 20))
+    assert box == (reached,) * 3
+    middle = tuple(n // 2 for n in labels.shape)
+    assert labels[middle] == 1
+
+
+def test_the_box_ends_with_the_grid_and_with_the_array() -> None:
+    scores = torch.ones((2, 3, 3, 3))
+    scores[0] = 0
+    grid = (AxisGrid(-4.5, 4.0, 3), AxisGrid.over(2, 8, 3), AxisGrid.over(0, 12, 3))
+    labels, box = labels_on_array(scores, grid, (10, 10, 10))
+    # Outer edges of the cells along z at -6.5 and 5.5, along y at 1.5 and 7.5 (voxels 2 to 7), along x at -0.5 and 11.5.
+    assert box == (slice(0, 6), slice(2, 8), slice(0, 10))
+    assert labels.all()
+
+
+def test_scores_of_a_single_cell_and_of_any_floating_point_type() -> None:
+    scores = torch.tensor([0.0, 1.0, 3.0, 2.0])[:, None, None, None]
+    labels, box = labels_on_array(scores, (AxisGrid.over(0, 4, 1),) * 3, (4, 4, 4))
+    assert box == (slice(0, 4),) * 3 and np.all(labels == 2)
+    blobs, grid = scores_of_blobs((5, 6, 7)), tuple(AxisGrid.over(0, 12, n) for n in (5, 6, 7))
+    expected, box = labels_on_array(blobs, grid, (12, 12, 12))
+    labels, same_box = labels_on_array(blobs.double(), grid, (12, 12, 12))
+    np.testing.assert_array_equal(labels, expected)
+    assert same_box == box
+
+
+@pytest.mark.parametrize("background", [1.0, 0.0])
+def test_no_class_but_the_background(background: float) -> None:
+    scores = torch.tensor([background, 0.0])[:, None, None, None].expand(2, 3, 3, 3)  # a tie is the background's
+    labels, box = labels_on_array(scores, (AxisGrid(0, 1, 3),) * 3, (3, 3, 3))
+    assert labels.shape == (0, 0, 0) and labels.dtype == np.uint8
+    assert box == (slice(0, 0),) * 3
+
+
+def test_the_highest_class_is_the_first_of_equals() -> None:
+    scores = torch.tensor([[1.0, 2.0, 0.0, 5.0], [1.0, 3.0, 4.0, 5.0], [0.0, 3.0, 4.5, 6.0]])
+    classes = highest_class(scores)
+    assert classes.dtype == torch.uint8
+    assert classes.tolist() == [0, 1, 2, 2]
