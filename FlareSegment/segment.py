@@ -22,7 +22,6 @@ import math
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +34,7 @@ import slicer
 from FlareSegmentLib import command_line
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import LABEL_TABLES, ORGANS, Organ, organ_by_key
+from FlareSegmentLib.processes import private_folder
 from FlareSegmentLib.volume import Volume
 
 _SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
@@ -207,7 +207,7 @@ class _OutputFiles:
         self._created = [parent for parent in (self._folder, *self._folder.absolute().parents) if not parent.exists()]
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._private = tempfile.TemporaryDirectory(dir=self._folder, prefix=".flaresegment-")
+            self._private = private_folder(self._folder)
         except OSError as error:
             self._remove_created()
             raise _not_writable(self._folder, error) from error
@@ -277,7 +277,7 @@ def _check_writable(folder: Path) -> None:
         raise InputError(f"{os.fsencode(folder)!r}: the name has characters that are no text. Choose another --output.")
     try:
         existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-        with tempfile.TemporaryDirectory(dir=existing, prefix=".flaresegment-"):
+        with private_folder(existing):
             pass
     except OSError as error:
         raise _not_writable(folder, error) from error

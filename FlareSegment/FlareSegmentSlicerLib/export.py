@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from slicer.i18n import tr as _
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import FLARE22_ORGANS, Organ
+from FlareSegmentLib.processes import private_folder
 from FlareSegmentLib.volume import Volume
 from FlareSegmentSlicerLib import comparison, segmentation_nodes
 
@@ -60,7 +60,7 @@ def export_surfaces(segmentationNode: slicer.vtkMRMLSegmentationNode, folder: Pa
         segment_ids.InsertNextValue(segment_id)
     segmentationNode.CreateClosedSurfaceRepresentation()
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".flaresegment-") as private:
+        with private_folder(folder) as private:
             done = slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsClosedSurfaceRepresentationToFiles(
                 private, segmentationNode, segment_ids, kind, True, 1.0, False
             )

@@ -7,7 +7,8 @@
 ``best/``, ``last/`` models (model.json, weights.pt), which `segment.py --model` takes
 ``last/training.pt`` what continues the run
 ``checkpoints/``     full-precision weights of each stage, the best and those of every N epochs
-``progress.json``    how far the run is, for whoever watches; its age tells whether the process lives
+``progress.json``    how far the run is, for whoever watches; its process, or from elsewhere its age, tells whether the
+                     run lives
 ``stop``             a file of this name asks the run to save and end
 
 Every file appears whole or not at all. Only standard library and torch's tensors: nothing is pickled.
@@ -25,6 +26,7 @@ import time
 from pathlib import Path
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
+from FlareSegmentLib.processes import identity, is_running
 
 CONFIGURATION_FILE = "config.json"
 LOG_FILE = "log.csv"
@@ -35,7 +37,7 @@ STOP_FILE = "stop"
 OUTPUT_FILE = "output.txt"
 BEATS_EVERY_SECONDS = 2.0
 DEAD_AFTER_SECONDS = 30.0
-"""A run whose progress file is older is not running any more."""
+"""A run whose progress file is older is not running any more, where its process cannot be asked."""
 
 
 class RunFolder:
@@ -103,8 +105,10 @@ class RunFolder:
             age = time.time() - self.progress_file.stat().st_mtime
         except (OSError, ValueError):
             return {}
-        if content.get("state") == "running" and (age > DEAD_AFTER_SECONDS or _is_gone(content)):
-            content["state"] = "lost"
+        if content.get("state") == "running":
+            lives = _lives(content)
+            if lives is False or lives is None and age > DEAD_AFTER_SECONDS:
+                content["state"] = "lost"
         return content
 
     def is_running(self) -> bool:
@@ -124,7 +128,8 @@ class ProgressReporter:
 
     def __init__(self, folder: RunFolder):
         self._folder = folder
-        self._content = {"state": "running", "pid": os.getpid(), "host": socket.gethostname(), "message": "Starting"}
+        process = {"pid": os.getpid(), "host": socket.gethostname(), "process": identity(os.getpid())}
+        self._content = {"state": "running", **process, "message": "Starting"}
         self._written = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -181,14 +186,15 @@ def save_whole(file: Path, write) -> None:
         ) from error
 
 
-def _is_gone(content: dict) -> bool:
-    """Whether the reporting process has certainly ended: on this machine, and the system says so."""
-    if content.get("host") != socket.gethostname() or os.name != "posix":
+def _lives(content: dict) -> bool | None:
+    """Whether the reporting process certainly runs, or certainly does not; None where only its reports can tell.
+
+    Asked first because the age of a file says nothing while a clock jumps.
+    """
+    pid = content.get("pid")
+    if content.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return None
+    if not is_running(pid):
         return False
-    try:
-        os.kill(int(content["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, KeyError, ValueError):
-        return False
-    return False
+    started = content.get("process")
+    return None if started is None else started == identity(pid)

@@ -352,9 +352,9 @@ def test_two_runs_at_once_into_one_folder(repository: Path, tmp_path: Path, mode
 
 @pytest.mark.parametrize("jump", [-86400 * 400, 86400 * 400])
 def test_a_clock_that_jumps(
-    volume: Volume, model: Path, expected: np.ndarray, jump: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    volume: Volume, model: Path, expected: np.ndarray, jump: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The wall clock goes a year back or on in mid-run: times stay positive, a run that lives is not called lost."""
+    """The wall clock goes a year back or on in mid-run: nothing of the labels or the measured times depends on it."""
     real = time.time
     calls = []
 
@@ -366,10 +366,39 @@ def test_a_clock_that_jumps(
     result = Segmenter(load_model(model), "cpu", 1).segment(volume)
     np.testing.assert_array_equal(result.labels, expected)
     assert all(0 <= seconds < 600 for seconds in result.seconds.values())
-    folder = RunFolder(tmp_path)
-    folder.write_json("progress.json", {"state": "running", "pid": os.getpid(), "host": "another machine"})
-    if jump < 0:
-        assert folder.progress()["state"] == "running"
+
+
+# What was killed in the middle of its writing -----------------------------------------------------
+
+
+def test_what_a_killed_run_left_beside_the_results_is_removed_by_the_next(
+    repository: Path, tmp_path: Path, model: Path, judge, figures: dict[str, str]
+) -> None:
+    """SIGKILL while the five files are in the making: older files stand, no new one is there, the next run tidies."""
+    pytest.importorskip("slicer_core")
+    (tmp_path / "in").mkdir()
+    ct = save(tmp_path / "in" / "ct.nii.gz")
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "ct_organs.csv").write_text("older")
+    (results / ".flaresegment-notes").mkdir()
+    command = [sys.executable, "-m", "slicerhost", "--no-main-window", "--python-script"]
+    command += [str(repository / "FlareSegment" / "segment.py"), str(ct), "--output", str(results)]
+    command += ["--model", str(model), "--device", "cpu"]
+    environment = {**ONE_THREAD, "PYTHONPATH": str(repository / "Testing"), "QT_QPA_PLATFORM": "offscreen"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 240
+    while not list(results.glob(".flaresegment-*/*")):
+        assert process.poll() is None and time.monotonic() < end, "it never began to write"
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    left = [path for path in results.glob(".flaresegment-*") if path.name != ".flaresegment-notes"]
+    assert len(left) == 1 and (results / "ct_organs.csv").read_text() == "older"
+    assert judge.status([ct], results) == 0
+    names = sorted(path.name for path in results.iterdir())
+    assert names == [".flaresegment-notes", *(f"ct{name}" for name in SUFFIXES)]
+    figures["A killed segment.py"] = "older results stood; its hidden folder was removed by the next run"
 
 
 # Training -----------------------------------------------------------------------------------------
