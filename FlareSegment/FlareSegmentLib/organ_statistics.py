@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import find_objects
 
 from .organs import ORGANS, Organ
 from .volume import Volume
@@ -51,7 +50,7 @@ def organ_statistics(volume: Volume, labels: np.ndarray, organs: Sequence[Organ]
             if box is None
             else [(box[axis].stop - box[axis].start) * volume.spacing[2 - axis] for axis in axes],
             "voxels": int(values.size),
-            "center": None if box is None or mask is None else _center(mask, box),
+            "center": None if box is None or mask is None else center_of(mask, box),
         }
     return result
 
@@ -69,11 +68,22 @@ def bounding_box(labels: np.ndarray) -> tuple[slice, slice, slice]:
 def organ_boxes(labels: np.ndarray, organs: Sequence[Organ]) -> dict[str, tuple[slice, ...]]:
     """{organ key: its box (z, y, x)} of the organs that a label map holds."""
     whole = bounding_box(labels)
-    found = find_objects(labels[whole], max(organ.label for organ in organs)) if labels[whole].size else []
+    part = labels[whole]
+    heights = np.zeros((len(organs), part.shape[0]), bool)
+    outlines = np.zeros((len(organs), *part.shape[1:]), bool)
+    # Plane by plane, so that each stays in the processor's cache: several times faster than one pass over the array.
+    for z, plane in enumerate(part):
+        for organ, height, outline in zip(organs, heights, outlines):
+            mask = plane == organ.label
+            height[z] = mask.any()
+            outline |= mask
     return {
-        organ.key: tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(whole, found[organ.label - 1]))
-        for organ in organs
-        if found and found[organ.label - 1] is not None
+        organ.key: tuple(
+            slice(axis.start + extent.start, axis.start + extent.stop)
+            for axis, extent in zip(whole, (_range(height), _range(outline.any(axis=1)), _range(outline.any(axis=0))))
+        )
+        for organ, height, outline in zip(organs, heights, outlines)
+        if height.any()
     }
 
 
@@ -87,8 +97,8 @@ def touches_border(box: tuple[slice, ...], shape: tuple[int, ...]) -> bool:
     return any(extent.start == 0 or extent.stop == n for extent, n in zip(box, shape))
 
 
-def _center(mask: np.ndarray, box: tuple[slice, ...]) -> list[float]:
-    """Center of mass (i, j, k) of a mask that lies in a box of a larger array."""
+def center_of(mask: np.ndarray, box: tuple[slice, ...]) -> list[float]:
+    """Center of mass (i, j, k) of a mask (z, y, x) that lies in a box of a larger array."""
     plane = mask.sum(axis=0)
     counts = mask.sum(axis=(1, 2)), plane.sum(axis=1), plane.sum(axis=0)
     total = counts[0].sum()

@@ -26,6 +26,7 @@ from .errors import Cancelled, InputError
 from .image_io import check_is_ct
 from .intensity import AIR, body_box, network_input, window
 from .model_file import ModelDescription, Stage
+from .organ_statistics import organ_boxes
 from .organs import Organ, organ_by_key
 from .plausibility import doubts
 from .postprocessing import components, correct_sides, describe, drop_doubtful, keep_only, keep_plausible
@@ -42,6 +43,8 @@ _ORGANS_REACH_MM = 300.0
 _STAGES_SHARE = 0.7  # of the work; the rest is checking (0.02), drawing (0.2) and cleaning (0.08)
 _TILE_BYTES = 448 << 20
 _TILE_OVERLAP = 16
+_AIR_CELLS = 2
+_BODY_SHARE = 0.002  # of the fullest plane: less than that is noise or a wire
 
 Progress = Callable[[float, str], None]
 
@@ -139,9 +142,12 @@ class Segmenter:
         with run.timed("postprocess"):
             if organs is not None or region is not None:
                 labels = keep_only(labels, kept, region)
-            part = labels if region is None else labels[region]
-            run.warnings += describe(part, kept, volume.voxel_volume_ml, "scan" if region is None else "region")
-            run.warnings += doubts(volume, labels, kept)
+            boxes = organ_boxes(labels, kept)
+            if region is None:
+                run.warnings += describe(labels, kept, volume.voxel_volume_ml, boxes=boxes)
+            else:
+                run.warnings += describe(labels[region], kept, volume.voxel_volume_ml, "region")
+            run.warnings += doubts(volume, labels, kept, boxes)
         run.finish()
         return Segmentation(labels, run.seconds, run.warnings, self.device, self.name, kept)
 
@@ -196,7 +202,10 @@ class Segmenter:
                     resample(volume.array, grid, self.model.description.intensity.lower, self.device, run.tick),
                     self.model.description.intensity,
                 )
-                image = image.permute(order.permutation).contiguous()
+                image = image.permute(order.permutation)
+                if stage.region == "volume" and stage.shape is None:
+                    image, grid = self._without_air(image, grid, order, self.model.stage_multiple(stage.name))
+                image = image.contiguous()
             with run.timed("network"):
                 run.begin(what, 0.7 * share)
                 scores = self._network(stage)(network_input(image, self.model.description.intensity), run.tick)
@@ -217,6 +226,28 @@ class Segmenter:
             run.begin("Cleaning up", 0.08)
             return self._clean(classes, place, volume, midline, run)
 
+    def _without_air(
+        self, image: torch.Tensor, grid: tuple[AxisGrid, ...], order: AxisOrder, multiple: int
+    ) -> tuple[torch.Tensor, tuple[AxisGrid, ...]]:
+        """Cut the air around the patient off an image (z, y, x) of LPS axes, and off its grid; most of what a wide
+        field of view costs the network is air.
+        """
+        body = image > AIR + 0.05
+        axes = list(grid)
+        for position, axis in enumerate(order.permutation):
+            others = [other for other in range(3) if other != position]
+            profile = body.sum(dim=others)
+            hits = torch.nonzero(profile > _BODY_SHARE * profile.max()).flatten()
+            if not len(hits):
+                return image, grid
+            size = len(profile)
+            start = max(0, int(hits[0]) - _AIR_CELLS)
+            count = min(size, -(-(int(hits[-1]) + 1 + _AIR_CELLS - start) // multiple) * multiple)
+            start = min(start, size - count)
+            image = image.narrow(position, start, count)
+            axes[axis] = AxisGrid(grid[axis].first + start * grid[axis].step, grid[axis].step, count)
+        return image, (axes[0], axes[1], axes[2])
+
     def _without_doubtful(
         self, scores: torch.Tensor, grid: tuple[AxisGrid, ...], volume: Volume, run: _Run
     ) -> torch.Tensor:
@@ -234,7 +265,7 @@ class Segmenter:
         labels = np.zeros(volume.array.shape, np.uint8)
         if classes.size:
             table = np.array([0, *(organ.label for organ in self.organs)], np.uint8)
-            part = table[classes]
+            part = classes if np.array_equal(table, np.arange(len(table))) else table[classes]
             affine = volume.affine_lps
             affine[:3, 3] = (affine @ [*(extent.start for extent in place[::-1]), 1])[:3]
             run.warnings += correct_sides(part, self.organs, affine, midline)

@@ -6,12 +6,11 @@ unusual size is said by `postprocessing.describe`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.ndimage import center_of_mass
 
-from .organ_statistics import organ_boxes
+from .organ_statistics import center_of, organ_boxes
 from .organs import Organ
 from .volume import Volume
 
@@ -25,24 +24,29 @@ USUAL_HU = (-50.0, 350.0)
 """Parenchyma from a fatty liver without contrast medium to an arterial kidney."""
 
 
-def doubts(volume: Volume, labels: np.ndarray, organs: Sequence[Organ]) -> list[str]:
+def doubts(
+    volume: Volume,
+    labels: np.ndarray,
+    organs: Sequence[Organ],
+    boxes: Mapping[str, tuple[slice, ...]] | None = None,
+) -> list[str]:
     """What speaks against a result, or against the orientation that the CT's header claims.
 
     Args:
         volume: the CT, HU.
         labels: (z, y, x) integers on the CT's grid, with the values of `organs`.
+        boxes: the label map's `organ_boxes`, where they are known already.
     """
     centers: dict[str, np.ndarray] = {}
     warnings = []
     names = {organ.key: organ.name for organ in organs}
-    boxes = organ_boxes(labels, organs)
+    boxes = organ_boxes(labels, organs) if boxes is None else boxes
     for organ in organs:
         if organ.key not in boxes:
             continue
         box = boxes[organ.key]
         mask = labels[box] == organ.label
-        index = [center + extent.start for center, extent in zip(center_of_mass(mask), box)]
-        centers[organ.key] = (volume.affine_lps @ [*index[::-1], 1.0])[:3]
+        centers[organ.key] = (volume.affine_lps @ [*center_of(mask, box), 1.0])[:3]
         mean = float(volume.array[box][mask].mean(dtype=float))
         if not USUAL_HU[0] <= mean <= USUAL_HU[1]:
             warnings.append(f"{organ.name}: a mean of {mean:.0f} HU is unusual; check that the values are in HU.")

@@ -6,11 +6,12 @@ scipy are needed; cc3d, where it is installed, finds components several times fa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import ndimage
 
+from .organ_statistics import organ_boxes, touches_border
 from .organs import Organ
 
 CLEARLY_OFF_MIDLINE_MM = 15.0
@@ -77,8 +78,11 @@ def drop_doubtful(probabilities: np.ndarray, organs: Sequence[Organ], minimum: f
 
 def keep_plausible(labels: np.ndarray, organs: Sequence[Organ], voxel_ml: float) -> None:
     """Keep each organ's largest component, and none that is too small to be that organ; changes `labels`."""
-    for organ, box in _boxes(labels, organs):
-        part = labels[box]
+    boxes = organ_boxes(labels, organs)
+    for organ in organs:
+        if organ.key not in boxes:
+            continue
+        part = labels[boxes[organ.key]]
         mask = part == organ.label
         numbers, counts = components(mask)
         largest = int(counts[1:].argmax()) + 1
@@ -104,7 +108,12 @@ def correct_sides(
         Warnings for the user.
     """
     voxel_ml = abs(float(np.linalg.det(affine_lps[:3, :3]))) / 1000
-    centers = {organ.key: _center_x(labels, organ, affine_lps) for organ in organs}
+    boxes = organ_boxes(labels, organs)
+    centers = {
+        organ.key: _mean_x(labels[boxes[organ.key]] == organ.label, boxes[organ.key], affine_lps)
+        for organ in organs
+        if organ.key in boxes
+    }
     liver = centers.get("liver")
     if liver is not None and midline_mm is not None and liver > midline_mm + CLEARLY_OFF_MIDLINE_MM:
         return [
@@ -113,7 +122,7 @@ def correct_sides(
     warnings = []
     for right, left in _pairs(organs):
         if midline_mm is None:
-            right_x, left_x = centers[right.key], centers[left.key]
+            right_x, left_x = centers.get(right.key), centers.get(left.key)
             if right_x is not None and left_x is not None and right_x - left_x > 2 * CLEARLY_OFF_MIDLINE_MM:
                 rights = labels == right.label
                 labels[labels == left.label] = right.label
@@ -121,6 +130,9 @@ def correct_sides(
                 warnings.append(f"{right.name} and {left.name.lower()} were exchanged: each lay on the other's side.")
             continue
         for own, other, sign in ((right, left, 1.0), (left, right, -1.0)):
+            reach = _reach_x(boxes[own.key], affine_lps, sign) if own.key in boxes else -np.inf
+            if reach - sign * midline_mm <= CLEARLY_OFF_MIDLINE_MM:
+                continue  # no part of it can have its center on the other side
             moved = _move_components(labels, own, other, affine_lps, midline_mm, sign) * voxel_ml
             if moved >= _WORTH_A_WARNING_ML:
                 warnings.append(
@@ -143,32 +155,37 @@ def keep_only(
     return kept
 
 
-def describe(labels: np.ndarray, organs: Sequence[Organ], voxel_ml: float, where: str = "scan") -> list[str]:
-    """Warnings about organs that are missing, cut by the edge of the scan (or of `where`), or of an unusual volume."""
-    boxes = dict(_boxes(labels, organs))
+def describe(
+    labels: np.ndarray,
+    organs: Sequence[Organ],
+    voxel_ml: float,
+    where: str = "scan",
+    boxes: Mapping[str, tuple[slice, ...]] | None = None,
+) -> list[str]:
+    """Warnings about organs that are missing, cut by the edge of the scan (or of `where`), or of an unusual volume.
+
+    `boxes` are the label map's `organ_boxes`, where they are known already.
+    """
+    boxes = organ_boxes(labels, organs) if boxes is None else boxes
     if not boxes:
         return [f"None of the organs was found in this {where}."]
-    missing = [organ.name.lower() for organ in organs if organ not in boxes]
-    cut = [organ for organ, box in boxes.items() if any(s.start == 0 or s.stop == n for s, n in zip(box, labels.shape))]
+    missing = [organ.name.lower() for organ in organs if organ.key not in boxes]
+    present = [organ for organ in organs if organ.key in boxes]
+    cut = [organ for organ in present if touches_border(boxes[organ.key], labels.shape)]
     warnings = [f"Not found in this {where}: {', '.join(missing)}."] if missing else []
     if cut:
         names = ", ".join(organ.name.lower() for organ in cut)
         warnings.append(f"Cut by the edge of the {where}, so the volume is incomplete: {names}.")
-    for organ, box in boxes.items():
+    for organ in present:
         if organ in cut or organ.key not in _USUAL_ML:
             continue
-        volume = np.count_nonzero(labels[box] == organ.label) * voxel_ml
+        volume = np.count_nonzero(labels[boxes[organ.key]] == organ.label) * voxel_ml
         low, high = _USUAL_ML[organ.key]
         if not low <= volume <= high:
             warnings.append(
                 f"{organ.name}: {volume:.0f} ml is unusual ({low:.0f} to {high:.0f} ml are common); look at the result."
             )
     return warnings
-
-
-def _boxes(labels: np.ndarray, organs: Sequence[Organ]) -> list[tuple[Organ, tuple[slice, ...]]]:
-    found = ndimage.find_objects(labels, max(organ.label for organ in organs)) if labels.size else []
-    return [(organ, found[organ.label - 1]) for organ in organs if found and found[organ.label - 1] is not None]
 
 
 def _pairs(organs: Sequence[Organ]) -> list[tuple[Organ, Organ]]:
@@ -187,10 +204,10 @@ def _mean_x(mask: np.ndarray, box: tuple[slice, ...], affine: np.ndarray) -> flo
     return float(x)
 
 
-def _center_x(labels: np.ndarray, organ: Organ, affine: np.ndarray) -> float | None:
-    for _, box in _boxes(labels, [organ]):
-        return _mean_x(labels[box] == organ.label, box, affine)
-    return None
+def _reach_x(box: tuple[slice, ...], affine: np.ndarray, sign: float) -> float:
+    """How far a box reaches along LPS x towards `sign`, mm."""
+    ends = [affine[0, 2 - axis] * np.array([extent.start, extent.stop - 1]) for axis, extent in enumerate(box)]
+    return float(sign * affine[0, 3] + sum(np.max(sign * end) for end in ends))
 
 
 def _move_components(
@@ -198,7 +215,7 @@ def _move_components(
 ) -> int:
     """Relabel the components of `own` whose center lies clearly on the side of `sign`; returns how many voxels."""
     moved = 0
-    for _, box in _boxes(labels, [own]):
+    for box in organ_boxes(labels, [own]).values():
         part = labels[box]
         numbers, counts = components(part == own.label)
         for number, inner in enumerate(ndimage.find_objects(numbers), start=1):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 _SLAB_VOXELS = 1 << 22
+_BAND = 16
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,15 @@ def resample(
         used = np.flatnonzero(dense.any(axis=0))
         ranges.append(slice(int(used[0]), int(used[-1]) + 1))
         weights.append(torch.from_numpy(dense[:, ranges[-1]].astype(np.float32)).to(device))
-    along_0, along_1, along_2 = weights
+    along_0, along_1, _ = weights
+    bands = _bands(weights[2])
     region = array[tuple(ranges)]
-    total = torch.zeros((along_0.shape[0], along_1.shape[0] * along_2.shape[0]), device=device)
+    total = torch.zeros((along_0.shape[0], along_1.shape[0] * len(weights[2])), device=device)
     thickness = max(1, _SLAB_VOXELS // (region.shape[1] * region.shape[2]))
     for start in range(0, region.shape[0], thickness):
         slab = torch.from_numpy(np.ascontiguousarray(region[start : start + thickness], dtype=np.float32)).to(device)
-        plane = along_1 @ (slab @ along_2.T)
+        lines = torch.cat([slab[:, :, columns] @ band for columns, band in bands], dim=2)
+        plane = along_1 @ lines
         share = along_0[:, start : start + thickness]
         rows = torch.nonzero(share.any(dim=1)).flatten()
         first, last = int(rows[0]), int(rows[-1]) + 1
@@ -116,6 +119,18 @@ def resample(
         tick(min(1.0, (start + thickness) / region.shape[0]))
     result[tuple(inside)] = total.reshape([w.shape[0] for w in weights])
     return result
+
+
+def _bands(weights: torch.Tensor) -> list[tuple[slice, torch.Tensor]]:
+    """Weights (positions, voxels) in pieces: the voxels that some positions in a row need, (voxels, positions) of them.
+
+    Each position needs but a few voxels next to each other; one product with all of the weights would mostly add zeros.
+    """
+    bands = []
+    for rows in weights.split(_BAND):
+        first, last = _span(rows.any(dim=0))
+        bands.append((slice(first, last + 1), rows[:, first : last + 1].T.contiguous()))
+    return bands
 
 
 def labels_on_array(
@@ -140,7 +155,7 @@ def labels_on_array(
     """
     any_class = (scores[1:] > scores[:1]).any(dim=0)
     if not bool(any_class.any()):
-        return np.zeros((0, 0, 0), np.uint8), (slice(0, 0), slice(0, 0), slice(0, 0))
+        return np.zeros((0, 0, 0), np.uint8), (slice(0, 0),) * 3
     box = tuple(
         _reached(axis, *_span(any_class.any(dim=others[0]).any(dim=others[1])), size)
         for axis, size, others in zip(grid, shape, ((2, 1), (2, 0), (1, 0)))
@@ -148,7 +163,7 @@ def labels_on_array(
     labels = np.zeros([extent.stop - extent.start for extent in box], np.uint8)
     rows_used, columns_used = any_class.any(dim=2).cpu(), any_class.any(dim=1).cpu()
     along_0, along_1, along_2 = (_Interpolation.of(axis, size) for axis, size in zip(grid, shape))
-    columns = along_2.matrix().to(scores.device)
+    columns = along_2.matrix().to(scores)
     # Several planes at once: small steps cost more in waiting for threads than in computing.
     thickness = max(1, _SLAB_VOXELS // (len(scores) * labels.shape[1] * labels.shape[2]))
     for start in range(0, labels.shape[0], thickness):
@@ -198,7 +213,7 @@ class _Interpolation:
     @staticmethod
     def of(axis: AxisGrid, size: int) -> _Interpolation:
         place = np.clip((np.arange(size) - axis.first) / axis.step, 0, axis.count - 1)
-        lower = np.minimum(np.floor(place).astype(np.int64), max(axis.count - 2, 0))
+        lower = np.floor(place).astype(np.int64)
         upper = np.minimum(lower + 1, axis.count - 1)
         return _Interpolation(
             torch.from_numpy(lower),
@@ -212,7 +227,7 @@ class _Interpolation:
         size = len(self.lower)
         matrix = torch.zeros((self.cells, size))
         matrix[self.upper, torch.arange(size)] = self.fraction
-        matrix[self.lower, torch.arange(size)] += 1 - self.fraction
+        matrix[self.lower, torch.arange(size)] = 1 - self.fraction
         return matrix
 
 
