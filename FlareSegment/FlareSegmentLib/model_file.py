@@ -19,7 +19,7 @@ import json
 import os
 import pickle
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -274,7 +274,7 @@ def read_model(folder: str | os.PathLike) -> tuple[ModelDescription, dict[str, d
     return description, weights
 
 
-def save_model(folder: str | os.PathLike, description: ModelDescription, networks: dict[str, nn.Module]) -> None:
+def save_model(folder: str | os.PathLike, description: ModelDescription, networks: Mapping[str, nn.Module]) -> None:
     """Write a model folder; an existing model there is replaced file by file, each whole or not at all.
 
     Args:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -149,6 +150,7 @@ class _ZipReader:
                 yield _Entry(path, info.file_size, info)
 
     def open(self, entry: _Entry) -> IO[bytes]:
+        assert isinstance(entry.source, zipfile.ZipInfo)
         return self._file.open(entry.source)
 
 
@@ -166,7 +168,10 @@ class _TarReader:
             yield _Entry(path, member.size, member)
 
     def open(self, entry: _Entry) -> IO[bytes]:
-        return self._file.extractfile(entry.source)
+        assert isinstance(entry.source, tarfile.TarInfo)
+        stream = self._file.extractfile(entry.source)
+        assert stream is not None  # it is a regular file
+        return stream
 
 
 @contextmanager
@@ -186,15 +191,15 @@ def _open_tar(archive: Path) -> Iterator[_TarReader]:
         yield _TarReader(file, archive)
 
 
-class _InPieces:
+class _InPieces(io.BufferedIOBase):
     """A stream for tarfile that refuses to read very much at once: tarfile takes a header's word for its length."""
 
-    def __init__(self, stream: IO[bytes], archive: Path):
+    def __init__(self, stream: io.BufferedIOBase, archive: Path):
         self._stream, self._archive = stream, archive
 
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _LONGEST_READ:
-            raise InputError(f"{self._archive} is refused: a header of it has {_gigabytes(size)} (a bomb).")
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= _LONGEST_READ:
+            raise InputError(f"{self._archive} is refused: a header of it has {_gigabytes(size or 0)} (a bomb).")
         return self._stream.read(size)
 
     def seek(self, place: int, whence: int = 0) -> int:

@@ -87,6 +87,7 @@ class Case:
             return (*make_phantom(self.phantom_seed), [])
         from FlareSegmentLib.image_io import check_is_ct, read_labels, read_volume
 
+        assert self.image is not None and self.labels is not None  # only phantoms have none
         volume, warnings = read_volume(self.image)
         warnings = [*warnings, *check_is_ct(volume)]
         truth = read_labels(self.labels)

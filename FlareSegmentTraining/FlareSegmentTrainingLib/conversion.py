@@ -157,9 +157,9 @@ class _Conversion:
                 return Outcome(name, case.name, "present", "", facts, list(earlier.get("remarks", ())))
             if not self.settings.unlabeled and not case.labeled & set(self.values):
                 raise InputError(f"none of {', '.join(self.values)} is labeled in it")
-            volume, labels, warnings = case.read()
-            if not case.labeled & set(self.values):  # known for certain only now
-                labels = None
+            volume, drawn, warnings = case.read()
+            # which organs are labeled is known for certain only now
+            labels = drawn if case.labeled & set(self.values) else None
             voxels = hashlib.sha256(np.ascontiguousarray(volume.array)).hexdigest()
             if images.setdefault(voxels, name) != name:
                 raise InputError(f"its image is that of {images[voxels]}")
@@ -225,8 +225,8 @@ class _Conversion:
         temporary = self.private / TABLE_FILE
         with open(temporary, "w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
-            volumes = [f"{key}_ml" for key in self.values]
-            writer.writerow(["case", "result", "reason", "remarks", "size", "spacing_mm", *volumes])
+            columns = [f"{key}_ml" for key in self.values]
+            writer.writerow(["case", "result", "reason", "remarks", "size", "spacing_mm", *columns])
             for name in dict.fromkeys(outcome.name for outcome in outcomes):
                 facts = self.done[name]
                 sizes = (" x ".join(f"{v:g}" for v in facts.get(key, ())) for key in ("size", "spacing_mm"))

@@ -148,15 +148,15 @@ def _dataset_json(folder: Path) -> Found | None:
     """Medical Segmentation Decathlon, and nnU-Net's dataset.json where it lists files that are there."""
     content = _read_dataset_json(folder)
     listed = content.get("training") if content else None
-    if not isinstance(listed, list):
+    if not content or not isinstance(listed, list):
         return None
-    pairs, left_out = [], []
+    pairs: list[Pair] = []
+    left_out: list[LeftOut] = []
     for item in listed:
         if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("image", "label")):
             return None
-        image, labels = (_within(folder, item[key]) for key in ("image", "label"))
-        name = volume_stem(labels.name)
-        image, labels = _tolerant(image), _tolerant(labels)
+        name = volume_stem(_within(folder, item["label"]).name)
+        image, labels = (_tolerant(_within(folder, item[key])) for key in ("image", "label"))
         if image is None:
             return None  # nnU-Net lists images without the _0000 they have
         if labels is None:

@@ -107,7 +107,7 @@ class DicomCase(Case):
         """SHA-256 over the series' and the label objects' files. Raises InputError."""
         digest = hashlib.sha256()
         try:
-            for path in [item.path for item in (*self.series.slices, *self.label_objects)]:
+            for path in [*(one.path for one in self.series.slices), *(item.path for item in self.label_objects)]:
                 digest.update(sha256(path).encode())
         except OSError as error:
             raise InputError(f"a file cannot be read: {error.strerror}") from error

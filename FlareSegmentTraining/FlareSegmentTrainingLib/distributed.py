@@ -90,6 +90,8 @@ class _SynchronizedBatchNorm3d(nn.BatchNorm3d):
         mean = sums[:-1] / count
         centered = values - mean.view(shape)
         variance = _Total.apply(centered.square().sum(axes)) / count
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.num_batches_tracked is not None
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)

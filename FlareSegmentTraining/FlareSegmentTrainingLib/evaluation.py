@@ -19,7 +19,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -35,6 +35,9 @@ from .cases import Case, cases_of_pairs
 from .dataset_layouts import LABEL_MAP_FILE, Found, LeftOut, Pair, case_key, read_quality, volume_files, with_label_map
 from .label_maps import LABEL_MAPS, LabelMap
 from .run_folder import save_whole
+
+if TYPE_CHECKING:
+    from FlareSegmentLib.pipeline import Segmenter
 
 FORMAT = "flaresegment-evaluation"
 FORMAT_VERSION = 1
@@ -110,7 +113,7 @@ class ModelPredictor:
         self.organs = frozenset(description.labels.values())
         files = [folder / name for name in (DESCRIPTION_FILE, WEIGHTS_FILE)]
         self.identity = _digest([sha256(file) if file.is_file() else "" for file in files])
-        self._segmenter = None
+        self._segmenter: Segmenter | None = None
 
     def identity_of(self, case: str) -> str:
         return self.identity
@@ -192,7 +195,9 @@ def _label_files(folder: Path) -> dict[str, Path]:
 def _label_map_of(folder: Path) -> LabelMap:
     """What labels.json in the folder or above it says, else FlareSegment's own values of four organs."""
     pair = Pair(folder.name, folder, folder)
-    return with_label_map(Found("labels", (pair,)), LABEL_MAPS["flaresegment"], folder).pairs[0].label_map
+    found = with_label_map(Found("labels", (pair,)), LABEL_MAPS["flaresegment"], folder).pairs[0].label_map
+    assert found is not None
+    return found
 
 
 # References ---------------------------------------------------------------------------------------
@@ -203,6 +208,7 @@ class LabelsOnlyCase(Case):
 
     def read(self) -> tuple[Volume, np.ndarray, list[str]]:
         """As `Case.read`, with a volume of air in the CT's place."""
+        assert self.labels is not None
         found = read_labels(self.labels)
         labels = self.label_map.apply(found.array)
         return found.with_array(np.full(labels.shape, _AIR_HU, np.int16)), labels, []

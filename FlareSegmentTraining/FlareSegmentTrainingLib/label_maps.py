@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -163,7 +164,9 @@ def label_map_of_names(name: str, names: Mapping[str, object]) -> LabelMap:
     """
     meanings: list[tuple[str, list[int]]] = []
     for key, value in names.items():
-        values = [key] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+        values: Sequence[Any] = (
+            [key] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+        )
         try:
             whole = [int(item) for item in values]
             if isinstance(value, str) or whole == list(values):

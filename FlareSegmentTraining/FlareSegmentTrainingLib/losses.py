@@ -61,11 +61,10 @@ def deeply_supervised_loss(
             every second, fourth, ... voxel.
     """
     weights = (1.0, *settings.deep_supervision)
-    loss = sum(
-        weight
-        * segmentation_loss(logits, labels[:, :: 2**level, :: 2**level, :: 2**level], organ_weights, settings, total)
-        for level, (weight, logits) in enumerate(zip(weights, outputs))
-    )
+    loss = torch.zeros((), device=labels.device)
+    for level, (weight, logits) in enumerate(zip(weights, outputs)):
+        coarser = labels[:, :: 2**level, :: 2**level, :: 2**level]
+        loss = loss + weight * segmentation_loss(logits, coarser, organ_weights, settings, total)
     return loss / sum(weights)
 
 

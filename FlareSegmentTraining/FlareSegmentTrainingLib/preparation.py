@@ -149,11 +149,11 @@ def _resampled(case: Case, stage: Stage, intensity: Intensity, organs: Sequence[
         result[share >= best] = index
         np.maximum(best, share, out=best)
     voxels = {index: np.argwhere(result == index).astype(np.int16) for index in range(1, len(organs) + 1)}
-    spacing = tuple(axis.step * mm for axis, mm in zip(grid[::-1], image.spacing))
-    return _Arrays(window(resampled, intensity), result, {k: v for k, v in voxels.items() if len(v)}, spacing)
+    x, y, z = (axis.step * mm for axis, mm in zip(grid[::-1], image.spacing))
+    return _Arrays(window(resampled, intensity), result, {k: v for k, v in voxels.items() if len(v)}, (x, y, z))
 
 
-def _grid(box: tuple[slice, slice, slice], image: Volume, stage: Stage) -> tuple[AxisGrid, AxisGrid, AxisGrid]:
+def _grid(box: Sequence[slice], image: Volume, stage: Stage) -> tuple[AxisGrid, AxisGrid, AxisGrid]:
     """The stage's grid over a box of the LPS image, as (z, y, x) axes: the pipeline's, before it is filled up to a
     multiple.
     """
@@ -163,9 +163,11 @@ def _grid(box: tuple[slice, slice, slice], image: Volume, stage: Stage) -> tuple
         if stage.shape is not None:
             axes.append(AxisGrid.over(extent.start, extent.stop, stage.shape[2 - axis]))
         else:
+            assert stage.spacing_mm is not None
             step = stage.spacing_mm[2 - axis] / image.spacing[2 - axis]
             axes.append(AxisGrid.over(extent.start, extent.stop, max(1, math.ceil(size / step - 1e-3)), step))
-    return tuple(axes)
+    z, y, x = axes
+    return z, y, x
 
 
 # Cache --------------------------------------------------------------------------------------------
@@ -215,6 +217,7 @@ def _load(place: Path) -> _Arrays | None:
         image, labels = arrays.pop("image"), arrays.pop("labels")
         if image.dtype != np.float32 or labels.dtype != np.uint8 or image.shape != labels.shape:
             return None
-        return _Arrays(image, labels, arrays, tuple(float(value) for value in facts["spacing_mm"]))
+        x, y, z = (float(value) for value in facts["spacing_mm"])
+        return _Arrays(image, labels, arrays, (x, y, z))
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -113,7 +114,7 @@ def write_blocks(
             for number, block in enumerate(split(volume, slices), start=1):
                 title = f"{name}_block{number:02d}"
                 stop = block.first + len(block.volume.array)
-                entry = {"first": block.first, "slices": stop - block.first}
+                entry: dict[str, Any] = {"first": block.first, "slices": stop - block.first}
                 if as_dicom:
                     entry["ct"] = f"{name}/{title}"
                     write_series(Path(private, title), block.volume, Identity(name, number, f"{title}, CT"))

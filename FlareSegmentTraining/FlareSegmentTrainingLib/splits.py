@@ -63,9 +63,9 @@ def check_apart(training: Sequence[Case], validation: Sequence[Case]) -> None:
     if patients:
         names = [case.name for case in (*training, *validation) if case.patient in patients]
         raise InputError(f"One patient would train and validate: cases {_some(names)}. Put them on one side.")
-    names = {case.name for case in training} & {case.name for case in validation}
-    if names:
-        raise InputError(f"Validation cases must never be trained on: {_some(sorted(names))}.")
+    twice = {case.name for case in training} & {case.name for case in validation}
+    if twice:
+        raise InputError(f"Validation cases must never be trained on: {_some(sorted(twice))}.")
     files = {case.image.resolve() for case in training if case.image} & {
         case.image.resolve() for case in validation if case.image
     }

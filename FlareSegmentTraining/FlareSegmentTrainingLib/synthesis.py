@@ -150,7 +150,7 @@ def drawn_cases(
         meaning = label_map_of_names(file.name, {str(value): structure for value, structure in names.items()})
         volume, _ = _read(file).to_lps_view()
         labels = _isotropic(volume, spacing_mm)
-        if shapes and generator.random() < 0.75:
+        if shapes and label_map is not None and generator.random() < 0.75:
             shape_file = shapes[int(generator.integers(len(shapes)))]
             organs = _organs(_isotropic(volume, REGISTRATION_MM), meaning)
             guides = [organ.label for organ in ORGANS if _inside(organs, organ.label)]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from torch import nn
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.intensity import AIR, Intensity, network_input
-from FlareSegmentLib.vnet import build_network
+from FlareSegmentLib.vnet import Network, build_network
 
 from .batches import Batch
 from .configuration import StageSettings, TrainingSettings
@@ -118,12 +120,12 @@ class StageTrainer:
         for module in self._model.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.momentum = training.normalization_momentum
-        self._model.to(device, memory_format=torch.channels_last_3d)
+        _place(self._model, device)
         self._average.to(device)
         self._average.load_state_dict(self.network.state_dict())
         self._optimizer = _optimizer(self._model, training)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
-        self._forward = self._model
+        self._forward: Callable[[torch.Tensor], list[torch.Tensor]] = self._model
         if group.size > 1:
             ids = [device.index] if device.type == "cuda" else None
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -132,7 +134,7 @@ class StageTrainer:
             self._forward = torch.compile(self._forward)
         self.step = 0
 
-    def _reliable_precision(self, precision: str, network: nn.Module) -> str:
+    def _reliable_precision(self, precision: str, network: Network) -> str:
         """Return fp32 instead of bf16 where a CPU's bf16 gradients are wrong.
 
         Measured with torch 2.13 (oneDNN): when a volume is smaller than a convolution's kernel, the gradient of the
@@ -242,7 +244,7 @@ class StageTrainer:
         """Return the averaged network's scores on whole prepared cases, in fp32."""
         network = build_network(self.settings.stage.network)
         network.load_state_dict(self._average.state_dict())
-        network.fold_normalization().to(self._device, memory_format=torch.channels_last_3d)
+        _place(network.fold_normalization(), self._device)
         # Dice of each organ, then right and all voxels; each process fills the rows of its own cases.
         table = torch.zeros(len(cases), len(self.organs) + 2, dtype=torch.float64)
         for number in range(self._group.rank, len(cases), self._group.size):
@@ -252,7 +254,7 @@ class StageTrainer:
         right, voxels = table[:, -2:].sum(dim=0).tolist() if len(cases) else (0.0, 0.0)
         return Scores(dice, right / voxels if voxels else math.nan)
 
-    def _score(self, network: nn.Module, case: PreparedCase) -> torch.Tensor:
+    def _score(self, network: Network, case: PreparedCase) -> torch.Tensor:
         shape = case.image.shape
         padding = [value for extent in reversed(shape) for value in (0, -extent % network.multiple)]
         padded = network_input(F.pad(case.image[None, None], padding, value=AIR), self._intensity).to(self._device)
@@ -270,7 +272,7 @@ class StageTrainer:
 class _Supervised(nn.Module):
     """A network with auxiliary heads on its coarser decoder stages; gives logits from full to coarsest resolution."""
 
-    def __init__(self, network: nn.Module, levels: int, classes: int):
+    def __init__(self, network: Network, levels: int, classes: int):
         super().__init__()
         self.network = network
         self.heads = nn.ModuleList(nn.LazyConv3d(classes, kernel_size=1) for _ in range(levels))
@@ -287,11 +289,16 @@ class _Supervised(nn.Module):
 
 
 def _optimizer(model: nn.Module, training: TrainingSettings) -> torch.optim.Optimizer:
-    arguments = {"lr": training.learning_rate, "weight_decay": training.weight_decay}
+    parameters, rate, decay = model.parameters(), training.learning_rate, training.weight_decay
     if training.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), momentum=training.momentum, **arguments)
+        return torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=decay)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
-    return kind(model.parameters(), **arguments)
+    return kind(parameters, lr=rate, weight_decay=decay)
+
+
+def _place(module: nn.Module, device: torch.device) -> None:
+    """Bring a module to a device, channels last, as convolutions compute faster."""
+    cast(Any, module).to(device, memory_format=torch.channels_last_3d)  # torch's types lack this argument
 
 
 def _dice(prediction: torch.Tensor, truth: torch.Tensor) -> float:

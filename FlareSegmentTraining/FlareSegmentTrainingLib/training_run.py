@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +51,7 @@ class StopRequest:
     def __init__(self, folder: RunFolder):
         self._file = folder.stop_file
         self._signaled = False
-        self._former: dict[int, object] = {}
+        self._former: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -219,7 +221,7 @@ class TrainingRun:
             self._report(meter, settings, losses[-1])
             if trainer.step % source.steps_per_epoch == 0:
                 epoch = trainer.step // source.steps_per_epoch
-                row = {
+                row: dict[str, Any] = {
                     "stage": settings.stage.name,
                     "epoch": epoch,
                     "step": trainer.step,
@@ -245,7 +247,8 @@ class TrainingRun:
                         self._folder.save_tensors(place, trainer.average())
                     write_log(self._folder, self._history, configuration.organs)
                     self._draw()
-                    tensorboard.add(len(self._history), row)
+                    if tensorboard:
+                        tensorboard.add(len(self._history), row)
                 self._say(_epoch_line(row, training.epochs))
                 meter.begin_epoch()
             if self._stop_wanted() and trainer.step < steps:
