@@ -60,6 +60,14 @@ PLAIN = [
     (r"^@cache\ndef (\w+)\(", r"\1 = cache(lambda *arguments: plain_\1(*arguments))\n\n\ndef plain_\1("),
 ]
 """What mutmut would not change, and its like that it does."""
+SHOW = """
+import sys
+
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+
+for name in sys.argv[1:]:
+    print(f"\\n{name}", get_diff_for_mutant(name), sep="\\n", flush=True)
+"""
 LEAST = 0.85
 NOTICED = ("killed", "timeout", "segfault", "suspicious")
 
@@ -120,10 +128,8 @@ def main() -> int:
         )
         endings = dict(line.strip().split(": ", 1) for line in listing.stdout.splitlines() if ": " in line)
         endings = {name: ending for name, ending in endings.items() if ending != "not checked"}
-        for name, ending in endings.items():
-            if ending not in NOTICED:
-                print(f"\n{name}: {ending}", flush=True)
-                subprocess.run([*mutmut, "show", name], cwd=folder, env=environment, check=False)
+        others = [name for name, ending in endings.items() if ending not in NOTICED]
+        subprocess.run([sys.executable, "-c", SHOW, *others], cwd=folder, env=environment, check=False)
     shares = []
     for module in modules:
         of_module = Counter(ending in NOTICED for name, ending in endings.items() if f".{module}." in name)

@@ -249,7 +249,7 @@ def test_the_box_ends_with_the_grid_and_with_the_array() -> None:
     scores[0] = 0
     grid = (AxisGrid(-4.5, 4.0, 3), AxisGrid.over(2, 8, 3), AxisGrid.over(0, 12, 3))
     labels, box = labels_on_array(scores, grid, (10, 10, 10))
-    # Outer edges of the cells along z at -6.5 and 5.5, along y at 1.5 and 7.5 (voxels 2 to 7), along x at -0.5 and 11.5.
+    # The cells' outer edges along z are -6.5 and 5.5, along y 1.5 and 7.5 (voxels 2 to 7), along x -0.5 and 11.5.
     assert box == (slice(0, 6), slice(2, 8), slice(0, 10))
     assert labels.all()
 
