@@ -99,7 +99,7 @@ class Environment:
         windows = os.name == "nt"
         self.python = self.folder / ("Scripts" if windows else "bin") / ("python.exe" if windows else "python")
         self.torch = [self.root / "requirements-torch.txt"]
-        self.packages = [self.root / "requirements-dev.txt", self.root / "Testing" / "slicerhost" / "requirements.txt"]
+        self.packages = [self.root / "requirements-dev.txt"]
         self.without_dependencies = [self.root / "Testing" / "slicerhost" / "requirements-no-deps.txt"]
 
     def fingerprint(self):
@@ -176,10 +176,11 @@ class Environment:
 
         quiet = [] if sys.stderr.isatty() else ["--quiet", "--progress-bar", "off"]
         quiet += ["--disable-pip-version-check", "--no-input"]
+        checked = quiet + ["--require-hashes", "--only-binary", ":all:"]  # nothing else, and nobody's setup.py is run
         return [
+            Step("embedded Slicer, Qt and tools", checked + files(self.packages), "600 MB to download, 1.9 GB on disk"),
+            Step("Slicer's terminology", checked + ["--no-deps"] + files(self.without_dependencies), "small"),
             Step("PyTorch", quiet + files(self.torch), "200 MB to download for a CPU, 0.8 GB on disk"),
-            Step("embedded Slicer, Qt and tools", quiet + files(self.packages), "600 MB to download, 1.9 GB on disk"),
-            Step("Slicer's terminology", quiet + ["--no-deps"] + files(self.without_dependencies), "small"),
         ]
 
     def _run(self, python, arguments, what, started):

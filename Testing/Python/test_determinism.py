@@ -1,6 +1,7 @@
 """The same CT and model give the same labels: again and again, from the engine, the worker, the script and the panel.
 
-FLARE_RUNS sets how often the engine repeats it (default 20).
+FLARE_RUNS sets how often the engine repeats it (default 20). FLARE_PRECISION=1 compares bfloat16 with float32 on real
+CTs too, for as many as it says; on a CPU that computes bfloat16 slowly that takes minutes.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ from test_panel_model import panel, show, untrained_model  # noqa: F401  fixture
 from test_worker import Client
 
 from FlareSegmentLib.image_io import read_volume
-from FlareSegmentLib.model_file import load_model
+from FlareSegmentLib.metrics import dice
+from FlareSegmentLib.model_file import bundled_model_folder, load_model
+from FlareSegmentLib.phantom import make_phantom
 from FlareSegmentLib.pipeline import Segmenter
+from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker_protocol import Result, SegmentRequest, SharedFolder
 
 RUNS = int(os.environ.get("FLARE_RUNS", "20"))
+REAL_CTS = int(os.environ.get("FLARE_PRECISION", "0"))
+LEAST_DICE = 0.995
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +51,40 @@ def test_twenty_runs_are_one(ct: Path, untrained_model: Path, figures: dict[str,
         different += not np.array_equal(again.segment(volume).labels, first)
     figures["Determinism"] = f"{RUNS} runs of the engine, {different} with other labels"
     assert different == 0
+
+
+def agreement(volume: Volume) -> dict[str, float]:
+    """{organ: Dice of the bundled model's labels in bfloat16 with those in float32}, for the organs of either."""
+    model = load_model(bundled_model_folder())
+    exact, fast = (
+        Segmenter(model, "cpu", precision=precision).segment(volume) for precision in ("float32", "bfloat16")
+    )
+    both = {organ.key: (exact.labels == organ.label, fast.labels == organ.label) for organ in exact.organs}
+    return {key: dice(*masks) for key, masks in both.items() if masks[0].any() or masks[1].any()}
+
+
+def in_words(scores: dict[str, float]) -> str:
+    return ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
+
+
+def test_bfloat16_gives_the_labels_of_float32(figures: dict[str, str]) -> None:
+    """On the phantom, with the bundled model; a CPU without instructions for bfloat16 computes the same, slowly."""
+    scores = agreement(make_phantom()[0])
+    figures["Dice of bfloat16 with float32 on the phantom"] = in_words(scores)
+    assert len(scores) >= 3
+    assert min(scores.values()) >= LEAST_DICE, scores
+
+
+@pytest.mark.real_ct
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL_CTS, reason="minutes on a CPU that computes bfloat16 slowly: set FLARE_PRECISION")
+def test_bfloat16_gives_the_labels_of_float32_on_real_cts(flare_data: Path, figures: dict[str, str]) -> None:
+    found = {}
+    for path in sorted((flare_data / "val").glob("*_ct.nii.gz"))[:REAL_CTS]:
+        found[path.name] = agreement(read_volume(path)[0])
+        figures[f"Dice of bfloat16 with float32 on {path.name}"] = in_words(found[path.name])
+    assert found
+    assert all(scores and min(scores.values()) >= LEAST_DICE for scores in found.values()), found
 
 
 def test_engine_worker_script_and_panel_agree(

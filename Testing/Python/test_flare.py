@@ -80,8 +80,8 @@ class Tree:
         (self.root / "flare.py").write_text(text, encoding="utf-8")
         for name in ("requirements-torch.txt", "requirements-dev.txt"):
             (self.root / name).write_text(f"{name[:-4]}==1 # comment\n", encoding="utf-8")
-        for name in ("requirements.txt", "requirements-no-deps.txt"):
-            (self.root / "Testing" / "slicerhost" / name).write_text("package==1\n", encoding="utf-8")
+        without = self.root / "Testing" / "slicerhost" / "requirements-no-deps.txt"
+        without.write_text("package==1\n", encoding="utf-8")
         for module in ("FlareSegment", "FlareSegmentTraining"):
             (self.root / module / f"{module}.py").write_text("", encoding="utf-8")
         self.script = self.root / script_path("segment")
@@ -117,17 +117,15 @@ def installs(result):
     return [files for files in lists if files]
 
 
-WHOLE = [
-    ["requirements-torch.txt"],
-    ["requirements-dev.txt", "requirements.txt"],
-    ["requirements-no-deps.txt"],
-]
+WHOLE = [["requirements-dev.txt"], ["requirements-no-deps.txt"], ["requirements-torch.txt"]]
 
 
 def test_first_use_makes_the_environment_and_runs(tree):
     result = tree.run("segment", "a CT.nii.gz", "--json")
     assert result.returncode == 0, result.stderr
     assert installs(result) == WHOLE
+    checked = ["--require-hashes" in words for words in result.started if words[:3] == ["-m", "pip", "install"]]
+    assert checked == [True, True, False], "all but PyTorch, of which each computer has its own build"
     assert result.started[0] == ["-m", "venv", str(tree.venv)]
     assert [f"[{step}/5]" in result.stderr for step in range(1, 6)] == [True] * 5
     assert result.stdout == "ran slicerhost\n", "standard output belongs to the script"
@@ -451,6 +449,25 @@ def test_old_pythons_are_told_in_one_line(version, tmp_path):
     assert result.stderr == f"flare.py needs Python 3.9 or newer; this is Python {version}.\n"
 
 
+HASHED = [
+    REPOSITORY / "requirements-dev.txt",
+    REPOSITORY / "Testing" / "slicerhost" / "requirements-no-deps.txt",
+]
+
+
+def pinned():
+    """(name, version, marker) of every package that the environment holds."""
+    from packaging.requirements import Requirement
+
+    found = []
+    for path in (*HASHED, REPOSITORY / "requirements-torch.txt"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line and not line.startswith(("#", " ")):
+                item = Requirement(line.rstrip("\\"))
+                found.append((item.name.lower(), next(iter(item.specifier)).version, item.marker))
+    return found
+
+
 class TestPackaging:
     """What the extension packages is what its folders hold, and the lists of requirements agree."""
 
@@ -484,18 +501,35 @@ class TestPackaging:
         for folder in re.findall(r"add_subdirectory\((\w+)\)", text):
             assert (REPOSITORY / folder / "CMakeLists.txt").is_file()
 
+    def test_every_package_of_the_environment_is_pinned_with_hashes(self):
+        from packaging.requirements import Requirement
+
+        for path in HASHED:
+            text = path.read_text(encoding="utf-8")
+            assert "://" not in text, "where packages come from is the business of each computer"
+            whole = text.replace("\\\n", " ").splitlines()
+            lines = [line for line in whole if line and not line.lstrip().startswith("#")]
+            assert lines
+            for line in lines:
+                words = line.split(" --hash=")
+                requirement = Requirement(words[0])
+                assert [one.operator for one in requirement.specifier] == ["=="], line
+                assert len(words) > 1 and all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", word) for word in words[1:]), line
+                assert not re.match("torch|nvidia|triton", requirement.name), "that is requirements-torch.txt"
+
+    def test_the_pinned_packages_are_those_that_were_chosen(self):
+        from packaging.requirements import Requirement
+
+        chosen = (REPOSITORY / "requirements-dev.in").read_text(encoding="utf-8").splitlines()
+        for item in (Requirement(line) for line in chosen if line and not line.startswith("#")):
+            there = [version for name, version, marker in pinned() if name == item.name.lower()]
+            assert there, f"{item.name} is not in requirements-dev.txt: compile it again"
+            assert not item.specifier or any(version in item.specifier for version in there), item
+
     def test_pinned_packages_satisfy_what_the_extension_needs(self):
         from packaging.requirements import Requirement
 
-        pins = {}
-        for path in (
-            *REPOSITORY.glob("requirements-*.txt"),
-            *(REPOSITORY / "Testing" / "slicerhost").glob("requirements*.txt"),
-        ):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                if line.strip() and not line.startswith("#"):
-                    name, version = line.split("==")
-                    pins[name.lower()] = version.strip()
+        pins = {name: version for name, version, _ in pinned()}
         needed = (REPOSITORY / "FlareSegment" / "Resources" / "requirements.txt").read_text(encoding="utf-8")
         requirements = [Requirement(line) for line in needed.splitlines() if line and not line.startswith("#")]
         assert {item.name.lower() for item in requirements} == {"numpy", "scipy", "simpleitk", "torch"}
