@@ -7,6 +7,7 @@
 report.html (for people: one file, pictures inside, no network), evaluation.json, cases.csv and organs.csv, and in
 folders beside them every case's record, predicted label map and pictures, from which a second run goes on.
 --compare MODEL or an earlier OUT adds paired differences; --videos adds two MP4 files for each case.
+Cases that the model was trained on are measured too, but told apart, as far as the model or its run names them.
 
 Exit status: 0 done; 2 bad input or usage, with one line on standard error; 1 anything else, also in one line (the
 environment variable FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises, so every way
@@ -147,6 +148,7 @@ def evaluate(options: argparse.Namespace) -> dict:
     _write_tables(options.output, content)
     report = write_report(options.output, content, videos)
     _print_summary(content)
+    _warn_of_trained(content)
     for name, record in evaluation.cases.items():
         for warning in record["warnings"]:
             command_line.warn(f"{name}: {warning}")
@@ -250,11 +252,11 @@ def _write_tables(output: Path, content: dict) -> None:
 
     columns = ["status", *MEASURES, "reference_ml", "predicted_ml", "false_positive_ml"]
     rows = [
-        [name, organ, *(row[column] for column in columns)]
+        [name, organ, *(row[column] for column in columns), content["roles"].get(name)]
         for name, record in content["cases"].items()
         for organ, row in record["organs"].items()
     ]
-    tables = {CASES_FILE: [["case", "organ", *columns], *rows]}
+    tables = {CASES_FILE: [["case", "organ", *columns, "to_the_model"], *rows]}
     statistics = ("cases", "mean", "median", "worst", "worst_case")
     tables[ORGANS_FILE] = [["organ", "measure", *statistics]] + [
         [organ, measure, *(entry[measure][field] for field in statistics)]
@@ -295,6 +297,21 @@ def _print_summary(content: dict) -> None:
             f"{'-' if distance is None else format(distance, '.1f'):>9}"
             f"  {entry['dice']['worst']:.3f} ({entry['dice']['worst_case']})"
         )
+
+
+def _warn_of_trained(content: dict) -> None:
+    """Say which cases tell nothing about new CTs, and what the others come to."""
+    from FlareSegmentTrainingLib.evaluation import TRAINED, mean_dice
+
+    trained = [name for name, role in content["roles"].items() if role == TRAINED]
+    if not trained:
+        return
+    mean = mean_dice(content["summary_without_trained"] or {})
+    others = "" if mean is None else f" Mean Dice over the organs without them: {mean:.3f}."
+    command_line.warn(
+        f"{len(trained)} of {len(content['cases'])} cases were trained on, their figures say nothing about new CTs: "
+        f"{', '.join(trained)}.{others} Name folders of other cases, such as val, with --data."
+    )
 
 
 def main(arguments: list[str]) -> int:

@@ -35,6 +35,7 @@ from .cases import Case, cases_of_pairs
 from .dataset_layouts import LABEL_MAP_FILE, Found, LeftOut, Pair, case_key, read_quality, volume_files, with_label_map
 from .label_maps import LABEL_MAPS, LabelMap
 from .run_folder import save_whole
+from .splits import SPLIT_FILE, read_split
 
 if TYPE_CHECKING:
     from FlareSegmentLib.pipeline import Segmenter
@@ -54,6 +55,10 @@ MISSED = "missed"
 FALSE_POSITIVE = "false positive"
 ABSENT = "absent"
 NOT_LABELED = "not labeled"
+
+TRAINED = "trained on"
+VALIDATED = "validated on"
+NEW = "new"
 
 _AIR_HU = -1024
 
@@ -88,6 +93,10 @@ class Predictor(Protocol):
         """SHA-256 of what the prediction of this case depends on. Raises InputError where there is none."""
         ...
 
+    def role_of(self, case: str) -> str | None:
+        """What the case was when the model was made: TRAINED, VALIDATED or NEW; None where nobody knows."""
+        ...
+
     def predict(self, case: str, volume: Volume) -> Prediction:
         """The labels of a case's CT. Raises FlareSegmentError."""
         ...
@@ -113,10 +122,14 @@ class ModelPredictor:
         self.organs = frozenset(description.labels.values())
         files = [folder / name for name in (DESCRIPTION_FILE, WEIGHTS_FILE)]
         self.identity = _digest([sha256(file) if file.is_file() else "" for file in files])
+        self._roles = roles_of_cases(folder, description.facts)
         self._segmenter: Segmenter | None = None
 
     def identity_of(self, case: str) -> str:
         return self.identity
+
+    def role_of(self, case: str) -> str | None:
+        return None if self._roles is None else self._roles.get(case, NEW)
 
     def predict(self, case: str, volume: Volume) -> Prediction:
         from FlareSegmentLib.model_file import load_model
@@ -152,6 +165,9 @@ class FolderPredictor:
     def identity_of(self, case: str) -> str:
         return _digest([sha256(self._file(case)), self._label_map.organs])
 
+    def role_of(self, case: str) -> str | None:
+        return None
+
     def predict(self, case: str, volume: Volume) -> Prediction:
         try:
             return Prediction(read_labels_on(self._file(case), volume, self._label_map))
@@ -163,6 +179,30 @@ class FolderPredictor:
         if file is None:
             raise InputError(f"no prediction is called {case}")
         return file
+
+
+def roles_of_cases(model: Path, facts: Mapping[str, object]) -> dict[str, str] | None:
+    """Which cases, by their names, a model was trained on and which it was chosen with: {case: TRAINED or VALIDATED}.
+
+    Models that a training leaves tell only how many there were, for names may tell of a person: those are in the
+    split.json of its run, while the model lies there.
+
+    Args:
+        model: the model's folder.
+        facts: what its model.json tells.
+
+    Returns:
+        None where neither says it.
+    """
+    training, validation = facts.get("training_cases"), facts.get("validation_cases")
+    if not isinstance(training, list):
+        try:
+            split = read_split(model.resolve().parent / SPLIT_FILE)
+        except InputError:
+            return None
+        training, validation = list(split.training), list(split.validation)
+    roles = {str(case): VALIDATED for case in validation} if isinstance(validation, list) else {}
+    return roles | {str(case): TRAINED for case in training}
 
 
 def read_labels_on(path: Path, volume: Volume, label_map: LabelMap) -> np.ndarray:
@@ -304,6 +344,12 @@ def summarize(cases: Mapping[str, dict], organs: Sequence[Organ]) -> dict[str, d
     return summary
 
 
+def mean_dice(summary: Mapping[str, dict]) -> float | None:
+    """The mean over the organs of what `summarize` found; None where no organ has a Dice."""
+    means = [row["dice"]["mean"] for row in summary.values() if row["dice"]]
+    return statistics.fmean(means) if means else None
+
+
 def _distribution(values: Mapping[str, float | None], measure_name: str) -> dict | None:
     finite = {case: value for case, value in values.items() if value is not None}
     if not values:
@@ -347,6 +393,7 @@ class Evaluation:
         cases: case name -> record: "organs" (see `measure`), "size", "spacing_mm", "reference_sha256", "warnings",
             "pictures", "prediction" (file below the output folder).
         left_out: cases that could not be measured.
+        roles: case name -> TRAINED, VALIDATED or NEW, where the predictor knows it.
         reused: how many cases an earlier run had measured.
     """
 
@@ -356,6 +403,7 @@ class Evaluation:
     organs: tuple[Organ, ...]
     cases: dict[str, dict]
     left_out: list[LeftOut]
+    roles: dict[str, str] = field(default_factory=dict)
     reused: int = 0
 
     def content(self) -> dict:
@@ -368,7 +416,14 @@ class Evaluation:
             "cases": self.cases,
             "left_out": [{"case": item.name, "reason": item.reason} for item in self.left_out],
             "summary": summarize(self.cases, self.organs),
+            "roles": self.roles,
+            "summary_without_trained": self._summary_without_trained(),
         }
+
+    def _summary_without_trained(self) -> dict | None:
+        """The summary of the cases that were not trained on, where some were and some were not."""
+        others = {name: record for name, record in self.cases.items() if self.roles.get(name) != TRAINED}
+        return summarize(others, self.organs) if 0 < len(others) < len(self.cases) else None
 
 
 def organs_to_measure(predictor: Predictor, cases: Sequence[Case], keys: Iterable[str] | None) -> tuple[Organ, ...]:
@@ -423,6 +478,9 @@ def evaluate_cases(
         except MemoryError as error:
             raise FlareSegmentError(f"{case.name}: {error or 'memory ran out'}; the same command goes on.") from error
         evaluation.cases[case.name] = record
+        role = predictor.role_of(case.name)
+        if role is not None:
+            evaluation.roles[case.name] = role
         evaluation.reused += reused
         say(f"[{number}/{len(cases)}] {case.name}: {_in_short(record, organs)}{' (as before)' if reused else ''}")
     if not evaluation.cases:

@@ -22,7 +22,9 @@ from .evaluation import (
     MISSED,
     NOT_LABELED,
     PICTURES,
+    TRAINED,
     file_name,
+    mean_dice,
 )
 from .run_folder import save_whole
 
@@ -104,7 +106,7 @@ def write_report(output: Path, content: Mapping, videos: Mapping[str, Sequence[s
         _head(content, organs),
         _summary(content, organs),
         _comparison(content.get("comparison"), organs),
-        _overview(content["cases"], organs),
+        _overview(content["cases"], content["roles"], organs),
         _left_out(content["left_out"]),
         _method(organs, content["cases"]),
         "<h2>Cases, the worst first</h2>",
@@ -129,8 +131,8 @@ def write_report(output: Path, content: Mapping, videos: Mapping[str, Sequence[s
 
 def _head(content: Mapping, organs: Sequence[Organ]) -> str:
     subject = content["subject"]
-    means = [row["dice"]["mean"] for row in content["summary"].values() if row["dice"]]
-    overall = f" Mean Dice over the organs: <b>{statistics.fmean(means):.3f}</b>." if means else ""
+    mean = mean_dice(content["summary"])
+    overall = "" if mean is None else f" Mean Dice over the organs: <b>{mean:.3f}</b>."
     count = len(content["cases"])
     names = ", ".join(organ.name.lower() for organ in organs)
     checksum = f"Model SHA-256 {_text(subject['identity'][:16])}&hellip;" if subject["kind"] == "model" else ""
@@ -138,7 +140,24 @@ def _head(content: Mapping, organs: Sequence[Organ]) -> str:
         f"<h1>Evaluation of {_text(subject['name'])}</h1>"
         f'<p class="faint">FlareSegment. Research tool, not for clinical use. '
         f"{checksum}</p>"
-        f"<p>{count} {'case' if count == 1 else 'cases'}: {_text(names)}.{overall}</p>"
+        f"<p>{count} {'case' if count == 1 else 'cases'}: {_text(names)}.{overall}</p>{_trained_on(content)}"
+    )
+
+
+def _trained_on(content: Mapping) -> str:
+    """What of the figures says nothing about new CTs."""
+    if content["subject"]["kind"] != "model":
+        return ""
+    if not content["roles"]:
+        return '<p class="faint">The model does not say which cases it was trained on.</p>'
+    trained = sum(role == TRAINED for role in content["roles"].values())
+    if not trained:
+        return '<p class="faint">None of the cases, by their names, was trained on.</p>'
+    mean = mean_dice(content["summary_without_trained"] or {})
+    without = "" if mean is None else f" Mean Dice of the others alone: <b>{mean:.3f}</b>."
+    return (
+        f"<p><b>{trained} of {len(content['cases'])} cases were trained on</b>, by their names: their figures say "
+        f"nothing about new CTs.{without}</p>"
     )
 
 
@@ -181,8 +200,8 @@ def _summary(content: Mapping, organs: Sequence[Organ]) -> str:
         told += [f"false positive in {case}: {ml:.1f} mL" for case, ml in entry["false_positive"].items()]
         notes += [f"<li>{organ.name}: {_text('; '.join(told))}.</li>"] if told else []
     return (
-        f'<h2>Organs</h2><div class="scroll"><table><thead><tr><th>Organ</th><th>Cases</th>{groups}</tr>'
-        f"<tr><th></th><th></th>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        "<h2>Organs</h2>"
+        + _table(f"<tr><th>Organ</th><th>Cases</th>{groups}</tr><tr><th></th><th></th>{columns}</tr>", rows)
         + (f'<ul class="notes faint">{"".join(notes)}</ul>' if notes else "")
     )
 
@@ -213,9 +232,12 @@ def _comparison(comparison: Mapping | None, organs: Sequence[Organ]) -> str:
         f"{CONFIDENCE:.0%} bootstrap interval of their mean ({RESAMPLES:,} resamples of the cases; none below "
         f"{FEWEST_CASES} cases). Marked where the interval leaves out 0.</p>"
         + _forest(comparison["organs"], organs)
-        + '<div class="scroll"><table><thead><tr><th>Organ</th>'
-        '<th class="measure">Measure</th><th>Difference</th><th>Interval</th><th>This</th><th>Other</th><th>Cases</th>'
-        f"<th>Better / worse in</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>{told}"
+        + _table(
+            '<tr><th>Organ</th><th class="measure">Measure</th><th>Difference</th><th>Interval</th><th>This</th>'
+            "<th>Other</th><th>Cases</th><th>Better / worse in</th></tr>",
+            rows,
+        )
+        + told
     )
 
 
@@ -252,31 +274,32 @@ def _forest(compared: Mapping, organs: Sequence[Organ]) -> str:
     )
 
 
-def _overview(cases: Mapping[str, dict], organs: Sequence[Organ]) -> str:
-    """Every case in a row: Dice, and below it NSD and HD95; each organ's best and worst case are marked."""
+def _overview(cases: Mapping[str, dict], roles: Mapping[str, str], organs: Sequence[Organ]) -> str:
+    """Every case in a row: whether the model has seen it, Dice, and below it NSD and HD95; each organ's best and worst
+    case are marked.
+    """
     marks = {
         organ.key: _marks({name: record["organs"][organ.key]["dice"] for name, record in cases.items()}, "dice")
         for organ in organs
     }
     rows = []
     for name, record in cases.items():
-        cells = []
+        cells = [f'<td class="measure">{_text(roles.get(name, ""))}</td>'] if roles else []
         for organ in organs:
             row = record["organs"][organ.key]
             if row["dice"] is None:
                 cells.append(f"<td>&ndash;<small>{_text(_state(row))}</small></td>")
                 continue
-            distance = "missed" if row["hd95_mm"] is None else f"{row['hd95_mm']:.1f} mm"
             cells.append(
                 f'<td class="{marks[organ.key].get(name, "")}">{row["dice"]:.3f}'
-                f"<small>{row['nsd']:.3f} &middot; {distance}</small></td>"
+                f"<small>{row['nsd']:.3f} &middot; {_distance(row, ' mm')}</small></td>"
             )
         rows.append(f"<tr><th>{_link(name, _shortened(name))}</th>{''.join(cells)}</tr>")
-    head = "".join(f"<th>{organ.name}</th>" for organ in organs)
+    head = '<th class="measure">To the model</th>' if roles else ""
+    head += "".join(f"<th>{organ.name}</th>" for organ in organs)
     return (
         '<h2>Cases</h2><p class="faint">Dice; below it NSD and HD95. Each organ\'s best and worst case are marked.</p>'
-        f'<div class="scroll"><table><thead><tr><th>Case</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        + _table(f"<tr><th>Case</th>{head}</tr>", rows)
     )
 
 
@@ -322,9 +345,8 @@ def _case(
         if row["dice"] is None:
             rows.append(f'<tr>{_organ_cell(organ)}<td class="state" colspan="6">{_text(_state(row))}</td></tr>')
             continue
-        distance = "missed" if row["hd95_mm"] is None else f"{row['hd95_mm']:.1f}"
         rows.append(
-            f"<tr>{_organ_cell(organ)}<td>{row['dice']:.3f}</td><td>{row['nsd']:.3f}</td><td>{distance}</td>"
+            f"<tr>{_organ_cell(organ)}<td>{row['dice']:.3f}</td><td>{row['nsd']:.3f}</td><td>{_distance(row)}</td>"
             f"<td>{row['reference_ml']:,.0f}</td><td>{row['predicted_ml']:,.0f}</td>"
             f"<td>{_number(row['volume_error_percent'], 'volume_error_percent', True)}</td></tr>"
         )
@@ -333,9 +355,11 @@ def _case(
     parts = [
         f'<section class="case" id="{_anchor(name)}"><h3>{_text(name)}</h3>',
         f'<p class="faint">{size} voxels of {spacing} mm</p>',
-        '<div class="scroll"><table><thead><tr><th>Organ</th><th>Dice</th><th>NSD</th><th>HD95 (mm)</th>'
-        "<th>Reference (mL)</th><th>Prediction (mL)</th><th>Volume error (%)</th></tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>",
+        _table(
+            "<tr><th>Organ</th><th>Dice</th><th>NSD</th><th>HD95 (mm)</th><th>Reference (mL)</th>"
+            "<th>Prediction (mL)</th><th>Volume error (%)</th></tr>",
+            rows,
+        ),
     ]
     if record["warnings"]:
         parts.append(
@@ -404,6 +428,16 @@ def _number(value: float | None, measure: str, signed: bool = False) -> str:
     if value is None:
         return ""
     return f"{value:{'+' if signed else ''}.{_DIGITS[measure]}f}"
+
+
+def _distance(row: Mapping, unit: str = "") -> str:
+    """The HD95 of an organ that has a Dice: infinite where it was missed."""
+    return "missed" if row["hd95_mm"] is None else _number(row["hd95_mm"], "hd95_mm") + unit
+
+
+def _table(head: str, rows: Sequence[str]) -> str:
+    """A table that scrolls by itself where the page is too narrow."""
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _organ_cell(organ: Organ, rows: int = 1) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.model_file import bundled_model_folder, read_description
 from FlareSegmentLib.organs import FLARE22_ORGANS, ORGANS, organ_by_key
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib import comparison, evaluation
@@ -29,6 +30,7 @@ from FlareSegmentTrainingLib.evaluation import (
     summarize,
 )
 from FlareSegmentTrainingLib.label_maps import LABEL_MAPS
+from FlareSegmentTrainingLib.splits import Split
 
 LIVER, RIGHT, LEFT, SPLEEN = ORGANS
 KEYS = [organ.key for organ in ORGANS]
@@ -56,6 +58,9 @@ class EchoPredictor:
 
     def identity_of(self, case: str) -> str:
         return self.identity
+
+    def role_of(self, case: str) -> str | None:
+        return {"a": evaluation.TRAINED, "b": evaluation.VALIDATED}.get(case, evaluation.NEW)
 
     def predict(self, case: str, volume: Volume) -> Prediction:
         self.asked.append(case)
@@ -382,3 +387,25 @@ def test_every_organ_has_a_tolerance_that_is_told() -> None:
     assert {key: entry["nsd_mm"] for key, entry in found.items()} == {
         organ.key: organ_by_key(organ.key).nsd_tolerance_mm for organ in FLARE22_ORGANS
     }
+
+
+def test_a_model_or_its_run_says_what_it_was_trained_on(tmp_path: Path) -> None:
+    model = tmp_path / "run" / "best"
+    model.mkdir(parents=True)
+    listed = {"training_cases": ["a"], "validation_cases": ["b"]}
+    assert evaluation.roles_of_cases(model, listed) == {"a": "trained on", "b": "validated on"}
+    counted = {"training_cases": 1, "validation_cases": 1}
+    assert evaluation.roles_of_cases(model, counted) is None
+    (model.parent / "split.json").write_text("damaged")
+    assert evaluation.roles_of_cases(model, counted) is None
+    Split(("c",), ("d", "c"), "by hand").write(model.parent)
+    assert evaluation.roles_of_cases(model, counted) == {"c": "trained on", "d": "validated on"}
+    assert evaluation.roles_of_cases(model, listed)["a"] == "trained on"  # the model's own words count first
+
+
+def test_the_bundled_model_knows_its_cases() -> None:
+    facts = read_description(bundled_model_folder()).facts
+    model = ModelPredictor(bundled_model_folder())
+    assert {model.role_of(case) for case in facts["training_cases"]} == {"trained on"}
+    assert {model.role_of(case) for case in facts["validation_cases"]} == {"validated on"}
+    assert model.role_of("nobody's") == "new"

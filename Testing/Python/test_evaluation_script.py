@@ -187,6 +187,46 @@ def test_comparison_with_a_model(
     assert asked == ["a", "b", "c"]
 
 
+def test_cases_that_a_model_was_trained_on_are_told(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    no_pictures: None,
+) -> None:  # fmt: skip
+    """Of a folder with training and other cases, the warning, the table and the report say which are which."""
+    data, predictions = folders
+    roles: dict[str, str] = {}
+
+    class Model(evaluation.FolderPredictor):
+        kind = "model"
+
+        def __init__(self, folder: Path, device: str) -> None:
+            super().__init__(predictions)
+
+        def role_of(self, case):
+            return roles.get(case)
+
+    monkeypatch.setattr(evaluation, "ModelPredictor", Model)
+    arguments = ("--model", "bundled", "--data", data, "--output", tmp_path / "out", "--organs", "liver", "--json")
+    status, result, errors = run(capsys, *arguments)
+    assert (status, errors, result["roles"]) == (0, "", {})
+    assert "does not say which cases it was trained on" in (tmp_path / "out/report.html").read_text()
+
+    roles.update(a=evaluation.TRAINED, b=evaluation.VALIDATED, c=evaluation.NEW)
+    status, result, errors = run(capsys, *arguments)
+    assert (status, result["roles"]) == (0, roles)
+    assert errors.startswith("Warning: 1 of 3 cases were trained on") and " a. " in errors and errors.count("\n") == 1
+    assert "without them: 0.650" in errors  # the mean of 0.8 and 0.5; with case a it is 0.767
+    text = (tmp_path / "out/report.html").read_text()
+    assert Page(text).open == []
+    assert "<b>1 of 3 cases were trained on</b>" in text and "<b>0.767</b>" in text and "<b>0.650</b>" in text
+    assert [text.count(f'<td class="measure">{role}</td>') for role in roles.values()] == [1, 1, 1]
+    with open(tmp_path / "out/cases.csv", newline="") as stream:
+        assert {row["case"]: row["to_the_model"] for row in csv.DictReader(stream)} == roles
+
+    roles.update(b=evaluation.TRAINED, c=evaluation.TRAINED)
+    errors = run(capsys, *arguments)[2]
+    assert errors.startswith("Warning: 3 of 3 cases were trained on") and "without them" not in errors
+
+
 def test_videos_lie_beside_the_report_and_are_made_once(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch,
     no_pictures: None,
@@ -282,12 +322,13 @@ def test_names_are_escaped_and_states_are_told(tmp_path: Path) -> None:
         "subject": {"kind": "model", "name": "<model>", "identity": "0" * 64},
         "organs": dict.fromkeys(rows), "cases": cases,
         "left_out": [{"case": "<x>", "reason": "a < b"}],
-        "summary": summarize(cases, [organ_by_key(key) for key in rows]),
+        "summary": summarize(cases, [organ_by_key(key) for key in rows]), "roles": {"<b>&\"'": "<r>"},
+        "summary_without_trained": None,
     }  # fmt: skip
     html_report.write_report(tmp_path, content, {"<b>&\"'": ["videos/x.mp4"]})
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
-    assert page.open == [] and "<model>" not in text and "<x>" not in text and "<w>" not in text
+    assert page.open == [] and "<model>" not in text and "<x>" not in text and "<w>" not in text and "<r>" not in text
     assert "2.5 mL predicted" in text and "not labeled, left out" in text and "missed" in text
     assert [link for link in page.links if not link.startswith("#")] == ["videos/x.mp4"]
 
