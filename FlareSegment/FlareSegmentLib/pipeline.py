@@ -26,10 +26,11 @@ from .errors import Cancelled, InputError
 from .image_io import check_is_ct
 from .intensity import AIR, body_box, network_input, window
 from .model_file import ModelDescription, Stage
+from .organ_search import Piece, find_pieces, search
 from .organ_statistics import organ_boxes
 from .organs import Organ, organ_by_key
 from .plausibility import doubts
-from .postprocessing import components, correct_sides, describe, drop_doubtful, keep_only, keep_plausible
+from .postprocessing import correct_sides, describe, drop_doubtful, keep_only, keep_plausible
 from .resampling import AxisGrid, highest_class, labels_on_array, resample
 from .volume import AxisOrder, Volume
 
@@ -38,7 +39,6 @@ COARSE_SLICES_MM = 6.0
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
-_SMALLEST_FIND_ML = 5.0
 _ORGANS_REACH_MM = 300.0
 _STAGES_SHARE = 0.7  # of the work; the rest is checking (0.02), drawing (0.2) and cleaning (0.08)
 _TILE_BYTES = 448 << 20
@@ -208,7 +208,13 @@ class Segmenter:
                 image = image.contiguous()
             with run.timed("network"):
                 run.begin(what, 0.7 * share)
-                scores = self._network(stage)(network_input(image, self.model.description.intensity), run.tick)
+                pixels = network_input(image, self.model.description.intensity)
+                if last:
+                    scores = self._network(stage)(pixels, run.tick)
+                else:
+                    cell_ml = volume.voxel_volume_ml * float(np.prod([abs(axis.step) for axis in grid]))
+                    low, high, scores = search(self._network(stage), pixels, self.organs, cell_ml, run.tick)
+                    image, grid = image[low:high], _cut(grid, order.permutation[0], low, high)
             if position == 0:
                 midline = _midline(image, scores, grid, order, volume)
             if not last:
@@ -233,7 +239,7 @@ class Segmenter:
         field of view costs the network is air.
         """
         body = image > AIR + 0.05
-        axes = list(grid)
+        cut = grid
         for position, axis in enumerate(order.permutation):
             others = [other for other in range(3) if other != position]
             profile = body.sum(dim=others)
@@ -245,8 +251,8 @@ class Segmenter:
             count = min(size, -(-(int(hits[-1]) + 1 + _AIR_CELLS - start) // multiple) * multiple)
             start = min(start, size - count)
             image = image.narrow(position, start, count)
-            axes[axis] = AxisGrid(grid[axis].first + start * grid[axis].step, grid[axis].step, count)
-        return image, (axes[0], axes[1], axes[2])
+            cut = _cut(cut, axis, start, start + count)
+        return image, cut
 
     def _without_doubtful(
         self, scores: torch.Tensor, grid: tuple[AxisGrid, ...], volume: Volume, run: _Run
@@ -470,6 +476,12 @@ def _turned(axis: AxisGrid, size: int) -> AxisGrid:
     return AxisGrid(size - 1 - axis.first, -axis.step, axis.count)
 
 
+def _cut(grid: tuple[AxisGrid, ...], axis: int, start: int, stop: int) -> tuple[AxisGrid, ...]:
+    """The grid with only the cells start ... stop - 1 of an axis."""
+    cells = AxisGrid(grid[axis].first + start * grid[axis].step, grid[axis].step, stop - start)
+    return (*grid[:axis], cells, *grid[axis + 1 :])
+
+
 def _view_grid(grid: Sequence[AxisGrid], order: AxisOrder, shape: Sequence[int]) -> list[AxisGrid]:
     """The grid in the LPS view's axes and indices."""
     return [
@@ -482,32 +494,22 @@ def _find_box(
 ) -> _Box | None:
     """The box around the organs that the stage found, or None.
 
-    Each organ counts with its largest component that lies within reach of the largest organ: what else was found, in a
-    head or a thigh of a whole-body scan, is a mistake.
+    Each organ counts with the piece that the network is surest of among those within reach of the surest of all: what
+    else was found, in a head or a thigh of a whole-body scan, is a mistake.
     """
     axes = _view_grid(grid, order, volume.array.shape)
     spacing = np.array([volume.spacing[2 - axis] for axis in order.permutation])
     steps = np.array([axis.step for axis in axes]) * spacing
-    classes = highest_class(scores).cpu().numpy()
-    pieces = []
-    for index, box in enumerate(ndimage.find_objects(classes), start=1):
-        if box is None:
-            continue
-        numbers, counts = components(classes[box] == index)
-        for number, inner in enumerate(ndimage.find_objects(numbers), start=1):
-            low = np.array([b.start + i.start for b, i in zip(box, inner)])
-            high = np.array([b.start + i.stop for b, i in zip(box, inner)])
-            pieces.append((int(counts[number]) * float(np.prod(steps)) / 1000, index, low, high))
-    pieces = sorted((piece for piece in pieces if piece[0] >= _SMALLEST_FIND_ML), key=lambda piece: -piece[0])
+    pieces = find_pieces(scores, float(np.prod(steps)) / 1000)
     if not pieces:
         return None
-    anchor = (pieces[0][2] + pieces[0][3]) / 2
-    chosen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for _, index, low, high in pieces:
-        if np.linalg.norm(((low + high) / 2 - anchor) * steps) <= _ORGANS_REACH_MM:
-            chosen.setdefault(index, (low, high))
-    lowest = np.min([low for low, _ in chosen.values()], axis=0)
-    highest = np.max([high for _, high in chosen.values()], axis=0)
+    anchor = (pieces[0].low + pieces[0].high) / 2
+    chosen: dict[int, Piece] = {}
+    for piece in pieces:
+        if np.linalg.norm(((piece.low + piece.high) / 2 - anchor) * steps) <= _ORGANS_REACH_MM:
+            chosen.setdefault(piece.organ, piece)
+    lowest = np.min([piece.low for piece in chosen.values()], axis=0)
+    highest = np.max([piece.high for piece in chosen.values()], axis=0)
     result = []
     for position, axis in enumerate(axes):
         size = volume.array.shape[order.permutation[position]]

@@ -155,6 +155,11 @@ def keep_only(
     return kept
 
 
+def usual_ml(organ: Organ) -> tuple[float, float] | None:
+    """Lowest and highest volume of a whole organ that is nothing unusual; None for organs that nothing is known of."""
+    return _USUAL_ML.get(organ.key)
+
+
 def describe(
     labels: np.ndarray,
     organs: Sequence[Organ],
@@ -177,10 +182,11 @@ def describe(
         names = ", ".join(organ.name.lower() for organ in cut)
         warnings.append(f"Cut by the edge of the {where}, so the volume is incomplete: {names}.")
     for organ in present:
-        if organ in cut or organ.key not in _USUAL_ML:
+        usual = usual_ml(organ)
+        if organ in cut or usual is None:
             continue
         volume = np.count_nonzero(labels[boxes[organ.key]] == organ.label) * voxel_ml
-        low, high = _USUAL_ML[organ.key]
+        low, high = usual
         if not low <= volume <= high:
             warnings.append(
                 f"{organ.name}: {volume:.0f} ml is unusual ({low:.0f} to {high:.0f} ml are common); look at the result."
