@@ -59,7 +59,7 @@ def averaging_weights(size: int, positions: np.ndarray, step: float) -> np.ndarr
     for offset in range(int(np.ceil(2 * reach)) + 1):
         index = np.floor(positions - reach).astype(int) + offset
         np.add.at(weights, (rows, np.clip(index, 0, size - 1)), _kernel(index - positions, half))
-    return weights / weights.sum(axis=1, keepdims=True)
+    return weights
 
 
 def _kernel(distance: np.ndarray, half: float) -> np.ndarray:

@@ -53,7 +53,17 @@ TESTS = {
     "plausibility": ["test_plausibility.py"],
     "pipeline": ["test_pipeline_geometry.py"],
 }
-ONLY = {"pipeline": ["x__turned", "x__view_grid", "x__find_box", "x__midline", "x__straighten", "x__labels_on_grid_of"]}
+ONLY = {
+    "pipeline": [
+        "x__turned",
+        "x__view_grid",
+        "x__find_box",
+        "x__midline",
+        "x__straighten",
+        "x__labels_on_grid_of",
+        "x?Segmenter?_grid",
+    ]
+}
 """The functions to change, in mutmut's spelling, where it shall not be the whole module."""
 PLAIN = [
     (r"^( +)@property\n +def (\w+)\(", r"\1\2 = property(lambda self: self.plain_\2())\n\n\1def plain_\2("),
@@ -92,7 +102,7 @@ def make_copy(folder: Path, modules: list[str]) -> None:
         "[mutmut]\nsource_paths=FlareSegmentLib\n"
         f"only_mutate=\n    {mutated}\n"
         f"pytest_add_cli_args_test_selection=\n    {selected}\n"
-        "pytest_add_cli_args=\n    -p\n    no:cacheprovider\n"
+        "pytest_add_cli_args=\n    -p\n    no:cacheprovider\n    -m\n    not real_ct\n"
         "[tool:pytest]\npythonpath=.\n",
         encoding="utf-8",
     )
