@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-from .organ_statistics import organ_boxes, touches_border
+from .organ_statistics import center_of, organ_boxes, touches_border
 from .organs import Organ
 
 CLEARLY_OFF_MIDLINE_MM = 15.0
@@ -59,7 +59,7 @@ def drop_doubtful(probabilities: np.ndarray, organs: Sequence[Organ], minimum: f
     warnings: list[str] = []
     classes = probabilities.argmax(axis=0).astype(np.uint8)
     boxes = ndimage.find_objects(classes, len(organs))
-    for number, (organ, box) in enumerate(zip(organs, boxes, strict=True), start=1):
+    for number, (organ, box) in enumerate(zip(organs, boxes), start=1):
         if box is None:
             continue
         numbers, counts = components(classes[box] == number)
@@ -202,12 +202,7 @@ def _pairs(organs: Sequence[Organ]) -> list[tuple[Organ, Organ]]:
 
 def _mean_x(mask: np.ndarray, box: tuple[slice, ...], affine: np.ndarray) -> float:
     """Mean LPS x of a mask's voxels, mm; the box says where the mask lies in the whole array."""
-    total = np.count_nonzero(mask)
-    x = affine[0, 3]
-    for axis, extent in enumerate(box):
-        profile = np.count_nonzero(mask, axis=tuple(other for other in range(3) if other != axis))
-        x += affine[0, 2 - axis] * (extent.start + profile @ np.arange(len(profile)) / total)
-    return float(x)
+    return float(affine[0] @ [*center_of(mask, box), 1])
 
 
 def _reach_x(box: tuple[slice, ...], affine: np.ndarray, sign: float) -> float:

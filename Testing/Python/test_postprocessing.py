@@ -59,6 +59,10 @@ def test_only_the_largest_piece_of_each_organ_stays() -> None:
     expected[labels == 2] = 0  # 0.5 ml is no kidney
     keep_plausible(labels, ORGANS, VOXEL_ML)
     np.testing.assert_array_equal(labels, expected)
+    labels[labels == 1] = 0
+    block(labels, 4, 20, size=5)
+    keep_plausible(labels, ORGANS, VOXEL_ML)
+    np.testing.assert_array_equal(labels, np.where(expected == 4, 4, 0))
 
 
 @pytest.mark.parametrize(
@@ -189,8 +193,8 @@ def test_what_is_in_place_or_in_doubt_stays(midline: float | None) -> None:
 @pytest.mark.parametrize(("off_mm", "moves"), [(10, False), (15, False), (16, True)])
 def test_a_side_is_believed_beyond_15_mm(label: int, partner: int, sign: int, off_mm: int, moves: bool) -> None:
     labels = np.zeros(SHAPE, np.uint8)
-    block(labels, label, 31, size=5)  # its center at voxel 33, x = 80 mm
-    warnings = correct_sides(labels, ORGANS, COARSE, midline_mm=80 - sign * off_mm)
+    block(labels, label, 31, size=2)  # its center between voxel 31 and 32, x = 65 mm
+    warnings = correct_sides(labels, ORGANS, COARSE, midline_mm=65 - sign * off_mm)
     assert set(np.unique(labels)) == {0, partner if moves else label}
     assert len(warnings) == moves
 
