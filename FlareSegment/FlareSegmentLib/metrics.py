@@ -110,10 +110,9 @@ class _Surfaces:
             return math.inf
         values = []
         for distance, area in zip(self.distances, self.areas):
-            order = np.argsort(distance, kind="stable")
+            order = np.argsort(distance)
             cumulative = np.cumsum(area[order]) / area.sum()
-            position = min(int(np.searchsorted(cumulative, share)), len(order) - 1)
-            values.append(float(distance[order[position]]))
+            values.append(float(distance[order[np.searchsorted(cumulative, share)]]))
         return max(values)
 
 
@@ -198,7 +197,7 @@ def _polygons(inside: set[tuple[int, ...]]) -> list[np.ndarray]:
             onward = [edge for edge in neighbors.pop(current) if edge != polygon[-1]]
             polygon.append(current)
             current = onward[0]
-        polygons.append(np.array(polygon, float).mean(axis=1))
+        polygons.append(np.mean(polygon, axis=1))
     return polygons
 
 
@@ -225,7 +224,7 @@ def _largest_triangulation(polygon: np.ndarray) -> list[np.ndarray]:
 
 def _union(a: tuple[slice, ...] | None, b: tuple[slice, ...] | None) -> tuple[slice, ...]:
     if a is None or b is None:
-        return a or b or (slice(0, 0),) * 3
+        return a or b or (slice(0),) * 3
     return tuple(slice(min(i.start, j.start), max(i.stop, j.stop)) for i, j in zip(a, b))
 
 

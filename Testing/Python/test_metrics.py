@@ -158,6 +158,42 @@ def test_evaluate_uses_each_organs_tolerance_and_is_json() -> None:
     assert all(measures == {"dice": 1.0, "nsd": 1.0, "hd95_mm": 0.0} for measures in perfect.values())
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_evaluate_gives_what_the_measures_give_for_each_organ(swapped: bool) -> None:
+    shape, spacing = (16, 18, 40), (0.8, 1.5, 3.0)
+    labels, reference = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    labels[3:9, 4:8, 5:9] = 1
+    reference[3:9, 4:10, 5:9] = 1
+    reference[3, 4, 2:5] = 1  # a spike on less than 5 % of the surface
+    labels[2:6, 2:7, 20:27] = 3
+    reference[4:10, 7:12, 22:31] = 3
+    labels[10:13, 10:13, 36:39] = 4
+    if swapped:
+        labels, reference = reference, labels
+    result = evaluate(labels, reference, spacing)
+    for organ in ORGANS:
+        a, b = labels == organ.label, reference == organ.label
+        distance = hd95(a, b, spacing)
+        assert result[organ.key] == {
+            "dice": pytest.approx(dice(a, b)),
+            "nsd": pytest.approx(nsd(a, b, spacing, organ.nsd_tolerance_mm)),
+            "hd95_mm": pytest.approx(distance) if math.isfinite(distance) else None,
+        }
+    assert result["liver"]["hd95_mm"] == pytest.approx(3.0)  # two rows of 1.5 mm
+
+
+def test_less_than_a_twentieth_of_the_surface_does_not_count() -> None:
+    whole = block((30, 30, 60), (5, 5, 5), (25, 25, 25))
+    spike = whole.copy()
+    spike[15, 15, 25:40] = True
+    assert hd95(whole, spike, (1, 1, 1)) == hd95(spike, whole, (1, 1, 1)) == 0
+    assert nsd(whole, spike, (1, 1, 1), 1.0) < 1
+    voxel = block((3, 3, 9), (1, 1, 1), (2, 2, 2))
+    longer = block((3, 3, 9), (1, 1, 1), (2, 2, 5))
+    # The four corners at its end, 3 mm away, have 8 % of its surface: 8 corners and 3 times 4 edges.
+    assert hd95(voxel, longer, (1, 1, 1)) == 3
+
+
 def test_different_shapes_are_refused() -> None:
     a, b = np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 3), np.uint8)
     for call in (dice, lambda x, y: evaluate(x, y, (1, 1, 1)), lambda x, y: nsd(x, y, (1, 1, 1), 1)):
