@@ -124,7 +124,7 @@ def evaluate(options: argparse.Namespace) -> dict:
     if options.videos:
         from FlareSegmentSlicerLib.videos import require_encoder
 
-        require_encoder()
+        require_encoder("x.mp4")
     left_out: list = []
     if options.reference is not None:
         cases = find_references(options.reference, label_map, left_out.append)

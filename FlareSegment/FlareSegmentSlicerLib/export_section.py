@@ -36,8 +36,8 @@ class ExportSection:
             (_("Surfaces (OBJ)"), "OBJ"),
             (_("DICOM segmentation"), "dicom"),
             (_("Pictures (PNG)"), "pictures"),
-            (_("Turntable video (MP4)"), "turntable"),
-            (_("Slices video (MP4)"), "slices"),
+            (_("Turntable video (MP4, GIF)"), "turntable"),
+            (_("Slices video (MP4, GIF)"), "slices"),
         )
         for text, kind in formats:
             ui.formatComboBox.addItem(text, kind)
@@ -110,9 +110,12 @@ class ExportSection:
             folder = qt.QFileDialog.getExistingDirectory(window, _("Folder for the files"), str(start))
             return Path(folder) if folder else None
         suffix = {"labels": ".nii.gz", "dicom": ".dcm", "turntable": "_turntable.mp4", "slices": "_slices.mp4"}[kind]
+        ending = "." + suffix.partition(".")[2]
+        endings, kinds = (ending,), ""
+        if ending == ".mp4":
+            endings, kinds = (".mp4", ".gif"), ";;".join((_("Video (*.mp4)"), _("Animation (*.gif)")))
         proposal = start / export.default_name(node, suffix)
-        name = qt.QFileDialog.getSaveFileName(window, _("Export"), str(proposal))
+        name = qt.QFileDialog.getSaveFileName(window, _("Export"), str(proposal), kinds)
         if not name:
             return None
-        ending = "." + suffix.partition(".")[2]
-        return Path(name if name.lower().endswith(ending) else name + ending)
+        return Path(name if name.lower().endswith(endings) else name + ending)

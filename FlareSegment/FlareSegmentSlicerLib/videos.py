@@ -1,14 +1,17 @@
 """Two videos of a result: slices scrolling from head to feet, and the organs turning in 3D over a faint body.
 
 Made headless and without the scene, from the same drawings as the pictures; the panel and the evaluation use them
-alike. The files are H.264 in MP4, 4:2:0, with the index in front: what every browser plays. The encoder is ffmpeg, in
-a process of its own, as the package imageio-ffmpeg brings it; `VideoUnavailable` says how to install it.
+alike. The name's ending chooses the kind of file:
+
+.mp4  H.264, 4:2:0, with the index in front: what every browser plays. The encoder is ffmpeg, in a process of its own,
+      as the package imageio-ffmpeg brings it; `VideoUnavailable` says how to install it.
+.gif  an animation of half the size and half the frames in 256 colors, for slides and pages that take no video. Pillow
+      makes it, which Slicer brings.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from scipy import ndimage
 
 from FlareSegmentLib.errors import FlareSegmentError
 from FlareSegmentLib.organs import ORGANS, Organ
+from FlareSegmentLib.processes import private_folder
 from FlareSegmentLib.volume import Volume
 
 from .drawing import FAINT, REFERENCE, SIDES, TEXT, Canvas, box_to_show, busiest_slice, draw_plane, position_text
@@ -28,7 +32,9 @@ Progress = Callable[[float], None]
 _WIDTH, _HEIGHT = 1280, 720
 _TOP, _GAP = 70, 14
 _AXIAL_WIDTH = 860
-_FRAMES_PER_SECOND = 20
+_FRAMES_PER_SECOND = {".mp4": 20, ".gif": 10}
+_GIF_REDUCTION = 2
+_PALETTE_FRAMES = 8
 _SCROLL_SECONDS = (7, 14)
 _SLICES_PER_SECOND = 12
 _TURN_SECONDS = 6
@@ -36,7 +42,7 @@ _BODY_MM = 4.0
 
 
 class VideoUnavailable(FlareSegmentError):
-    """This Python has no video encoder."""
+    """This Python has no encoder for this kind of file."""
 
 
 def write_slices_video(
@@ -52,7 +58,7 @@ def write_slices_video(
     the height.
 
     Args:
-        path: ends with .mp4; the file appears whole or not at all.
+        path: ends with .mp4 or .gif; the file appears whole or not at all.
         volume: CT in HU; its name is the video's title.
         labels: uint8 (z, y, x) on the volume's grid, values of `organs`.
         reference: labels drawn as outlines to compare with; what differs is tinted (see `drawing.draw_plane`).
@@ -62,6 +68,7 @@ def write_slices_video(
         VideoUnavailable: there is no encoder.
         OSError: the file cannot be written.
     """
+    require_encoder(path)
     view, order = volume.to_lps_view()
     shown = order.apply(labels)
     truth = None if reference is None else order.apply(reference)
@@ -84,7 +91,7 @@ def write_slices_video(
     pixel_mm = max(width / _AXIAL_WIDTH, height / (_HEIGHT - _TOP - 2 * _GAP))
     start, stop = box[0]
     seconds = np.clip((stop - start) / _SLICES_PER_SECOND, *_SCROLL_SECONDS)
-    levels = np.rint(np.linspace(stop - 1, start, round(seconds * _FRAMES_PER_SECOND))).astype(int)
+    levels = np.rint(np.linspace(stop - 1, start, round(seconds * _frames_per_second(path)))).astype(int)
 
     def frames() -> Iterator[np.ndarray]:
         canvas = Canvas(_WIDTH, _HEIGHT)
@@ -117,7 +124,7 @@ def write_turntable_video(
 
     Arguments and errors as of `write_slices_video`; raises also RenderingUnavailable where there is no OpenGL.
     """
-    require_encoder()
+    require_encoder(path)
     view_width, view_height = _AXIAL_WIDTH, _HEIGHT - _TOP - _GAP
     with OrganView(view_width, view_height, quick=True) as scene:
         scene.add_organs(volume, labels, organs)
@@ -128,7 +135,7 @@ def write_turntable_video(
         column = _GAP + view_width + _GAP
         _legend(canvas, column, _TOP + 10, volume, labels, organs, False)
         still = canvas.pixels.copy()
-        count = round(_TURN_SECONDS * _FRAMES_PER_SECOND)
+        count = round(_TURN_SECONDS * _frames_per_second(path))
 
         def frames() -> Iterator[np.ndarray]:
             for number in range(count):
@@ -187,43 +194,92 @@ def _body_surface(volume: Volume, labels: np.ndarray):
     return surface(Volume(body, spacing, tuple(corner), view.direction), body, _BODY_MM)
 
 
-def require_encoder():
+def require_encoder(path: str | os.PathLike) -> None:
+    """Raise VideoUnavailable where a video of this name cannot be made, ValueError for another ending."""
+    if _frames_per_second(path) and Path(path).suffix.lower() == ".gif":
+        _pillow_image()
+    else:
+        _ffmpeg()
+
+
+def _frames_per_second(path: str | os.PathLike) -> int:
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FRAMES_PER_SECOND:
+        raise ValueError(f"{path}: a video ends with {' or '.join(_FRAMES_PER_SECOND)}")
+    return _FRAMES_PER_SECOND[suffix]
+
+
+def _ffmpeg():
     """The package that brings ffmpeg. Raises VideoUnavailable."""
     try:
         import imageio_ffmpeg
     except ImportError as error:
         raise VideoUnavailable(
             "No video was made: the package imageio-ffmpeg is missing. In Slicer's Python console: "
-            "slicer.util.pip_install('imageio-ffmpeg')."
+            "slicer.util.pip_install('imageio-ffmpeg'). An animation (.gif) needs none."
         ) from error
     return imageio_ffmpeg
 
 
+def _pillow_image():
+    """Pillow's module Image. Raises VideoUnavailable."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise VideoUnavailable(
+            "No animation was made: the package pillow is missing. In Slicer's Python console: "
+            "slicer.util.pip_install('pillow')."
+        ) from error
+    return Image
+
+
 def _write(path: Path, frames: Iterable[np.ndarray], count: int, progress: Progress | None) -> None:
     """Encode `count` frames, uint8 (rows, columns, 3) with even sides. Raises VideoUnavailable, OSError."""
-    encoder = require_encoder()
-    color = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".video-") as private:
-        partial = Path(private) / "video.mp4"
-        sink = encoder.write_frames(
-            str(partial),
-            (_WIDTH, _HEIGHT),
-            fps=_FRAMES_PER_SECOND,
-            codec="libx264",
-            pix_fmt_out="yuv420p",
-            quality=None,
-            macro_block_size=2,
-            ffmpeg_log_level="error",
-            output_params=["-crf", "21", "-vf", "scale=out_color_matrix=bt709", *color, "-movflags", "+faststart"],
-        )
-        sink.send(None)
-        try:
-            for number, frame in enumerate(frames, start=1):
-                sink.send(np.ascontiguousarray(frame))
-                if progress is not None:
-                    progress(number / count)
-        finally:
-            sink.close()
-        if not partial.is_file() or encoder.count_frames_and_secs(str(partial))[0] != count:
+
+    def told() -> Iterator[np.ndarray]:
+        for number, frame in enumerate(frames, start=1):
+            yield frame
+            if progress is not None:
+                progress(number / count)
+
+    with private_folder(path.parent) as private:
+        partial = Path(private) / f"video{path.suffix.lower()}"
+        if partial.suffix == ".gif":
+            _write_gif(partial, told())
+        elif not _write_mp4(partial, told(), count):
             raise OSError(f"{path} could not be written whole; the disk may be full")
         os.replace(partial, path)
+
+
+def _write_mp4(path: Path, frames: Iterable[np.ndarray], count: int) -> bool:
+    """Whether all frames are in the file now: ffmpeg may not say that the disk is full."""
+    encoder = _ffmpeg()
+    color = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709")
+    sink = encoder.write_frames(
+        str(path),
+        (_WIDTH, _HEIGHT),
+        fps=_frames_per_second(path),
+        codec="libx264",
+        pix_fmt_out="yuv420p",
+        quality=None,
+        macro_block_size=2,
+        ffmpeg_log_level="error",
+        output_params=["-crf", "21", "-vf", "scale=out_color_matrix=bt709", *color, "-movflags", "+faststart"],
+    )
+    sink.send(None)
+    try:
+        for frame in frames:
+            sink.send(np.ascontiguousarray(frame))
+    finally:
+        sink.close()
+    return path.is_file() and encoder.count_frames_and_secs(str(path))[0] == count
+
+
+def _write_gif(path: Path, frames: Iterable[np.ndarray]) -> None:
+    """All frames share one palette, so that what stands still is stored once and does not flicker."""
+    Image = _pillow_image()
+    pictures = [Image.fromarray(frame).reduce(_GIF_REDUCTION) for frame in frames]
+    sample = pictures[:: -(-len(pictures) // _PALETTE_FRAMES)]
+    palette = Image.fromarray(np.concatenate([np.asarray(picture) for picture in sample])).quantize(kmeans=3)
+    first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+    first.save(path, save_all=True, append_images=others, duration=1000 // _frames_per_second(path), loop=0)

@@ -16,6 +16,7 @@ pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is not installed")
 pytest.importorskip("vtkmodules", reason="VTK is not installed")
 
 import imageio_ffmpeg
+from PIL import Image, ImageSequence
 
 from FlareSegmentSlicerLib import videos
 from FlareSegmentSlicerLib.drawing import REFERENCE
@@ -107,6 +108,44 @@ def test_organs_turn_inside_the_body(phantom, tmp_path: Path, screenshots: Path)
     assert gray[150:650, 30:860].mean() > 0.2
 
 
+def animation(path: Path) -> tuple[np.ndarray, list[int]]:
+    """(frames (number, rows, columns, 3), how long each one is shown in ms)."""
+    with Image.open(path) as file:
+        assert file.format == "GIF" and file.info["loop"] == 0
+        frames = [(np.asarray(frame.convert("RGB")), frame.info["duration"]) for frame in ImageSequence.Iterator(file)]
+    return np.stack([pixels for pixels, _ in frames]).astype(np.int16), [duration for _, duration in frames]
+
+
+def test_an_animation_shows_the_slices_of_the_video(phantom, tmp_path: Path, screenshots: Path) -> None:
+    videos.write_slices_video(tmp_path / "slices.mp4", *phantom)
+    seen: list[float] = []
+    videos.write_slices_video(tmp_path / "slices.gif", *phantom, progress=seen.append)
+    assert sorted(os.listdir(tmp_path)) == ["slices.gif", "slices.mp4"]
+    frames, durations = animation(tmp_path / "slices.gif")
+    (screenshots / "phantom_slices.gif").write_bytes((tmp_path / "slices.gif").read_bytes())
+    assert seen == [(number + 1) / (FRAMES // 2) for number in range(FRAMES // 2)]
+    assert frames.shape[1:] == (360, 640, 3) and sum(durations) == 1000 * FRAMES / 20
+    video = decoded(tmp_path / "slices.mp4")[1]
+    halved = video.reshape(len(video), 360, 2, 640, 2, 3).mean(axis=(2, 4))
+    for frame, counterpart in ((frames[0], halved[0]), (frames[-1], halved[-1])):
+        assert np.abs(frame - counterpart).mean() < 3
+    # 256 colors leave the organs theirs: the swatches of the legend are as in the video.
+    swatches = np.abs(frames[0][180:, 440:460] - halved[0][180:, 440:460])
+    assert np.percentile(swatches, 99) < 40
+
+
+def test_an_animation_turns(phantom, tmp_path: Path) -> None:
+    try:
+        require_opengl()
+    except RenderingUnavailable as error:
+        pytest.skip(str(error))
+    videos.write_turntable_video(tmp_path / "3d.GIF", *phantom)
+    frames, durations = animation(tmp_path / "3d.GIF")
+    assert len(frames) == FRAMES // 2 and set(durations) == {100}
+    front, behind = (np.nonzero(violet(frames[number, 40:, :435]))[1] for number in (0, FRAMES // 4))
+    assert front.mean() > 218 + 30 and behind.mean() < 218 - 30
+
+
 def test_a_stopped_video_leaves_nothing(phantom, tmp_path: Path) -> None:
     class Stop(Exception):
         pass
@@ -123,9 +162,14 @@ def test_a_stopped_video_leaves_nothing(phantom, tmp_path: Path) -> None:
 
 def test_without_the_encoder_it_says_what_to_install(phantom, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    monkeypatch.setitem(sys.modules, "PIL", None)
     for write in (videos.write_slices_video, videos.write_turntable_video):
         with pytest.raises(videos.VideoUnavailable, match="imageio-ffmpeg"):
             write(tmp_path / "x.mp4", *phantom)
+        with pytest.raises(videos.VideoUnavailable, match="pillow"):
+            write(tmp_path / "x.gif", *phantom)
+        with pytest.raises(ValueError, match=r"\.mp4 or \.gif"):
+            write(tmp_path / "x.avi", *phantom)
     assert not os.listdir(tmp_path)
 
 

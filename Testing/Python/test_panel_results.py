@@ -647,7 +647,8 @@ def test_pictures_are_exported(panel, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("*.png"))) == 2, panel.message
 
 
-def test_a_video_shows_its_progress(panel, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("asked", "written"), [("turn.mp4", "turn.mp4"), ("turn.GIF", "turn.GIF"), ("a.b", "a.b.mp4")])
+def test_a_video_shows_its_progress(panel, tmp_path, monkeypatch, asked, written):
     from FlareSegmentSlicerLib import videos
 
     add_ct()
@@ -661,10 +662,10 @@ def test_a_video_shows_its_progress(panel, tmp_path, monkeypatch):
         Path(path).write_bytes(b"video")
 
     monkeypatch.setattr(videos, "write_turntable_video", write)
-    export_as(panel, monkeypatch, "turntable", tmp_path / "turn.mp4")
+    export_as(panel, monkeypatch, "turntable", tmp_path / asked)
     assert seen == [(True, 0), (True, 50), (True, 100)]
     assert not panel.ui.progressBar.visible
-    assert (tmp_path / "turn.mp4").exists()
+    assert [file.name for file in tmp_path.iterdir()] == [written]
 
 
 def test_choices_outlive_scene_and_panel(panel):
