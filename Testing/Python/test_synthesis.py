@@ -7,16 +7,22 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
 
+from FlareSegmentLib.errors import InputError
+from FlareSegmentTrainingLib import synthesis
+from FlareSegmentTrainingLib.anatomy_transfer import TransferSettings, register
 from FlareSegmentTrainingLib.cases import find_cases
 from FlareSegmentTrainingLib.contrast_phases import PHASES, draw_phase
 from FlareSegmentTrainingLib.drawn_ct import TISSUES, add_body, draw_ct, draw_empty_anatomy, tissue_map
+from FlareSegmentTrainingLib.label_maps import parse_label_map
 from FlareSegmentTrainingLib.splits import split_cases
+from FlareSegmentTrainingLib.synthesis import deformed_cases, drawn_cases, empty_cases, find_label_maps
 
 SCRIPT = Path(__file__).resolve().parents[2] / "FlareSegmentTraining" / "synthesize.py"
 SPACING = 4.0
@@ -220,3 +226,51 @@ def test_bad_input_is_one_line_and_status_2(arguments, words, run, folders, tmp_
     assert status == 2
     assert error.count("\n") == 1 and words in error
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_a_drawn_body_can_take_another_persons_organs(folders, monkeypatch):
+    """Structures are carried onto organs of the shapes, whose liver is larger; a short registration shows it too."""
+    short = TransferSettings(control_points=((5, 6, 6),), iterations=15)
+    monkeypatch.setattr(synthesis, "register", partial(register, settings=short))
+    structures, shapes = find_label_maps(folders / "structures"), find_label_maps(folders / "shapes")
+    (case,) = drawn_cases(structures, shapes, parse_label_map(SHAPES_MAP), 1, 0, SPACING, drawings=1)
+    assert np.count_nonzero(case.labels == 1) > 1.3 * np.count_nonzero(torso() == 1)
+    right, left = (np.argwhere(case.labels == value)[:, 2].mean() for value in (2, 3))
+    assert right < left
+    assert case.grades["liver"] == "B" and case.image.shape == case.labels.shape
+    assert -10 < np.median(case.image[case.labels == 1]) < 150, "a liver is drawn where the labels say so"
+
+
+def test_what_is_there_already_is_not_made_again(folders, tmp_path):
+    structures = find_label_maps(folders / "structures")
+    for name in ("body-000-0", "body-000-1", "empty-000"):
+        (tmp_path / f"{name}_labels.nii.gz").write_bytes(b"")
+    drawn = drawn_cases(structures, [], None, 4, 0, SPACING, done=tmp_path, drawings=2)
+    assert [case.name for case in drawn] == ["body-001-0", "body-001-1"]
+    assert [case.name for case in empty_cases(2, 0, 8.0, done=tmp_path)] == ["empty-001"]
+    data, shapes = find_cases(folders / "data"), find_label_maps(folders / "shapes")
+    (tmp_path / "case1-person_8-000_labels.nii.gz").write_bytes(b"")
+    assert list(deformed_cases(data, shapes, parse_label_map(SHAPES_MAP), 1, 0, SPACING, done=tmp_path)) == []
+
+
+def test_fewer_than_two_common_organs_guide_no_deformation(folders, tmp_path):
+    """A liver alone says where the liver is and nothing of the rest: such a case is left out."""
+    shape = write(tmp_path / "only_liver.nii.gz", np.where(torso() == 1, 5, 0).astype(np.uint8))
+    data = find_cases(folders / "data")
+    assert list(deformed_cases(data, [shape], parse_label_map("5=liver"), 2, 0, SPACING)) == []
+
+
+def test_label_maps_that_cannot_be_used_are_named(folders, tmp_path):
+    with pytest.raises(InputError, match="holds no label map"):
+        find_label_maps(tmp_path / "nowhere")
+    nothing = write(tmp_path / "nothing.nii.gz", np.zeros((12, 12, 12), np.uint8))
+    with pytest.raises(InputError, match="nothing.nii.gz holds none of the organs"):
+        list(deformed_cases(find_cases(folders / "data"), [nothing], parse_label_map(SHAPES_MAP), 1, 0, SPACING))
+
+
+@pytest.mark.parametrize("table", ["one\tliver\n", "1\n", b"\xff\xfe1\tliver"])
+def test_a_damaged_table_of_structures_is_named(tmp_path, table):
+    body = write(tmp_path / "body.nii.gz", torso())
+    (tmp_path / "body_classes.tsv").write_bytes(table if isinstance(table, bytes) else table.encode())
+    with pytest.raises(InputError, match="body_classes.tsv is no table"):
+        list(drawn_cases([body], [], None, 1, 0, SPACING))
