@@ -89,3 +89,20 @@ def test_a_wrong_override_is_named(assignment, words):
 def test_an_unknown_preset_lists_the_known():
     with pytest.raises(InputError, match="flare-organs"):
         read_preset("flare")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("{", "is not valid JSON"), ("[1]", "must hold a JSON object"), (None, "no preset")]
+)
+def test_a_file_that_is_no_preset_is_named(tmp_path, content, words):
+    file = tmp_path / "mine.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InputError, match=words) as error:
+        read_preset(str(file))
+    assert "mine.json" in str(error.value)
+
+
+def test_a_preset_of_ones_own_is_read_by_its_path(tmp_path):
+    (tmp_path / "mine.json").write_text('{"name": "mine"}')
+    assert read_preset(str(tmp_path / "mine.json")) == {"name": "mine"}
