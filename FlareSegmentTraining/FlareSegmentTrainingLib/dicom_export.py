@@ -184,6 +184,7 @@ def write_mapping(file: Path, rows: Sequence[tuple[str, DicomCase]]) -> None:
     """
     if file.exists():
         raise InputError(f"{file} is there already: name another file for the mapping.")
+    part = None
     try:
         handle, part = tempfile.mkstemp(dir=file.parent, prefix=".writing-")
         with open(handle, "w", newline="", encoding="utf-8") as stream:
@@ -194,6 +195,8 @@ def write_mapping(file: Path, rows: Sequence[tuple[str, DicomCase]]) -> None:
                 writer.writerow([name, first.patient_id, first.patient_name, first.study_uid, first.series_uid])
         os.replace(part, file)
     except OSError as error:
+        if part is not None:  # it names patients
+            Path(part).unlink(missing_ok=True)
         raise InputError(f"{file} cannot be written: {error.strerror or error}.") from error
 
 
