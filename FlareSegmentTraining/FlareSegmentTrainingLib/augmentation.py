@@ -86,8 +86,8 @@ def _sampling_grid(
     )
     if generator.random() < settings.elastic_probability:
         strength = (generator.uniform(0.0, settings.elastic_mm) / spacing)[None, :, None, None, None]
-        points = strength * generator.uniform(-1.0, 1.0, size=(1, 3, 4, 5, 5))
-        points = torch.from_numpy(points.astype(np.float32))
+        offsets = strength * generator.uniform(-1.0, 1.0, size=(1, 3, 4, 5, 5))
+        points = torch.from_numpy(offsets.astype(np.float32))
         field_ = F.interpolate(points, size=patch, mode="trilinear", align_corners=True)[0]
         grid = grid + field_.permute(1, 2, 3, 0)
     return grid + torch.from_numpy(np.asarray(center, dtype=np.float32))

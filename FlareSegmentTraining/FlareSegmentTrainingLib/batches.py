@@ -96,9 +96,8 @@ class BatchSource:
 
     def _sample(self, step: int, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         generator = np.random.default_rng((*self._seed, step, number))
-        training, stage = self._settings.training, self._settings.stage
         case = self._cases[self._case_index(step, number, generator)]
-        patch = (training.patch or stage.shape)[::-1]
+        patch = self._settings.patch[::-1]
         image, labels = sample_patch(
             case.image,
             case.labels,

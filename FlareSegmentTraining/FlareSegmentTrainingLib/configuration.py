@@ -134,6 +134,13 @@ class StageSettings:
     augmentation: AugmentationSettings
     start_from: str | None = None
 
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """(x, y, z) voxels of what the network sees at once in training."""
+        patch = self.training.patch or self.stage.shape
+        assert patch is not None  # `parse` sees to it
+        return patch
+
 
 @dataclass(frozen=True)
 class Configuration:
@@ -159,7 +166,7 @@ class Configuration:
     stages: tuple[StageSettings, ...]
 
 
-_KEYS = {
+_KEYS: dict[str, type | tuple[type, ...]] = {
     "name": str,
     "description": str,
     "license": str,
@@ -248,7 +255,7 @@ def parse(content: dict) -> Configuration:
     _choice(precision, PRECISIONS, "precision")
     shares = _convert(tuple[float, ...], content.get("shares", []), "shares")
     _require(all(share > 0 for share in shares), "shares must be above 0")
-    stages = []
+    stages: list[StageSettings] = []
     for name, stage in content["stages"].items():
         earlier = [settings.stage.name for settings in stages]
         stages.append(_parse_stage(name, stage, content, len(organs) + 1, earlier))
@@ -345,7 +352,7 @@ def _convert(kind, value, where: str):
             arguments = (arguments[0],) * len(value)
         _require(len(value) == len(arguments), f"{where} must have {len(arguments)} values, not {value!r}")
         return tuple(_convert(a, item, where) for a, item in zip(arguments, value))
-    accepted = {float: (int, float), int: int, bool: bool, str: str}[kind]
+    accepted: tuple[type, ...] = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}[kind]
     fits = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
     _require(fits, f"{where} must be {kind.__name__}, not {value!r}")
     return kind(value)

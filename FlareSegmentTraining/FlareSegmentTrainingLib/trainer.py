@@ -76,7 +76,7 @@ def check_stage(settings: StageSettings, first_weights: dict[str, torch.Tensor] 
         asked = {key: tuple(value.shape) for key, value in network.state_dict().items()}
         if asked != {key: tuple(value.shape) for key, value in first_weights.items()}:
             raise InputError(f"{where}: the network is another one than in the model given with --start-from.")
-    patch = settings.training.patch or settings.stage.shape
+    patch = settings.patch
     if any(extent % network.multiple for extent in patch):
         size = " x ".join(map(str, patch))
         raise InputError(f"{where}: patches of {size} voxels: every extent must be a multiple of {network.multiple}.")
@@ -142,9 +142,8 @@ class StageTrainer:
         """
         if self._device.type != "cpu" or precision != "bf16":
             return precision
-        patch = self.settings.training.patch or self.settings.stage.shape
         kernels = [max(m.kernel_size) for m in network.encoder[-1].modules() if isinstance(m, nn.Conv3d)]
-        return precision if min(patch) // network.multiple >= max(kernels) else "fp32"
+        return precision if min(self.settings.patch) // network.multiple >= max(kernels) else "fp32"
 
     def start_from(self, weights: dict[str, torch.Tensor]) -> None:
         """Begin with these weights instead of random ones."""
