@@ -27,6 +27,7 @@ from collections import Counter
 from pathlib import Path
 
 CONFTEST = '''
+import os
 import sys
 
 import pytest
@@ -34,11 +35,18 @@ from hypothesis import settings
 
 settings.register_profile("mutation", derandomize=True, database=None)
 settings.load_profile("mutation")
+forgotten = []
 
 
 @pytest.fixture(autouse=True)
 def nothing_remembered():
-    """mutmut forks from a process that has run the tests: what was computed there must be computed anew."""
+    """mutmut forks from a process that has run the tests: what was computed there must be computed anew; and by each
+    test while mutmut looks which tests run which functions.
+    """
+    run = os.getpid(), os.environ.get("MUTANT_UNDER_TEST")
+    if run in forgotten and run[1] != "stats":
+        return
+    forgotten.append(run)
     for name, module in list(sys.modules.items()):
         if name.startswith("FlareSegmentLib"):
             for value in vars(module).values():

@@ -191,8 +191,11 @@ class TestMidline:
         image[0] = image[5] = 0.5
         found, view = self.midline(image)
         assert found == pytest.approx(view.origin[0] + 2.0 * 7.5)
-        image[4, :, 6] = 0.5  # of the heights 1 to 3 only the columns 4 and 5
-        assert self.midline(image, slice(1, 4))[0] == pytest.approx(found)
+        for height, others in ((4, slice(1, 4)), (1, slice(2, 5))):
+            wider = image.copy()
+            wider[height, :, 6] = 0.5  # at the other heights only the columns 4 and 5
+            assert self.midline(wider, others)[0] == pytest.approx(found)
+            assert self.midline(wider)[0] > found + 0.1
 
     def test_what_lies_beyond_the_scan_is_no_body(self) -> None:
         image = self.body((4, 3), (5, 3))
@@ -373,7 +376,7 @@ class Model:
         raise NotImplementedError
 
     def stage_multiple(self, stage_name: str) -> int:
-        return self._multiple
+        return {"coarse": self._multiple, "fine": self._multiple}[stage_name]
 
 
 class TestGrid:
