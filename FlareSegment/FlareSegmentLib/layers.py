@@ -1,6 +1,10 @@
-"""Layers that the networks share: convolution, normalization and activation as one unit that can be folded."""
+"""What the networks share: convolution, normalization and activation as one unit that can be folded, and the way up
+from the lowest level.
+"""
 
 from __future__ import annotations
+
+from typing import Self
 
 import torch
 from torch import nn
@@ -49,12 +53,38 @@ class ConvolutionUnit(nn.Module):
         self.normalization = nn.Identity()
 
 
-def fold_normalization(network: nn.Module) -> None:
-    """Switch a network to evaluation mode and merge its batch normalizations into their convolutions."""
-    network.eval()
-    for module in network.modules():
-        if isinstance(module, ConvolutionUnit):
-            module.fold_normalization()
+class EncoderDecoder(nn.Module):
+    """A network that goes down, keeps what it found at each level, and goes up again by `up` and `decoder`, one of each
+    for every level but the lowest; `head` makes logits of the last.
+    """
+
+    up: nn.ModuleList
+    decoder: nn.ModuleList
+    head: nn.Conv3d
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(x)[-1])
+
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return the results of the levels on the way up, from the coarsest; the last feeds the head."""
+        x, skips = self._descend(x)
+        features = []
+        for up, level in zip(self.up, self.decoder):
+            x = level(torch.cat((up(x), skips.pop()), dim=1))
+            features.append(x)
+        return features
+
+    def _descend(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the result of the lowest level, and those of the levels above, from the finest."""
+        raise NotImplementedError
+
+    def fold_normalization(self) -> Self:
+        """Switch to evaluation mode, merge batch normalizations into their convolutions, return self."""
+        self.eval()
+        for module in self.modules():
+            if isinstance(module, ConvolutionUnit):
+                module.fold_normalization()
+        return self
 
 
 def initialize(network: nn.Module, slope: float) -> None:

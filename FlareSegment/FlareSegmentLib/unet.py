@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .layers import NORMALIZATIONS, ConvolutionUnit, fold_normalization, initialize
+from .layers import NORMALIZATIONS, ConvolutionUnit, EncoderDecoder, initialize
 
 
-class UNet(nn.Module):
+class UNet(EncoderDecoder):
     """3D U-Net of any depth and width.
 
     Args:
@@ -57,27 +57,13 @@ class UNet(nn.Module):
         self.head = nn.Conv3d(widths[0], out_channels, kernel_size=1)
         initialize(self, slope=0.0)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.features(x)[-1])
-
-    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return the results of the levels on the way up, from the coarsest; the last feeds the head."""
+    def _descend(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         skips = []
         for level in self.encoder[:-1]:
             x = level(x)
             skips.append(x)
             x = nn.functional.max_pool3d(x, 2)
-        x = self.encoder[-1](x)
-        features = []
-        for up, level in zip(self.up, self.decoder):
-            x = level(torch.cat((up(x), skips.pop()), dim=1))
-            features.append(x)
-        return features
-
-    def fold_normalization(self) -> UNet:
-        """Switch to evaluation mode, merge batch normalizations into their convolutions, return self."""
-        fold_normalization(self)
-        return self
+        return self.encoder[-1](x), skips
 
 
 def _double_convolution(in_channels: int, channels: int, normalization: str) -> nn.Sequential:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .layers import NORMALIZATIONS, ConvolutionUnit, fold_normalization, initialize
+from .layers import NORMALIZATIONS, ConvolutionUnit, EncoderDecoder, initialize
 from .unet import UNet
 
 
@@ -44,7 +44,7 @@ class ResidualStage(nn.Module):
         return self.activation(self.units(x) + self.projection(x))
 
 
-class VNet(nn.Module):
+class VNet(EncoderDecoder):
     """V-Net of any depth, width and kernel size.
 
     Args:
@@ -108,27 +108,13 @@ class VNet(nn.Module):
         self.head = nn.Conv3d(channels, out_channels, kernel_size=1)
         initialize(self, slope=0.25)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.features(x)[-1])
-
-    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return the results of the stages on the way up, from the coarsest; the last feeds the head."""
+    def _descend(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         skips = []
         for stage, down in zip(self.encoder, self.down):
             x = stage(x)
             skips.append(x)
             x = down(x)
-        x = self.encoder[-1](x)
-        features = []
-        for up, stage in zip(self.up, self.decoder):
-            x = stage(torch.cat((up(x), skips.pop()), dim=1))
-            features.append(x)
-        return features
-
-    def fold_normalization(self) -> VNet:
-        """Switch to evaluation mode, merge batch normalizations into their convolutions, return self."""
-        fold_normalization(self)
-        return self
+        return self.encoder[-1](x), skips
 
 
 Network = VNet | UNet
