@@ -16,6 +16,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,10 +113,13 @@ class _Task:
 
 @dataclass
 class _Copy:
-    """Voxels on their way into the shared folder; the last step gives the request that speaks of them."""
+    """Voxels on their way into the shared folder; the last step gives the request that speaks of them, which is sent.
+
+    `on_event` is given that request and an answer to it.
+    """
 
     steps: Generator[None, None, Any]
-    on_copied: Callable[[Any], None]
+    on_event: Callable[[Any, Event], None]
     on_failure: Callable[[str], None]
 
 
@@ -161,7 +165,7 @@ class WorkerProcess:
     def segment(self, volume: Volume, settings: SegmentationSettings, listener: SegmentationListener) -> None:
         """Segment a volume. Its voxels are copied piece by piece while the event loop goes on: keep them unchanged."""
 
-        def on_event(event: Event) -> None:
+        def on_event(request: SegmentRequest, event: Event) -> None:
             if isinstance(event, Progress):
                 listener.onProgress(event.fraction, event.stage)
             elif isinstance(event, Result):
@@ -178,12 +182,6 @@ class WorkerProcess:
             else:
                 listener.onFailure(_("The segmentation was stopped."))
 
-        def on_copied(copied: SegmentRequest) -> None:
-            nonlocal request
-            request = copied
-            self._send(request, on_event)
-
-        request: SegmentRequest
         steps = SegmentRequest.prepare_in_pieces(
             self._next_id(),
             volume,
@@ -198,7 +196,7 @@ class WorkerProcess:
         listener.onProgress(0.0, _("Copying the CT"))
         if self._process is None:
             self._start()
-        self._copy(_Copy(steps, on_copied, listener.onFailure))
+        self._copy(_Copy(steps, on_event, listener.onFailure))
 
     def compare(
         self,
@@ -214,7 +212,7 @@ class WorkerProcess:
         on_compared is given the scores and the difference inside their box (see `worker_protocol`).
         """
 
-        def on_event(event: Event) -> None:
+        def on_event(request: CompareRequest, event: Event) -> None:
             if isinstance(event, Compared):
                 on_compared(event, request.difference.map_box(event.box))
             elif isinstance(event, Failure):
@@ -222,16 +220,10 @@ class WorkerProcess:
             elif not isinstance(event, Progress):
                 on_failure(_("The comparison was stopped."))
 
-        def on_copied(copied: CompareRequest) -> None:
-            nonlocal request
-            request = copied
-            self._send(request, on_event)
-
-        request: CompareRequest
         steps = CompareRequest.prepare_in_pieces(
             self._next_id(), labels, reference, spacing, organs, self._shared_folder()
         )
-        self._copy(_Copy(steps, on_copied, on_failure))
+        self._copy(_Copy(steps, on_event, on_failure))
 
     def cancel(self) -> None:
         """Give up all segmentations under way: their listeners hear nothing more."""
@@ -280,7 +272,7 @@ class WorkerProcess:
             next(copy.steps)
         except StopIteration as end:
             self._end_copy(copy)
-            copy.on_copied(end.value)
+            self._send(end.value, partial(copy.on_event, end.value))
         except OSError as error:
             self._end_copy(copy)
             copy.on_failure(_("There is no room for the volume's copy: {reason}").format(reason=error))

@@ -104,9 +104,11 @@ class _Conversion:
     def __init__(self, output: Path, private: Path, settings: Settings, say: Callable[[str], None]):
         self.output, self.private, self.settings, self.say = output, private, settings, say
         self.values = {organ.key: LABEL_TABLES[settings.label_ids][organ.key] for organ in settings.organs}
-        self.quality: dict[str, dict] = self._earlier(QUALITY_FILE)
-        report = self._earlier(REPORT_FILE)
+        self.quality: dict[str, dict] = read_list(output / QUALITY_FILE)
+        report = read_list(output / REPORT_FILE)
         self.done: dict[str, dict] = report.get("cases", {})
+        if not isinstance(self.done, dict):
+            raise InputError(f"{output / REPORT_FILE} was not written by this program; choose another folder.")
         if report and report.get("label_values") != self.values:
             raise InputError(f"{output} holds cases with other organs or label values; choose another folder.")
 
@@ -240,18 +242,18 @@ class _Conversion:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(temporary, self.output / file)
 
-    def _earlier(self, file: str) -> dict:
-        """The file of an earlier run. Raises InputError when it is someone else's."""
-        path = self.output / file
-        if not path.is_file():
-            return {}
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} is damaged ({error}); choose another folder or delete it.") from error
-        if not isinstance(content, dict) or not isinstance(content.get("cases", {}), dict):
-            raise InputError(f"{path} was not written by this program; choose another folder.")
-        return content
+
+def read_list(path: Path) -> dict:
+    """A JSON object from a file, empty where there is none. Raises InputError when it is something else."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); choose another folder or delete it.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} was not written by this program; choose another folder.")
+    return content
 
 
 def write_nifti(path: Path, array: np.ndarray, volume: Volume) -> None:

@@ -26,7 +26,7 @@ from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.image_io import read_volume
 from FlareSegmentLib.volume import Volume
 
-from .conversion import write_nifti
+from .conversion import read_list, write_nifti
 from .dataset_layouts import IMAGE_SUFFIX, LABELS_SUFFIX, QUALITY_FILE
 from .dicom_series import Identity, safe_name, write_series
 
@@ -166,19 +166,6 @@ def join_blocks(folder: Path, output: Path) -> dict[str, Volume]:
     except OSError as error:
         raise InputError(f"{output} cannot be written ({error.strerror or error}): choose another folder.") from error
     return joined
-
-
-def read_list(path: Path) -> dict:
-    """A JSON object from a file, empty where there is none. Raises InputError when it is something else."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); choose another folder.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} was not written by this program; choose another folder.")
-    return content
 
 
 def write_list(path: Path, content: dict) -> None:

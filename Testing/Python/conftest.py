@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,23 @@ def segment_script(_slicer_session, repository):
     from bad_input import load_script
 
     return load_script(repository / "FlareSegment" / "segment.py")
+
+
+@pytest.fixture
+def start_script(repository, tmp_path):
+    """Function that starts a headless script as people do, with "python" or in "slicer", in the test's own folder."""
+
+    def start(host: str, script: str, *arguments: object) -> subprocess.CompletedProcess:
+        command = [sys.executable]
+        if host == "slicer":
+            pytest.importorskip("slicer_core", reason="slicer-core is not installed")
+            pytest.importorskip("PyQt5", reason="PyQt5 is not installed")
+            command += ["-m", "slicerhost", "--no-main-window", "--python-script"]
+        command += [str(repository / script), *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(repository / "Testing"), "QT_QPA_PLATFORM": "offscreen"}
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=tmp_path)
+
+    return start
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ import gzip
 import json
 import os
 import shutil
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -266,23 +264,11 @@ def test_an_output_of_someone_else_is_not_touched(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("host", ["python", "slicer"])
-def test_started_as_people_do(tmp_path: Path, repository: Path, host: str) -> None:
-    if host == "slicer":
-        pytest.importorskip("slicer_core", reason="slicer-core is not installed")
-        pytest.importorskip("PyQt5", reason="PyQt5 is not installed")
-    script = str(repository / "FlareSegmentTraining/prepare.py")
-    start = (
-        [sys.executable, script]
-        if host == "python"
-        else [sys.executable, "-m", "slicerhost", "--no-main-window", "--python-script", script]
-    )
-    environment = {**os.environ, "PYTHONPATH": str(repository / "Testing"), "QT_QPA_PLATFORM": "offscreen"}
+def test_started_as_people_do(tmp_path: Path, start_script, host: str) -> None:
     source = layouts.flat(tmp_path / "source", ("a",))
     for data, status in ((source, 0), (tmp_path / "nothing", 2)):
-        done = subprocess.run(
-            [*start, "--data", str(data), "--output", str(tmp_path / "out")],
-            capture_output=True, text=True, timeout=120, env=environment, cwd=tmp_path, check=False,
-        )  # fmt: skip
+        arguments = ("--data", data, "--output", tmp_path / "out")
+        done = start_script(host, "FlareSegmentTraining/prepare.py", *arguments)
         assert done.returncode == status, done.stderr
         assert ("Error: " in done.stderr) == (status == 2)
     assert len(find_cases(tmp_path / "out")) == 1

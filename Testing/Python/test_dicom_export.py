@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -321,17 +319,10 @@ def test_bad_usage_gives_one_line_and_status_2(
     assert not list(tmp_path.rglob(".writing-*")) and not list(tmp_path.glob("*/*_ct.nii.gz"))
 
 
-def test_started_in_slicer(tmp_path: Path, repository: Path) -> None:
-    pytest.importorskip("slicer_core", reason="slicer-core is not installed")
-    pytest.importorskip("PyQt5", reason="PyQt5 is not installed")
+def test_started_in_slicer(tmp_path: Path, start_script) -> None:
     patient(tmp_path / "ct", "p")
-    script = str(repository / "FlareSegmentTraining/prepare.py")
-    environment = {**os.environ, "PYTHONPATH": str(repository / "Testing"), "QT_QPA_PLATFORM": "offscreen"}
-    start = [sys.executable, "-m", "slicerhost", "--no-main-window", "--python-script", script]
-    done = subprocess.run(
-        [*start, "from-dicom", str(tmp_path / "ct"), "--output", str(tmp_path / "out")],
-        capture_output=True, text=True, timeout=120, env=environment, cwd=tmp_path, check=False,
-    )  # fmt: skip
+    arguments = ("from-dicom", tmp_path / "ct", "--output", tmp_path / "out")
+    done = start_script("slicer", "FlareSegmentTraining/prepare.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob("case_*_ct.nii.gz"))) == 1
 

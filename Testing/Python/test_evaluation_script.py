@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -401,24 +399,11 @@ def test_bad_usage_gives_one_line_and_status_2(
 
 
 @pytest.mark.parametrize("host", ["python", "slicer"])
-def test_started_as_people_do(tmp_path: Path, repository: Path, host: str) -> None:
-    if host == "slicer":
-        pytest.importorskip("slicer_core", reason="slicer-core is not installed")
-        pytest.importorskip("PyQt5", reason="PyQt5 is not installed")
-    script = str(repository / "FlareSegmentTraining/evaluate.py")
-    start = (
-        [sys.executable, script]
-        if host == "python"
-        else [sys.executable, "-m", "slicerhost", "--no-main-window", "--python-script", script]
-    )
-    environment = {**os.environ, "PYTHONPATH": str(repository / "Testing"), "QT_QPA_PLATFORM": "offscreen"}
+def test_started_as_people_do(tmp_path: Path, start_script, host: str) -> None:
     data = layouts.flat(tmp_path / "data", ("a",))
     for reference, status in ((data, 0), (tmp_path / "nothing", 2)):
-        arguments = ["--predictions", data, "--reference", reference, "--output", tmp_path / "out", "--organs", "liver"]
-        done = subprocess.run(
-            [*start, *map(str, arguments)],
-            capture_output=True, text=True, timeout=240, env=environment, cwd=tmp_path, check=False,
-        )  # fmt: skip
+        arguments = ("--predictions", data, "--reference", reference, "--output", tmp_path / "out", "--organs", "liver")
+        done = start_script(host, "FlareSegmentTraining/evaluate.py", *arguments)
         assert done.returncode == status, done.stderr
         assert ("Error: " in done.stderr) == (status == 2)
     assert json.loads((tmp_path / "out/evaluation.json").read_text())["summary"]["liver"]["dice"]["mean"] == 1.0
