@@ -343,6 +343,7 @@ class TestLabelsOnGridOf:
     def test_labels_partly_and_wholly_beyond_the_volume(self) -> None:
         assert self.line([1, 1, 1, 0, 0, 3, 3, 3], 4, 2.0) == [1, 0, 0, 3]
         assert self.line([1, 1, 1, 0, 0, 0, 0, 0], 3, 4.0) == [0, 0, 0]
+        assert self.line([1, 1, 1, 0, 0, 0, 0, 0], 3, 9.0) == [0, 0, 0]
         assert self.line([0, 0, 0, 0, 0, 1, 1, 1], 3, 0.0) == [0, 0, 0]
         assert self.line([0, 0, 0], 5, -1.0) == [0] * 5
         assert self.line([1, 1, 1], 7, -2.0) == [0, 0, 1, 1, 1, 0, 0]
