@@ -28,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 PYTHONS = ((3, 11), (3, 12), (3, 13))  # those that all pinned packages have wheels for
 DISK_NEEDED_GB = 5
+LEAST_COVERAGE = 95  # percent of the lines of both libraries that the whole suite must run
 LIBRARIES = {
     "libgl1": "libGL.so.1",
     "libegl1": "libEGL.so.1",
@@ -396,7 +397,8 @@ def run_tools(root, verb, arguments):
     if verb == "test":
         variables = clean_environment(**({} if has_display() else offscreen()))
         os.chdir(str(root))
-        coverage = [] if arguments else ["--cov", "--cov-report=term"]  # of a part of the suite it says nothing
+        whole = ["--cov", "--cov-report=term", "--cov-fail-under=%d" % LEAST_COVERAGE]
+        coverage = [] if arguments else whole  # of a part of the suite it says nothing
         return run([python, "-m", "pytest", "-q"] + coverage + arguments, variables)
     if verb == "bench":
         return run_benchmarks(root, python, arguments)

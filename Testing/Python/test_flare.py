@@ -379,6 +379,13 @@ def test_tests_run_with_the_users_arguments(tree):
     assert result.started[-1] == ["-m", "pytest", "-q", "-k", "volume"]
 
 
+def test_the_whole_suite_must_run_most_lines(tree):
+    """Too few lines end with pytest-cov's status, which is handed on."""
+    result = tree.run("test", FLARE_TEST_STATUS="1")
+    assert result.returncode == 1
+    assert result.started[-1] == ["-m", "pytest", "-q", "--cov", "--cov-report=term", "--cov-fail-under=95"]
+
+
 @pytest.mark.parametrize("finding", ["ruff", "mypy", "apilint", ""])
 def test_lint_runs_every_check_and_fails_if_one_does(tree, finding):
     result = tree.run("lint", FLARE_TEST_FINDINGS=finding)
