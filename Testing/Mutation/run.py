@@ -59,7 +59,7 @@ TESTS = {
     "resampling": ["test_resampling.py"],
     "postprocessing": ["test_postprocessing.py"],
     "metrics": ["test_metrics.py"],
-    "plausibility": ["test_plausibility.py"],
+    "plausibility": ["test_plausibility_bounds.py"],
     "pipeline": ["test_pipeline_geometry.py"],
 }
 ONLY = {
@@ -111,7 +111,7 @@ def make_copy(folder: Path, modules: list[str]) -> None:
         "[mutmut]\nsource_paths=FlareSegmentLib\n"
         f"only_mutate=\n    {mutated}\n"
         f"pytest_add_cli_args_test_selection=\n    {selected}\n"
-        "pytest_add_cli_args=\n    -p\n    no:cacheprovider\n    -m\n    not real_ct\n"
+        "pytest_add_cli_args=\n    -p\n    no:cacheprovider\ntimeout_multiplier=3\ntimeout_constant=40\n"
         "[tool:pytest]\npythonpath=.\n",
         encoding="utf-8",
     )
