@@ -16,6 +16,7 @@ from FlareSegmentLib.intensity import AIR, Intensity, window
 
 from .configuration import AugmentationSettings
 from .contrast_phases import draw_phase
+from .masses import add_mass
 
 
 def sample_patch(
@@ -44,6 +45,10 @@ def sample_patch(
         (image, labels) of the patch's shape, float32 and uint8; the image still windowed, -1 ... 1.
     """
     image = _contrast_phase(image, labels, center, patch, organs, intensity, settings, generator)
+    if generator.random() < settings.mass_probability:
+        near = tuple(slice(max(0, int(c - 0.65 * n)), int(c + 0.65 * n) + 1) for c, n in zip(center, patch))
+        image, labels = image.clone(), labels.clone()
+        add_mass(image[near], labels[near], spacing_mm, organs, intensity, generator)
     grid = _sampling_grid(center, patch, spacing_mm, settings, generator)
     low = grid.amin(dim=(0, 1, 2)).floor().long() - 1
     high = grid.amax(dim=(0, 1, 2)).ceil().long() + 2

@@ -105,6 +105,7 @@ class AugmentationSettings:
         gamma: range of the exponent applied to the window.
         phase_probability: of taking the scan to another contrast phase (`contrast_phases`): the HU of each labeled
             organ, left and right alike, and of the vessels.
+        mass_probability: of growing a cyst or tumor from one of the labeled organs (`masses`).
     """
 
     rotation_degrees: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -123,6 +124,7 @@ class AugmentationSettings:
     gamma_probability: float = 0.0
     gamma: tuple[float, float] = (0.7, 1.5)
     phase_probability: float = 0.0
+    mass_probability: float = 0.0
 
 
 @dataclass(frozen=True)
