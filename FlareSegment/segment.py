@@ -298,45 +298,62 @@ def _write_files(
     rows: dict[str, dict],
     warnings: list[str],
 ) -> None:
-    """Write the segmentation, the label map, the table and the pictures; without OpenGL a warning is added instead."""
+    """Write the segmentation, the label map, the table and the pictures; without OpenGL a warning is added instead.
+
+    Afterwards `labels` hold the values of `table`, and the CT is gone from `case`.
+    """
     from FlareSegmentLib.image_io import write_labels
     from FlareSegmentSlicerLib.pictures import RenderingUnavailable, slices_png, surfaces_png
 
-    _write_segmentation(files.path("segmentation", f"{case.name}_organs.seg.nrrd"), case, labels)
-
-    values = np.zeros(256, np.uint8)
-    for organ in organs:
-        values[organ.label] = table[organ.key]
+    columns = ["label", "volume_ml", "mean_hu"] + (list(_SCORES) if case.reference is not None else [])
+    # Named in the order in which the user reads of them, written in the order that takes the least memory.
+    segmentation = files.path("segmentation", f"{case.name}_organs.seg.nrrd")
     suffix = ".nrrd" if case.volume.is_sheared else ".nii.gz"
+    label_map = files.path("labels", f"{case.name}_labels{suffix}")
     if case.volume.is_sheared:
         warnings.append("The slices are of a tilted gantry, which NIfTI cannot hold: the label map is a NRRD file.")
-    write_labels(files.path("labels", f"{case.name}_labels{suffix}"), values[labels], case.volume)
-
-    columns = ["label", "volume_ml", "mean_hu"] + (list(_SCORES) if case.reference is not None else [])
     with open(files.path("table", f"{case.name}_organs.csv"), "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["organ", *columns])
         for key, row in _finite(rows).items():
             writer.writerow([key, *("" if row.get(column) is None else row[column] for column in columns)])
 
-    named = replace(case.volume, name=case.name)
-    slices_png(files.path("slices", f"{case.name}_slices.png"), named, labels, organs)
+    case.volume = replace(case.volume, name=case.name)
+    slices_png(files.path("slices", f"{case.name}_slices.png"), case.volume, labels, organs)
     try:
-        surfaces_png(files.path("surfaces", f"{case.name}_3d.png"), named, labels, organs)
+        surfaces_png(files.path("surfaces", f"{case.name}_3d.png"), case.volume, labels, organs)
     except RenderingUnavailable as error:
         files.drop("surfaces")
         warnings.append(str(error))
 
+    # The CT is not needed any more: the copies that the writers make fit into the room that it took.
+    case.volume = case.volume.with_array(labels)
+    _write_segmentation(segmentation, case.volume)
+    values = np.arange(256, dtype=np.uint8)
+    for organ in organs:
+        values[organ.label] = table[organ.key]
+    for plane in labels:
+        plane[...] = values[plane]
+    write_labels(label_map, labels, case.volume)
 
-def _write_segmentation(path: Path, case: Case, labels: np.ndarray) -> None:
+
+def _write_segmentation(path: Path, labels: Volume) -> None:
     """Save the organs as Slicer saves a segmentation, with names, colors and terminology."""
+    from vtkmodules.util.numpy_support import numpy_to_vtk
+    from vtkmodules.vtkCommonDataModel import vtkImageData
+
     from FlareSegmentLib.file_headers import packed_completely
     from FlareSegmentLib.image_io import quiet_itk
     from FlareSegmentSlicerLib.segmentation_nodes import create_segmentation
 
-    volume = case.volume
-    volume_node = slicer.util.addVolumeFromArray(volume.array, ijkToRAS=volume.affine_ras, name=case.name)
-    segmentation_node = create_segmentation(volume_node, labels)
+    # Its grid is all that is wanted of the scan's node, so the labels themselves, not copied, serve as its voxels.
+    image = vtkImageData()
+    image.SetDimensions(*labels.array.shape[::-1])
+    image.GetPointData().SetScalars(numpy_to_vtk(labels.array.reshape(-1)))
+    volume_node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", labels.name)
+    volume_node.SetAndObserveImageData(image)
+    volume_node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(labels.affine_ras))
+    segmentation_node = create_segmentation(volume_node, labels.array)
     with quiet_itk():
         saved = slicer.util.saveNode(segmentation_node, str(path), {"useCompression": 1})
     if not saved or not packed_completely(path):  # the writer may not notice a full disk

@@ -93,6 +93,8 @@ def initialize(network: nn.Module, slope: float) -> None:
     """
     for module in network.modules():
         if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+            if module.weight.is_meta:  # has a shape only; for its values PyTorch would load its whole compiler
+                continue
             nn.init.kaiming_normal_(module.weight, a=slope, nonlinearity="leaky_relu")
             assert module.bias is not None
             nn.init.zeros_(module.bias)

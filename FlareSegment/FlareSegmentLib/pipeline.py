@@ -372,9 +372,10 @@ class _Network:
     """A network on a device, in tiles where one pass would take too much memory; can be stopped between its layers."""
 
     def __init__(self, module: nn.Module, multiple: int, device: str, dtype: torch.dtype) -> None:
-        self._module = copy.deepcopy(module).to(device, dtype).eval()
-        if device != "mps":
-            self._module = self._module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self._format = torch.contiguous_format if device == "mps" else torch.channels_last_3d
+        as_stored = device == "cpu" and dtype == torch.float32
+        self._module = (module if as_stored else copy.deepcopy(module)).to(device, dtype).eval()
+        self._module = self._module.to(memory_format=self._format)  # type: ignore[call-overload]
         self._multiple, self._device, self._dtype = multiple, device, dtype
         self._layers = [layer for layer in self._module.modules() if not list(layer.children())]
         self._costs = self._measure_costs()
@@ -406,9 +407,11 @@ class _Network:
         def before(layer: nn.Module, _: object) -> None:
             tick(min(1.0, done))
 
-        def after(layer: nn.Module, _: object, __: object) -> None:
+        def after(layer: nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
             nonlocal done
             done += self._costs.get(layer, 0.0)
+            # Some layers answer in another order of axes; every later one would have to copy what it reads.
+            return output.contiguous(memory_format=self._format)
 
         hooks = [layer.register_forward_pre_hook(before) for layer in self._layers]
         hooks += [layer.register_forward_hook(after) for layer in self._layers]

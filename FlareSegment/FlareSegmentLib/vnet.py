@@ -41,7 +41,9 @@ class ResidualStage(nn.Module):
         self.activation = nn.PReLU(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.activation(self.units(x) + self.projection(x))
+        result = self.units(x)
+        result += self.projection(x)  # in place: at full resolution each copy counts
+        return self.activation(result)
 
 
 class VNet(EncoderDecoder):

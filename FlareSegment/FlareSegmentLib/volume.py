@@ -164,6 +164,12 @@ class Volume:
             raise ValueError(f"expected shape {self.array.shape}, got {array.shape}")
         return Volume(array, self.spacing, self.origin, self.direction, self.name)
 
+    def part(self, box: tuple[slice, ...]) -> Volume:
+        """What lies in a box (z, y, x) of slices with a start, where it is in the patient; the voxels are a view."""
+        corner = [extent.start for extent in reversed(box)]
+        origin = tuple((self.affine_lps @ [*corner, 1.0])[:3])
+        return Volume(self.array[box], self.spacing, origin, self.direction, self.name)
+
     def same_grid(self, other: Volume, tolerance_mm: float = 1e-2) -> bool:
         """Whether every voxel of the other volume lies within the tolerance of the same voxel of this one."""
         if self.array.shape != other.array.shape:

@@ -162,7 +162,7 @@ class Worker:
         found = segmenter.segment(volume, progress, cancelled, request.organs, request.region)
         box = bounding_box(found.labels)
         region = request.region or tuple(slice(0, n) for n in found.labels.shape)
-        organs = offset(organ_statistics(part(volume, region), found.labels[region], found.organs), region)
+        organs = offset(organ_statistics(volume.part(region), found.labels[region], found.organs), region)
         if cancelled():
             raise Cancelled
         surfaces = self._write_surfaces(request, volume, found, cancelled)
@@ -225,13 +225,6 @@ class Worker:
         return self._segmenter
 
 
-def part(volume: Volume, region: tuple[slice, ...]) -> Volume:
-    """A box (z, y, x) of a volume, not copied."""
-    corner = [extent.start for extent in reversed(region)]
-    origin = tuple((volume.affine_lps @ [*corner, 1.0])[:3])
-    return Volume(volume.array[region], volume.spacing, origin, volume.direction)
-
-
 def offset(organs: dict[str, dict[str, Any]], region: tuple[slice, ...]) -> dict[str, dict[str, Any]]:
     """Statistics of a part of the volume with centers in indices of the whole one."""
     for facts in organs.values():
@@ -253,7 +246,7 @@ def _keep_stdout_for_events() -> BinaryIO:
     return events
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Stop glibc from giving large blocks back to the kernel and taking them again at every layer.
 
     ``mallopt`` changes the whole process, so it is done only here. M_MMAP_MAX is -4 and M_TRIM_THRESHOLD -1 in
@@ -286,7 +279,7 @@ def main() -> None:
     events = _keep_stdout_for_events()
     if hasattr(os, "nice"):
         os.nice(_NICENESS)  # Slicer's window goes first: both may want all cores
-    _keep_freed_memory()
+    keep_freed_memory()
     _end_with_parent()
     Worker(sys.stdin.buffer, events).run()
     os._exit(0)  # a normal end would wait for the reading thread, which waits for stdin

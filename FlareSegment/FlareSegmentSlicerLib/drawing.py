@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from FlareSegmentLib.organ_statistics import organ_boxes
 from FlareSegmentLib.organs import Organ
 from FlareSegmentLib.volume import Volume
 
@@ -64,10 +65,13 @@ def box_to_show(view: Volume, labels: np.ndarray) -> list[tuple[int, int]]:
 def busiest_slice(labels: np.ndarray, axis: int, organs: Sequence[Organ]) -> int:
     """The slice where most organs are seen well: each counts by its share of its own largest cross-section."""
     score = np.zeros(labels.shape[axis])
+    others = tuple(other for other in range(3) if other != axis)
+    boxes = organ_boxes(labels, organs)
     for organ in organs:
-        area = np.count_nonzero(labels == organ.label, axis=tuple(other for other in range(3) if other != axis))
-        if area.any():
-            score += np.sqrt(area / area.max())
+        if organ.key in boxes:
+            box = boxes[organ.key]
+            area = np.count_nonzero(labels[box] == organ.label, axis=others)
+            score[box[axis]] += np.sqrt(area / area.max())
     return int(score.argmax()) if score.any() else labels.shape[axis] // 2
 
 
@@ -245,13 +249,16 @@ class Canvas:
 
     def legend(self, x: int, y: int, volume: Volume, labels: np.ndarray, organs: Sequence[Organ]) -> None:
         """Color, name and volume of every organ."""
-        counts = np.bincount(labels.ravel(), minlength=256)
+        boxes = organ_boxes(labels, organs)
         stride = min(66, (self.height - y) // len(organs))
         for organ in organs:
             self.rectangle(x, y, 22, 22, organ.color)
             self.text(x + 34, y - 1, organ.name, 20)
-            amount = counts[organ.label] * volume.voxel_volume_ml
-            self.text(x + 34, y + 24, f"{amount:,.0f} mL" if counts[organ.label] else "not found", 18, FAINT)
+            amount = "not found"
+            if organ.key in boxes:
+                voxels = np.count_nonzero(labels[boxes[organ.key]] == organ.label)
+                amount = f"{voxels * volume.voxel_volume_ml:,.0f} mL"
+            self.text(x + 34, y + 24, amount, 18, FAINT)
             y += stride
 
     def scale_bar(self, x: int, y: int, length: float, text: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from FlareSegmentLib.errors import FlareSegmentError
+from FlareSegmentLib.organ_statistics import organ_boxes
 from FlareSegmentLib.organs import Organ
 from FlareSegmentLib.volume import Volume
 
@@ -75,8 +76,11 @@ class OrganView:
 
         group: name by which `picture` can show them alone.
         """
+        boxes = organ_boxes(labels, organs)
         for organ in organs:
-            self.add(surface(volume, labels == organ.label), organ.color, group=group)
+            if organ.key in boxes:
+                box = boxes[organ.key]
+                self.add(surface(volume.part(box), labels[box] == organ.label), organ.color, group=group)
 
     def add_body(self, geometry) -> None:
         """Show a closed surface, vtkPolyData in LPS mm or None, as a faint shell around the organs: its far side behind

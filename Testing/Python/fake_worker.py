@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "FlareSegment"))
 
 from FlareSegmentLib.organs import ORGANS
-from FlareSegmentLib.worker import Worker, offset, part
+from FlareSegmentLib.worker import Worker, offset
 from FlareSegmentLib.worker_protocol import (
     CompareRequest,
     Failure,
@@ -80,7 +80,7 @@ def segment(request, cancelled) -> None:
         write_organ_surfaces(request.surfaces, labels, boxes, values, volume.affine_ras, request.smoothing)
     seconds = {"preprocess": 0.1, "network": 0.2, "postprocess": 0.1, "total": 0.4}
     region = request.region or tuple(slice(0, n) for n in labels.shape)
-    facts = offset(organ_statistics(part(volume, region), labels[region], organs), region)
+    facts = offset(organ_statistics(volume.part(region), labels[region], organs), region)
     warnings = ["The slices are thick."]
     emit(Result(request.id, seconds, warnings, "cpu", "fake 1", facts, box, request.surfaces is not None))
 
