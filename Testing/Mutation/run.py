@@ -5,8 +5,8 @@
 Each MODULE of `FlareSegmentLib` (default: all of TESTS) is changed in one small place at a time (a sign, a bound, a
 constant), and its tests are run: at least one should fail. Everything happens in a copy outside of the working tree.
 Printed at the end: how many changes the tests noticed, module by module, and the others with their differences. Needs
-`pip install mutmut==3.8.1` in the environment of `flare.py`; on Windows it runs in WSL. Takes about a quarter of an
-hour on two cores.
+`pip install mutmut==3.8.1` in the environment of `flare.py`; on Windows it runs in WSL. Takes most of an hour on
+two busy cores.
 
 mutmut leaves properties and cached functions alone, so that the copy has them as plain functions behind a property or
 a cache. Statements outside of functions (tables, default values of dataclasses) are never changed.
