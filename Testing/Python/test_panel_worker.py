@@ -124,8 +124,7 @@ def test_after_cancel_the_listener_hears_nothing_and_the_next_run_works(worker, 
     assert not cancelled.results
     assert not cancelled.failures
     if kind == "slow":
-        assert worker.process_id() == pid
-        assert time.monotonic() - start < patience
+        assert worker.process_id() == pid, "it stopped by itself, before the patience was over"
     else:
         assert time.monotonic() - start >= patience
         until(lambda: not is_running(pid))
