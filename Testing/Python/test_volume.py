@@ -124,6 +124,18 @@ def test_other_voxels_in_the_same_place() -> None:
         volume.with_array(np.zeros((2, 4, 3)))
 
 
+def test_a_part_lies_where_it_lay() -> None:
+    array = np.arange(6 * 7 * 8).reshape(6, 7, 8)
+    volume = Volume(array, (0.7, 1.1, 2.5), (10, -20, 30), rotation(25, (1, 0, 2)), "scan")
+    part = volume.part((slice(2, 5), slice(1, 7), slice(4, 6)))
+    assert part.array.shape == (3, 6, 2) and np.shares_memory(part.array, array) and part.name == "scan"
+    for index in ((0, 0, 0), (2, 5, 1)):
+        whole = tuple(i + start for i, start in zip(index, (2, 1, 4)))
+        assert part.array[index] == array[whole]
+        place = volume.affine_lps @ [*whole[::-1], 1]
+        np.testing.assert_allclose(part.affine_lps @ [*index[::-1], 1], place)
+
+
 def test_geometry_of_whole_numbers_becomes_floating_point() -> None:
     volume = Volume(np.zeros((2, 2, 2)), np.array([1, 2, 3]), [4, 5, 6], np.eye(3, dtype=int))
     assert volume.spacing == (1, 2, 3) and volume.origin == (4, 5, 6)
