@@ -109,7 +109,8 @@ def resample(
     total = torch.zeros((along_0.shape[0], along_1.shape[0] * len(weights[2])), device=device)
     thickness = max(1, _SLAB_VOXELS // (region.shape[1] * region.shape[2]))
     for start in range(0, region.shape[0], thickness):
-        slab = torch.from_numpy(np.ascontiguousarray(region[start : start + thickness], dtype=np.float32)).to(device)
+        slab = torch.from_numpy(np.ascontiguousarray(region[start : start + thickness], dtype=np.float32))
+        slab = (slab.pin_memory() if result.is_cuda else slab).to(device, non_blocking=result.is_cuda)
         lines = torch.cat([slab[:, :, columns] @ band for columns, band in bands], dim=2)
         plane = along_1 @ lines
         share = along_0[:, start : start + thickness]

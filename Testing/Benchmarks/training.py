@@ -3,20 +3,18 @@ loader's share of the step: `python3 flare.py bench training`.
 
 The cases are two phantoms on the coarse stage's grid, with the preset's own patches, network and augmentation. Both
 precisions run in turns in one process, since machines have slow phases: compare the ratio, not the rows of two days.
-The table also goes to Testing/Output as CSV. FLARE_BENCH_STEPS changes the number of measured steps (default 20).
+FLARE_BENCH_STEPS changes the number of measured steps (default 20).
 """
 
 from __future__ import annotations
 
-import csv
 import os
-import statistics
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
+from measuring import Row, matrix_gflops, report
 
+from FlareSegmentLib.pipeline import has_amx
 from FlareSegmentTrainingLib.batches import BatchSource
 from FlareSegmentTrainingLib.cases import find_cases
 from FlareSegmentTrainingLib.configuration import Configuration, parse
@@ -29,7 +27,6 @@ from FlareSegmentTrainingLib.trainer import StageTrainer
 STEPS = int(os.environ.get("FLARE_BENCH_STEPS", "20"))
 ROUNDS = 4
 WARM_UP = 2
-OUTPUT = Path(__file__).resolve().parents[1] / "Output" / "benchmark_training.csv"
 
 
 @dataclass
@@ -83,21 +80,14 @@ def main() -> None:
     for _ in range(ROUNDS):
         for measured in ways:
             measured.run(-(-STEPS // ROUNDS), count=True)
-    reference = statistics.median(ways[0].seconds)
-    rows = []
-    for measured in ways:
-        median = statistics.median(measured.seconds)
-        share = measured.waited / sum(measured.seconds)
-        rows.append((measured.name, 1 / median, median, reference / median, share))
-    print(f"flare-organs, coarse stage, on {device}, {torch.get_num_threads()} threads, {os.cpu_count()} processors")
-    print(f"{'precision':<18}{'steps/s':>10}{'s/step':>10}{'speed-up':>10}{'loader wait':>13}")
-    for name, rate, median, speedup, share in rows:
-        print(f"{name:<18}{rate:>10.2f}{median:>10.3f}{speedup:>10.2f}{share:>12.1%}")
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    with open(OUTPUT, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["precision", "steps_per_second", "seconds_per_step", "speed_up", "loader_wait"])
-        writer.writerows(rows)
+    rows = [Row(f"{way.name}, one step", "s", way.seconds) for way in ways]
+    fast = device.type == "cuda" or has_amx()
+    for other in ways[1:]:
+        ratios = [slow / own for slow, own in zip(ways[0].seconds, other.seconds)]
+        last = other is ways[-1]
+        rows.append(Row(f"fp32 / {other.name}", "times", ratios, at_least=2.0 if fast and last else None))
+    rows += [Row(f"{way.name}, waiting for patches", "", [way.waited / sum(way.seconds)]) for way in ways]
+    report("training", rows, [f"flare-organs, coarse stage, on {device}; {matrix_gflops():.0f} GFLOP/s"])
 
 
 if __name__ == "__main__":
