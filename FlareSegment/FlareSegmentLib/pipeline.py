@@ -43,7 +43,7 @@ _ORGANS_REACH_MM = 300.0
 _STAGES_SHARE = 0.7  # of the work; the rest is checking (0.02), drawing (0.2) and cleaning (0.08)
 _TILE_BYTES = 448 << 20
 _TILE_OVERLAP = 16
-_AIR_CELLS = 2
+_AIR_CELLS = 4
 _BODY_SHARE = 0.002  # of the fullest plane: less than that is noise or a wire
 
 Progress = Callable[[float, str], None]
