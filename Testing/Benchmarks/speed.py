@@ -155,13 +155,13 @@ def main() -> None:
     keep_freed_memory()
     rows, notes = [], []
     with tempfile.TemporaryDirectory() as folder:
+        before = matrix_gflops()
         scan = _save(folder, 200, 2.5)
         ways = {"pipeline": Process(pipeline, scan)}
         if importlib.util.find_spec("monai"):
             ways["MONAI"] = Process(sliding_window, scan)
         else:
             notes.append("MONAI is not installed: its rows are left out (see the head of this file).")
-        before = matrix_gflops()
         runs = in_turns(ways)
         ours = runs["pipeline"]
         seconds = {name: [run["seconds"] for run in of[1:]] for name, of in runs.items()}
