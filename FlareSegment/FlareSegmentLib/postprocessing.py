@@ -20,6 +20,9 @@ CLEARLY_OFF_MIDLINE_MM = 15.0
 SURE = 0.9
 """Probability from which the network counts as sure of a cell."""
 
+COMPANIONS = 2
+"""How many organs must be there surely for a doubtful one beside them to be believed."""
+
 _MINIMUM_ML = {"liver": 2.0, "right_kidney": 2.0, "left_kidney": 2.0, "spleen": 2.0}
 _MINIMUM_ML_OF_OTHERS = 0.2
 _USUAL_ML = {
@@ -47,6 +50,8 @@ def drop_doubtful(probabilities: np.ndarray, organs: Sequence[Organ], minimum: f
 
     A network that never saw a hand or a head still calls something in it an organ, but hardly anywhere surely: the
     fraction of an organ's largest piece with a probability of at least `SURE` tells the two apart better than its size.
+    Where `COMPANIONS` other organs of a usual size are there surely, the scan is one of an abdomen; what is doubtful
+    but of the organ's usual size stays then, with a warning.
 
     Args:
         probabilities: (1 + organs, z, y, x), class 0 the background; of a dropped organ they become 0.
@@ -59,20 +64,32 @@ def drop_doubtful(probabilities: np.ndarray, organs: Sequence[Organ], minimum: f
     warnings: list[str] = []
     classes = probabilities.argmax(axis=0).astype(np.uint8)
     boxes = ndimage.find_objects(classes, len(organs))
+    doubtful: list[tuple[int, Organ, float, bool]] = []
+    companions = 0
     for number, (organ, box) in enumerate(zip(organs, boxes), start=1):
         if box is None:
             continue
         numbers, counts = components(classes[box] == number)
         largest = numbers == int(counts[1:].argmax()) + 1
         sure = float((probabilities[number][box][largest] >= SURE).mean())
+        usual = usual_ml(organ)
+        large = usual is not None and np.count_nonzero(largest) * cell_ml >= usual[0]
         if sure < minimum:
-            probabilities[number] = 0
-            volume = np.count_nonzero(classes[box] == number) * cell_ml
-            if volume >= _WORTH_A_WARNING_ML:
-                warnings.append(
-                    f"{volume:.0f} ml that looked a little like {organ.name.lower()} were left out: the model is sure "
-                    f"of {100 * sure:.0f} % of it only."
-                )
+            doubtful.append((number, organ, sure, large))
+        else:
+            companions += large
+    for number, organ, sure, large in doubtful:
+        name, percent = organ.name.lower(), f"{100 * sure:.0f} %"
+        if large and companions >= COMPANIONS:
+            warnings.append(f"The model is sure of {percent} of the {name} only: look at the result.")
+            continue
+        probabilities[number] = 0
+        volume = np.count_nonzero(classes == number) * cell_ml
+        if volume >= _WORTH_A_WARNING_ML:
+            warnings.append(
+                f"{volume:.0f} ml that looked a little like {name} were left out: the model is sure of {percent} of it "
+                "only."
+            )
     return warnings
 
 

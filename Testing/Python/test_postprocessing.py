@@ -129,6 +129,38 @@ def test_a_lower_demand_keeps_it(minimum: float) -> None:
     np.testing.assert_array_equal(probabilities, sure_and_doubtful())
 
 
+def among_companions(sure: int) -> np.ndarray:
+    """A doubtful spleen of 512 cells, and two kidneys and a liver, as many of which as are asked for are sure."""
+    probabilities = np.zeros((5, 12, 20, 50), np.float32)
+    for index, (label, first) in enumerate(((2, 0), (3, 10), (1, 20))):
+        size = 10 if label == 1 else 8
+        probabilities[label, :size, :size, first : first + size] = 0.95 if index < sure else 0.6
+    probabilities[4, 2:10, 2:10, 40:48] = 0.6
+    probabilities[4, 2:4, 2:10, 40:41] = 0.95
+    probabilities[0] = 1.0 - probabilities[1:].sum(axis=0)
+    return probabilities
+
+
+def test_what_is_doubtful_stays_among_organs_that_are_not() -> None:
+    probabilities = among_companions(2)
+    # Kidneys and spleen of 51 ml are of usual size; a liver of 100 ml is not.
+    warnings = drop_doubtful(probabilities, ORGANS, 0.3, cell_ml=0.1)
+    assert set(np.unique(probabilities.argmax(axis=0))) == {0, 2, 3, 4}
+    assert warnings == [
+        "100 ml that looked a little like liver were left out: the model is sure of 0 % of it only.",
+        "The model is sure of 3 % of the spleen only: look at the result.",
+    ]
+
+
+@pytest.mark.parametrize(("sure", "cell_ml"), [(1, 0.1), (2, 0.09), (3, 0.07)])
+def test_few_or_small_companions_prove_nothing(sure: int, cell_ml: float) -> None:
+    """One sure organ is too few; kidneys of 46 ml, or a spleen of 36 ml, are too small."""
+    probabilities = among_companions(sure)
+    warnings = drop_doubtful(probabilities, ORGANS, 0.3, cell_ml)
+    assert not (probabilities.argmax(axis=0) == 4).any()
+    assert f"{512 * cell_ml:.0f} ml that looked a little like spleen were left out" in warnings[-1]
+
+
 def test_little_doubtful_tissue_is_left_out_without_words() -> None:
     probabilities = sure_and_doubtful()
     assert drop_doubtful(probabilities, ORGANS, 0.3, cell_ml=0.003) == []
