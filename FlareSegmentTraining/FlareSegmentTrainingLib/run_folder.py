@@ -182,7 +182,8 @@ def save_whole(file: Path, write) -> None:
             temporary.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise FlareSegmentError(
-            f"{file} could not be written: {reason}. Free some space or mend the folder, then --resume."
+            f"{file} could not be written: {reason}. Free some space or mend the folder, then run it again (a training "
+            "with --resume)."
         ) from error
 
 
