@@ -73,7 +73,7 @@ def drop_doubtful(probabilities: np.ndarray, organs: Sequence[Organ], minimum: f
         largest = numbers == int(counts[1:].argmax()) + 1
         sure = float((probabilities[number][box][largest] >= SURE).mean())
         usual = usual_ml(organ)
-        large = usual is not None and np.count_nonzero(largest) * cell_ml >= usual[0]
+        large = usual is not None and bool(np.count_nonzero(largest) * cell_ml >= usual[0])
         if sure < minimum:
             doubtful.append((number, organ, sure, large))
         else:
