@@ -70,6 +70,7 @@ class Segmentation:
         device: where the network ran.
         model: the model's name and version.
         organs: what the model can find, in the order of its classes.
+        boxes: {organ key: its box (z, y, x)} of those that were found.
     """
 
     labels: np.ndarray
@@ -78,6 +79,7 @@ class Segmentation:
     device: str = "cpu"
     model: str = ""
     organs: tuple[Organ, ...] = ()
+    boxes: dict[str, tuple[slice, ...]] = field(default_factory=dict)
 
 
 class Segmenter:
@@ -149,7 +151,7 @@ class Segmenter:
                 run.warnings += describe(labels[region], kept, volume.voxel_volume_ml, "region")
             run.warnings += doubts(volume, labels, kept, boxes)
         run.finish()
-        return Segmentation(labels, run.seconds, run.warnings, self.device, self.name, kept)
+        return Segmentation(labels, run.seconds, run.warnings, self.device, self.name, kept, boxes)
 
     def _organs_to_keep(self, keys: Sequence[str] | None) -> tuple[Organ, ...]:
         if keys is None:
@@ -212,7 +214,7 @@ class Segmenter:
                 if last:
                     scores = self._network(stage)(pixels, run.tick)
                 else:
-                    cell_ml = volume.voxel_volume_ml * float(np.prod([abs(axis.step) for axis in grid]))
+                    cell_ml = _cell_ml(grid, volume)
                     low, high, scores = search(self._network(stage), pixels, self.organs, cell_ml, run.tick)
                     image, grid = image[low:high], _cut(grid, order.permutation[0], low, high)
             if position == 0:
@@ -261,8 +263,7 @@ class Segmenter:
         if not minimum:
             return scores
         probabilities = scores.float().cpu().numpy()
-        cell_ml = volume.voxel_volume_ml * float(np.prod([abs(axis.step) for axis in grid]))
-        run.warnings += drop_doubtful(probabilities, self.organs, minimum, cell_ml)
+        run.warnings += drop_doubtful(probabilities, self.organs, minimum, _cell_ml(grid, volume))
         return torch.from_numpy(probabilities).to(scores.device)
 
     def _clean(
@@ -272,9 +273,7 @@ class Segmenter:
         if classes.size:
             table = np.array([0, *(organ.label for organ in self.organs)], np.uint8)
             part = classes if np.array_equal(table, np.arange(len(table))) else table[classes]
-            affine = volume.affine_lps
-            affine[:3, 3] = (affine @ [*(extent.start for extent in place[::-1]), 1])[:3]
-            run.warnings += correct_sides(part, self.organs, affine, midline)
+            run.warnings += correct_sides(part, self.organs, volume.part(place).affine_lps, midline)
             run.tick(0.4)
             keep_plausible(part, self.organs, volume.voxel_volume_ml)
             labels[place] = part
@@ -485,6 +484,11 @@ def _cut(grid: tuple[AxisGrid, ...], axis: int, start: int, stop: int) -> tuple[
     return (*grid[:axis], cells, *grid[axis + 1 :])
 
 
+def _cell_ml(grid: Sequence[AxisGrid], volume: Volume) -> float:
+    """Volume of a grid's cell."""
+    return volume.voxel_volume_ml * float(np.prod([abs(axis.step) for axis in grid]))
+
+
 def _view_grid(grid: Sequence[AxisGrid], order: AxisOrder, shape: Sequence[int]) -> list[AxisGrid]:
     """The grid in the LPS view's axes and indices."""
     return [
@@ -503,7 +507,7 @@ def _find_box(
     axes = _view_grid(grid, order, volume.array.shape)
     spacing = np.array([volume.spacing[2 - axis] for axis in order.permutation])
     steps = np.array([axis.step for axis in axes]) * spacing
-    pieces = find_pieces(scores, float(np.prod(steps)) / 1000)
+    pieces = find_pieces(scores, _cell_ml(grid, volume))
     if not pieces:
         return None
     anchor = (pieces[0].low + pieces[0].high) / 2

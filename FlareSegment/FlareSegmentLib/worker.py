@@ -181,18 +181,16 @@ class Worker:
             from FlareSegmentSlicerLib.segment_surfaces import write_organ_surfaces
         except ImportError:
             return False
-        from FlareSegmentLib.organ_statistics import organ_boxes
 
         def tick(fraction: float) -> None:
             if cancelled():
                 raise Cancelled
             self._send(Progress(request.id, 1 - _SURFACES_SHARE * (1 - fraction), "Making the 3D surfaces"))
 
-        boxes = organ_boxes(found.labels, found.organs)
         values = {organ.key: organ.label for organ in found.organs}
         try:
             write_organ_surfaces(
-                request.surfaces, found.labels, boxes, values, volume.affine_ras, request.smoothing, tick
+                request.surfaces, found.labels, found.boxes, values, volume.affine_ras, request.smoothing, tick
             )
         except OSError:  # no room: Slicer makes them itself
             os.truncate(request.surfaces, 0)

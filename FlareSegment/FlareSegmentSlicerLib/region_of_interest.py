@@ -31,9 +31,7 @@ class Region:
 
     def crop(self, volume: Volume) -> Volume:
         """What is seen of the CT, without copying it."""
-        first = [extent.start for extent in reversed(self.seen)]
-        origin = tuple((volume.affine_lps @ [*first, 1.0])[:3])
-        return Volume(volume.array[self.seen], volume.spacing, origin, volume.direction, volume.name)
+        return volume.part(self.seen)
 
 
 def region_of_interest(
