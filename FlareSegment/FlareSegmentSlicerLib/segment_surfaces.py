@@ -9,8 +9,9 @@ Slicer only has to take them. VTK and numpy are all that is needed here.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from zipfile import BadZipFile
 
 import numpy as np
 from vtkmodules.util import numpy_support
@@ -115,14 +116,14 @@ def write_organ_surfaces(
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def read_surfaces(path: str | os.PathLike[str]) -> dict[str, Surface]:
-    """{organ key: surface} of a file of `write_organ_surfaces`. Raises OSError or ValueError if it is none."""
-    found: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(path, allow_pickle=False) as file:
-        for entry in file.files:
-            key, name = entry.split("/")
-            found.setdefault(key, {})[name] = file[entry]
-    return {key: Surface(**arrays) for key, arrays in found.items()}
+def read_surfaces(path: str | os.PathLike[str]) -> Iterator[tuple[str, Surface]]:
+    """Yield (organ key, surface) of a file of `write_organ_surfaces`. Raises OSError or ValueError if it is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for key in dict.fromkeys(entry.split("/")[0] for entry in file.files):
+                yield key, Surface(**{name: file[f"{key}/{name}"] for name in Surface.__dataclass_fields__})
+    except (BadZipFile, KeyError) as error:
+        raise ValueError(f"{path} holds no surfaces: {error}") from error
 
 
 def to_polydata(surface: Surface) -> vtkPolyData:

@@ -105,22 +105,30 @@ class SegmentationWorker(Protocol):
 
 @dataclass
 class _Task:
-    """A request that the worker has not answered yet; one without `on_event` was given up."""
+    """A request that the worker has not answered yet; one without `on_event` was given up.
+
+    What `on_event` returns is left to do until the request's files may go.
+    """
 
     request: AnyRequest
-    on_event: Callable[[Event], None] | None
+    on_event: Callable[[Event], _Piecework | None] | None
 
 
 @dataclass
-class _Copy:
-    """Voxels on their way into the shared folder; the last step gives the request that speaks of them, which is sent.
+class _Piecework:
+    """Work of the main thread that is done one piece in each turn of the event loop, so that the window lives on.
 
-    `on_event` is given that request and an answer to it.
+    Attributes:
+        pieces: does one piece at a time and returns what was made.
+        on_end: is given that, in a turn of its own.
+        on_failure: is given an OSError or ValueError of a piece.
+        on_dropped: called instead of both when the work is given up.
     """
 
-    steps: Generator[None, None, Any]
-    on_event: Callable[[Any, Event], None]
-    on_failure: Callable[[str], None]
+    pieces: Generator[None, None, Any]
+    on_end: Callable[[Any], None]
+    on_failure: Callable[[Exception], None]
+    on_dropped: Callable[[], None] = lambda: None
 
 
 class WorkerProcess:
@@ -142,10 +150,10 @@ class WorkerProcess:
         self._tasks: dict[int, _Task] = {}
         self._last_id = 0
         self._folder: SharedFolder | None = None
-        self._copies: list[_Copy] = []
-        self._copy_timer = qt.QTimer()
-        self._copy_timer.setInterval(0)
-        self._copy_timer.connect("timeout()", self._on_copy_timer)
+        self._piecework: list[_Piecework] = []
+        self._piece_timer = qt.QTimer()
+        self._piece_timer.setInterval(0)
+        self._piece_timer.connect("timeout()", self._on_piece_timer)
         self._patience = qt.QTimer()
         self._patience.setSingleShot(True)
         self._patience.setInterval(CANCEL_PATIENCE_MS)
@@ -165,24 +173,26 @@ class WorkerProcess:
     def segment(self, volume: Volume, settings: SegmentationSettings, listener: SegmentationListener) -> None:
         """Segment a volume. Its voxels are copied piece by piece while the event loop goes on: keep them unchanged."""
 
-        def on_event(request: SegmentRequest, event: Event) -> None:
+        def on_event(request: SegmentRequest, event: Event) -> _Piecework | None:
             if isinstance(event, Progress):
                 listener.onProgress(event.fraction, event.stage)
             elif isinstance(event, Result):
-                try:
-                    found = _found(request, event)
-                except (OSError, ValueError) as error:
-                    listener.onFailure(_("The result could not be read: {reason}").format(reason=error))
-                    return
-                listener.onResult(found, event)
+                return _Piecework(
+                    _read(request, event),
+                    lambda found: listener.onResult(found, event),
+                    lambda error: listener.onFailure(
+                        _("The result could not be read: {reason}").format(reason=error)
+                    ),
+                )
             elif isinstance(event, Failure):
                 if event.details:
                     logging.error(event.details)
                 listener.onFailure(event.message)
             else:
                 listener.onFailure(_("The segmentation was stopped."))
+            return None
 
-        steps = SegmentRequest.prepare_in_pieces(
+        pieces = SegmentRequest.prepare_in_pieces(
             self._next_id(),
             volume,
             self._shared_folder(),
@@ -196,7 +206,7 @@ class WorkerProcess:
         listener.onProgress(0.0, _("Copying the CT"))
         if self._process is None:
             self._start()
-        self._copy(_Copy(steps, on_event, listener.onFailure))
+        self._copy(pieces, on_event, listener.onFailure)
 
     def compare(
         self,
@@ -220,14 +230,14 @@ class WorkerProcess:
             elif not isinstance(event, Progress):
                 on_failure(_("The comparison was stopped."))
 
-        steps = CompareRequest.prepare_in_pieces(
+        pieces = CompareRequest.prepare_in_pieces(
             self._next_id(), labels, reference, spacing, organs, self._shared_folder()
         )
-        self._copy(_Copy(steps, on_event, on_failure))
+        self._copy(pieces, on_event, on_failure)
 
     def cancel(self) -> None:
         """Give up all segmentations under way: their listeners hear nothing more."""
-        self._drop_copies()
+        self._drop_piecework()
         for task in list(self._tasks.values()):
             if isinstance(task.request, SegmentRequest) and task.on_event is not None:
                 task.on_event = None
@@ -236,7 +246,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """End the process and remove what it shared. The object can be used again."""
-        self._drop_copies()
+        self._drop_piecework()
         self._kill()
         self._tasks.clear()
         if self._folder is not None:
@@ -256,33 +266,51 @@ class WorkerProcess:
             self._folder = SharedFolder()
         return self._folder
 
-    def _copy(self, copy: _Copy) -> None:
-        self._copies.append(copy)
-        self._copy_timer.start()
+    def _copy(
+        self,
+        pieces: Generator[None, None, Any],
+        on_event: Callable[[Any, Event], _Piecework | None],
+        on_failure: Callable[[str], None],
+    ) -> None:
+        """Copy voxels into the shared folder and send the request that the last piece gives; `on_event` is given that
+        request and an answer to it.
+        """
+        self._do_in_pieces(
+            _Piecework(
+                pieces,
+                lambda request: self._send(request, partial(on_event, request)),
+                lambda error: on_failure(_("There is no room for the volume's copy: {reason}").format(reason=error)),
+            )
+        )
 
-    def _drop_copies(self) -> None:
-        self._copy_timer.stop()
-        while self._copies:
-            self._copies.pop().steps.close()
+    def _do_in_pieces(self, work: _Piecework) -> None:
+        self._piecework.append(work)
+        self._piece_timer.start()
 
-    def _on_copy_timer(self) -> None:
-        """Copy one more piece; the request leaves when its last piece is there."""
-        copy = self._copies[0]
+    def _drop_piecework(self) -> None:
+        while self._piecework:
+            work = self._piecework[-1]
+            self._end_piecework(work)
+            work.pieces.close()
+            work.on_dropped()
+
+    def _on_piece_timer(self) -> None:
+        work = self._piecework[0]
         try:
-            next(copy.steps)
+            next(work.pieces)
         except StopIteration as end:
-            self._end_copy(copy)
-            self._send(end.value, partial(copy.on_event, end.value))
-        except OSError as error:
-            self._end_copy(copy)
-            copy.on_failure(_("There is no room for the volume's copy: {reason}").format(reason=error))
+            self._end_piecework(work)
+            work.on_end(end.value)
+        except (OSError, ValueError) as error:
+            self._end_piecework(work)
+            work.on_failure(error)
 
-    def _end_copy(self, copy: _Copy) -> None:
-        self._copies.remove(copy)
-        if not self._copies:
-            self._copy_timer.stop()
+    def _end_piecework(self, work: _Piecework) -> None:
+        self._piecework.remove(work)
+        if not self._piecework:
+            self._piece_timer.stop()
 
-    def _send(self, request: AnyRequest, on_event: Callable[[Event], None]) -> None:
+    def _send(self, request: AnyRequest, on_event: Callable[[Event], _Piecework | None]) -> None:
         self._tasks[request.id] = _Task(request, on_event)
         if self._process is None:
             self._start()
@@ -357,12 +385,30 @@ class WorkerProcess:
             del self._tasks[event.id]
             if not any(other.on_event is None for other in self._tasks.values()):
                 self._patience.stop()
+        rest: _Piecework | None = None
         try:
             if task.on_event is not None:
-                task.on_event(event)
+                rest = task.on_event(event)
         finally:
-            if not isinstance(event, Progress):
+            if not isinstance(event, Progress) and rest is None:
                 self._forget(task)
+        if rest is not None:
+            self._do_in_pieces(self._then_forgotten(rest, task))
+
+    def _then_forgotten(self, work: _Piecework, task: _Task) -> _Piecework:
+        """The work, whose last act, whatever its end, is to remove the request's files."""
+
+        def and_forget(act: Callable[..., None]) -> Callable[..., None]:
+            def do(*arguments: Any) -> None:
+                try:
+                    act(*arguments)
+                finally:
+                    self._forget(task)
+
+            return do
+
+        ends = (and_forget(act) for act in (work.on_end, work.on_failure, work.on_dropped))
+        return _Piecework(work.pieces, *ends)
 
     def _forget(self, task: _Task) -> None:
         self._tasks.pop(task.request.id, None)
@@ -406,11 +452,16 @@ class WorkerProcess:
                 task.on_event(Failure(task.request.id, "internal", message))
 
 
-def _found(request: SegmentRequest, result: Result) -> OrganLabels:
-    """What the worker left in the shared folder. Raises OSError or ValueError."""
+def _read(request: SegmentRequest, result: Result) -> Generator[None, None, OrganLabels]:
+    """Give what the worker left in the shared folder, read in pieces. Raises OSError or ValueError."""
     z, y, x = (slice(start, stop) for start, stop in result.box)
-    surfaces = read_surfaces(request.surfaces) if result.surfaces and request.surfaces else {}
-    return OrganLabels(request.labels.map_box(result.box), (z, y, x), result.organs, surfaces)
+    labels = request.labels.map_box(result.box)
+    surfaces = {}
+    if result.surfaces and request.surfaces:
+        for key, surface in read_surfaces(request.surfaces):
+            surfaces[key] = surface
+            yield
+    return OrganLabels(labels, (z, y, x), result.organs, surfaces)
 
 
 def python_executable() -> str:

@@ -32,7 +32,7 @@ def test_surfaces_are_those_of_slicer(slicer_app, tmp_path, smoothing, at_the_ed
     segment_surfaces.write_organ_surfaces(
         path, labels, organ_boxes(labels, ORGANS), values, OBLIQUE, smoothing
     )
-    surfaces = segment_surfaces.read_surfaces(path)
+    surfaces = dict(segment_surfaces.read_surfaces(path))
     assert list(surfaces) == ["liver", "spleen"]
     for key, surface in surfaces.items():
         expected = node.GetSegmentation().GetSegment(key).GetRepresentation("Closed surface")
@@ -45,3 +45,15 @@ def test_surfaces_are_those_of_slicer(slicer_app, tmp_path, smoothing, at_the_ed
             np.testing.assert_allclose(
                 numpy_support.vtk_to_numpy(one), numpy_support.vtk_to_numpy(other), atol=1e-4
             )
+
+
+def test_a_torn_file_of_surfaces_is_told_as_such(tmp_path):
+    from FlareSegmentSlicerLib import segment_surfaces
+
+    path = tmp_path / "surfaces"
+    mask = np.zeros((4, 4, 4), np.uint8)
+    mask[1:3, 1:3, 1:3] = 1
+    segment_surfaces.write_organ_surfaces(path, mask, {"liver": (slice(0, 4),) * 3}, {"liver": 1}, np.eye(4), 0.5)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match="surfaces"):
+        list(segment_surfaces.read_surfaces(path))

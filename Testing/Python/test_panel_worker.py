@@ -131,6 +131,48 @@ def test_after_cancel_the_listener_hears_nothing_and_the_next_run_works(worker, 
     assert not shared_files()
 
 
+def test_cancel_while_the_result_is_read_drops_the_result(worker, volume, until, monkeypatch):
+    from FlareSegmentSlicerLib import worker_process
+
+    listener, pieces = Listener(), []
+
+    def read(request, result):
+        while True:
+            pieces.append(request)
+            yield
+
+    monkeypatch.setattr(worker_process, "_read", read)
+    worker.segment(volume, settings("good"), listener)
+    until(lambda: len(pieces) > 2)
+    assert shared_files()
+    pid = worker.process_id()
+    worker.cancel()
+    assert not shared_files()
+    monkeypatch.undo()
+    after = Listener()
+    worker.segment(volume, settings("good"), after)
+    until(lambda: after.results)
+    assert not listener.results
+    assert not listener.failures
+    assert worker.process_id() == pid, "the worker had done its work and is kept"
+
+
+def test_a_result_that_cannot_be_read_is_one_line(worker, volume, until, monkeypatch):
+    from FlareSegmentSlicerLib import worker_process
+
+    def read(request, result):
+        yield
+        raise ValueError("torn")
+
+    listener = Listener()
+    monkeypatch.setattr(worker_process, "_read", read)
+    worker.segment(volume, settings("good"), listener)
+    until(lambda: listener.failures)
+    assert listener.failures == ["The result could not be read: torn"]
+    assert not listener.results
+    assert not shared_files()
+
+
 def test_a_dead_worker_says_its_last_words_and_the_next_run_works(worker, volume, until):
     listener, after = Listener(), Listener()
     worker.segment(volume, settings("dying"), listener)

@@ -184,7 +184,7 @@ def test_only_what_was_asked_for_is_kept_and_measured(
     assert result.organs[key]["center"] == pytest.approx(middle.tolist())
     assert result.surfaces
     assert "Making the 3D surfaces" in [event.stage for event in progress]
-    surface = read_surfaces(request.surfaces)[key]
+    surface = dict(read_surfaces(request.surfaces))[key]
     low, high = ((volume.affine_ras @ [*corner, 1])[:3] for corner in ((20, 10, 5), (50, 60, 30)))
     assert np.all(surface.points >= np.minimum(low, high) - 3)
     assert np.all(surface.points <= np.maximum(low, high) + 3)
