@@ -11,12 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 
 from FlareSegmentLib.intensity import AIR, Intensity, window
 
 from .configuration import AugmentationSettings
 from .contrast_phases import draw_phase
 from .masses import add_mass
+from .perirenal_fat import embed_kidney
 
 
 def sample_patch(
@@ -45,6 +47,9 @@ def sample_patch(
         (image, labels) of the patch's shape, float32 and uint8; the image still windowed, -1 ... 1.
     """
     image = _contrast_phase(image, labels, center, patch, organs, intensity, settings, generator)
+    if generator.random() < settings.perirenal_fat_probability:
+        image, labels = image.clone(), labels.clone()
+        embed_kidney(image, labels, spacing_mm, organs, intensity, generator)
     if generator.random() < settings.mass_probability:
         near = tuple(slice(max(0, int(c - 0.65 * n)), int(c + 0.65 * n) + 1) for c, n in zip(center, patch))
         image, labels = image.clone(), labels.clone()
@@ -125,26 +130,27 @@ def _contrast_phase(
     part, truth = image[block], labels[block]
     _dim_vessels(part, truth, phase.artery, intensity)
     fat, soft = (float(window(np.float64(hu), intensity)) for hu in (-100.0, 55.0))
-    for label, key in enumerate(organs, start=1):
-        mask = truth == label
-        target = phase.organ(key)
-        if target is None or not bool(mask.any()):
+    for label, box in enumerate(ndimage.find_objects(truth.numpy(), max_label=len(organs)), start=1):
+        target = phase.organ(organs[label - 1])
+        if target is None or box is None:
             continue
+        with_rim = tuple(slice(max(0, extent.start - 1), extent.stop + 1) for extent in box)
+        tissue, mask, outside = part[with_rim], truth[with_rim] == label, truth[with_rim] == 0
         target = float(window(np.float64(target + generator.uniform(-8.0, 8.0)), intensity))
-        median = float(part[mask].median())
+        median = float(tissue[mask].median())
         if median <= fat:
             continue
         # Without contrast agent cortex and medulla look alike, and vessels inside the liver vanish.
         contrast = float(generator.uniform(0.3, 1.0)) if target < median else float(generator.uniform(0.8, 1.3))
-        shade = target + (part - median) * contrast
+        shade = target + (tissue - median) * contrast
         # Voxels at the border are part fat and keep their share of it: a rim would tell where the organ is.
-        partial = fat + (part - fat) * (target - fat) / (median - fat)
-        border = mask & _grown(~mask) & (part > fat) & (part < median)
-        rim = _grown(mask) & (truth == 0)
-        part[mask & ~border] = shade[mask & ~border]
-        part[border] = partial[border]
+        partial = fat + (tissue - fat) * (target - fat) / (median - fat)
+        border = mask & _grown(~mask) & (tissue > fat) & (tissue < median)
+        rim = _grown(mask) & outside
+        tissue[mask & ~border] = shade[mask & ~border]
+        tissue[border] = partial[border]
         if target < median:
-            part[rim] = part[rim].clamp(max=max(target, soft))
+            tissue[rim] = tissue[rim].clamp(max=max(target, soft))
     return image.clamp_(-1.0, 1.0)
 
 

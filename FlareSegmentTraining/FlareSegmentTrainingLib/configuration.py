@@ -106,6 +106,7 @@ class AugmentationSettings:
         phase_probability: of taking the scan to another contrast phase (`contrast_phases`): the HU of each labeled
             organ, left and right alike, and of the vessels.
         mass_probability: of growing a cyst or tumor from one of the labeled organs (`masses`).
+        perirenal_fat_probability: of laying a labeled kidney elsewhere, into a bed of fat (`perirenal_fat`).
     """
 
     rotation_degrees: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -125,6 +126,7 @@ class AugmentationSettings:
     gamma: tuple[float, float] = (0.7, 1.5)
     phase_probability: float = 0.0
     mass_probability: float = 0.0
+    perirenal_fat_probability: float = 0.0
 
 
 @dataclass(frozen=True)
