@@ -13,11 +13,22 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 NORMALIZATIONS = ("none", "batch", "instance")
 
 
+class InstanceNormalization(nn.InstanceNorm3d):
+    """Instance normalization that takes a single voxel too, as the lowest level of a small image is: its deviation
+    from its own mean is 0. PyTorch refuses it.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[2:].numel() > 1:
+            return super().forward(x)
+        return torch.zeros_like(x) + self.bias.view(-1, 1, 1, 1)
+
+
 def _normalization(kind: str, channels: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm3d(channels)
     if kind == "instance":
-        return nn.InstanceNorm3d(channels, affine=True)
+        return InstanceNormalization(channels, affine=True)
     return nn.Identity()
 
 

@@ -15,11 +15,10 @@ from scipy import ndimage
 
 from FlareSegmentLib.intensity import AIR, Intensity, window
 
-_STRENGTHS = (1.0, 0.8, 0.6, 0.4, 0.25, 0.1)
-"""Of turn and shift, tried one after the other until the kidney fits."""
+_ATTEMPTS = 10
 _MOST_COVERED = 0.04
 _LEAST_ML = 10.0
-_FORWARD_MM, _OUTWARD_MM, _UPWARD_MM = (-5.0, 45.0), (-15.0, 30.0), (-15.0, 15.0)
+_FORWARD_MM, _OUTWARD_MM, _UPWARD_MM = (-10.0, 55.0), (-20.0, 30.0), (-20.0, 20.0)
 _SCALE = (0.8, 1.45)
 _TURN_DEGREES = (40.0, 20.0, 20.0)
 """About the patient's z, y and x axes."""
@@ -67,15 +66,15 @@ def embed_kidney(
     outward = 1.0 if organs[label - 1].startswith("left") else -1.0
     bone = float(window(np.float64(250.0), intensity))
     scale = generator.uniform(*_SCALE)
-    for strength in _STRENGTHS:
-        shift = strength * np.array(
+    for _ in range(_ATTEMPTS):
+        shift = np.array(
             [
                 0.0 if cut else generator.uniform(*_UPWARD_MM),
                 -generator.uniform(*_FORWARD_MM),
                 outward * generator.uniform(*_OUTWARD_MM),
             ]
         )
-        turns = strength * np.radians([generator.uniform(-angle, angle) for angle in _TURN_DEGREES])
+        turns = np.radians([generator.uniform(-angle, angle) for angle in _TURN_DEGREES])
         pose = _rotation(turns * (1.0, not cut, not cut)) * scale
         bed_mm = generator.uniform(*_BED_MM)
         reach = np.abs(pose) @ (count * spacing / 2.0 + np.abs(low + (count - 1.0) / 2.0 - pivot) * spacing) + bed_mm

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from FlareSegmentLib.intensity import Intensity  # noqa: E402
+from FlareSegmentLib.model_file import ModelDescription, Stage, load_model, save_model  # noqa: E402
+from FlareSegmentLib.pipeline import Segmenter  # noqa: E402
 from FlareSegmentLib.vnet import VNet, build_network  # noqa: E402
+from FlareSegmentLib.volume import Volume  # noqa: E402
 
 
 def paper_parameters(classes: int) -> int:
@@ -56,18 +61,18 @@ def test_shapes_of_figure_2():
     }
 
 
+SMALL = {
+    "architecture": "vnet",
+    "out_channels": 3,
+    "base_channels": 4,
+    "kernel_size": 3,
+    "encoder_convolutions": [1, 2, 2],
+    "decoder_convolutions": [2, 1],
+}
+
+
 def small(**changes):
-    return build_network(
-        {
-            "architecture": "vnet",
-            "out_channels": 3,
-            "base_channels": 4,
-            "kernel_size": 3,
-            "encoder_convolutions": [1, 2, 2],
-            "decoder_convolutions": [2, 1],
-            **changes,
-        }
-    )
+    return build_network(SMALL | changes)
 
 
 @pytest.mark.parametrize("normalization", ["none", "batch", "instance"])
@@ -84,6 +89,22 @@ def test_folding_keeps_the_function(normalization, wide):
         network.fold_normalization()
         torch.testing.assert_close(network(image), expected, rtol=1e-4, atol=1e-4)
     assert not any(isinstance(module, torch.nn.BatchNorm3d) for module in network.modules())
+
+
+def test_instance_normalization_segments_images_down_to_a_single_voxel_at_the_lowest_level(tmp_path):
+    description = SMALL | {"normalization": "instance"}
+    network = build_network(description).eval()
+    with torch.no_grad():
+        assert network(torch.randn(1, 1, 4, 4, 4)).isfinite().all()
+    stage = Stage("volume", "volume", description, spacing_mm=(8.0, 8.0, 8.0))
+    labels = {1: "liver", 2: "spleen"}
+    described = ModelDescription("small", "1", "none", labels, Intensity(-200, 300), (stage,))
+    save_model(tmp_path / "model", described, {"volume": network})
+    segmenter = Segmenter(load_model(tmp_path / "model"))
+    for extent in (3, 30):
+        array = np.random.default_rng(0).integers(-100, 200, (extent,) * 3).astype(np.int16)
+        volume = Volume(array, (8.0, 8.0, 8.0))
+        assert segmenter.segment(volume).labels.shape == volume.array.shape
 
 
 def test_a_stage_adds_its_input():
