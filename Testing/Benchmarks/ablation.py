@@ -43,7 +43,7 @@ from FlareSegmentTrainingLib.presets import read_preset
 from FlareSegmentTrainingLib.trainer import StageTrainer
 
 OUTPUT = Path(__file__).resolve().parents[1] / "Output"
-STEPS, STAGE_STEPS, UNLIMITED = 500, 300, 100_000
+STEPS, STAGE_STEPS, UNLIMITED = 300, 150, 100_000
 SHARES = (40.0, 30.0, 20.0, 10.0)
 """Of the real, the deformed, the drawn and the empty cases, as the bundled model was trained."""
 REAL, DEFORMED, DRAWN = 0, 1, 2
