@@ -22,7 +22,6 @@ from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organ_statistics import bounding_box
 from FlareSegmentLib.organs import FLARE22_ORGANS, Organ, terminology_entry
 from FlareSegmentLib.volume import Volume
-from FlareSegmentSlicerLib.segment_surfaces import Surface, to_polydata
 
 ORGAN_TAG = "FlareSegment.Organ"
 FINGERPRINT_TAG = "FlareSegment.Fingerprint"
@@ -57,13 +56,13 @@ class OrganLabels:
         array: (z, y, x) uint8 with the label values of `organs.FLARE22_ORGANS`, inside the box only.
         box: (z, y, x) where the array lies in the CT; everything outside is 0.
         organs: {organ key: facts of `organ_statistics`}; may be empty, then what is needed is measured.
-        surfaces: {organ key: surface in the CT's own RAS}; may be empty, then Slicer makes them when they are shown.
+        surfaces: {organ key: closed surface in the CT's own RAS}; may be empty, then Slicer makes them when needed.
     """
 
     array: np.ndarray
     box: tuple[slice, slice, slice]
     organs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    surfaces: Mapping[str, Surface] = field(default_factory=dict)
+    surfaces: Mapping[str, vtk.vtkPolyData] = field(default_factory=dict)
 
     @staticmethod
     def of(labels: np.ndarray) -> OrganLabels:
@@ -278,9 +277,9 @@ def oriented_image(
     """The part of the label map inside the box, at its place on the CT's grid."""
     image = slicer.vtkOrientedImageData()
     image.SetExtent([limit for part in reversed(box) for limit in (part.start, part.stop - 1)])
-    scalars = numpy_support.numpy_to_vtk(
-        np.ascontiguousarray(labels).ravel(), deep=1, array_type=vtk.VTK_UNSIGNED_CHAR
-    )
+    scalars = vtk.vtkUnsignedCharArray()
+    scalars.SetNumberOfTuples(labels.size)
+    numpy_support.vtk_to_numpy(scalars).reshape(labels.shape)[:] = labels
     image.GetPointData().SetScalars(scalars)
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
@@ -312,7 +311,7 @@ def _add_segment(
     facts = labels.organs.get(organ.key)
     segment.SetTag(FINGERPRINT_TAG, _known_fingerprint(labelmap, facts) if facts else _fingerprint(segment))
     if organ.key in labels.surfaces:
-        segment.AddRepresentation(_closed_surface(), to_polydata(labels.surfaces[organ.key]))
+        segment.AddRepresentation(_closed_surface(), labels.surfaces[organ.key])
     segment_id = organ.key if segmentation.GetSegment(organ.key) is None else ""
     segmentation.AddSegment(segment, segment_id or segmentation.GenerateUniqueSegmentID(organ.key))
 

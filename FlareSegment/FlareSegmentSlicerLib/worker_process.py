@@ -42,7 +42,7 @@ from FlareSegmentLib.worker_protocol import (
     encode_request,
     worker_command,
 )
-from FlareSegmentSlicerLib.segment_surfaces import read_surfaces
+from FlareSegmentSlicerLib.segment_surfaces import read_surfaces, to_polydata
 from FlareSegmentSlicerLib.segmentation_nodes import OrganLabels
 
 CANCEL_PATIENCE_MS = 2000
@@ -121,13 +121,13 @@ class _Piecework:
     Attributes:
         pieces: does one piece at a time and returns what was made.
         on_end: is given that, in a turn of its own.
-        on_failure: is given an OSError or ValueError of a piece.
+        on_failure: is given the words of an OSError, ValueError or MemoryError of a piece.
         on_dropped: called instead of both when the work is given up.
     """
 
     pieces: Generator[None, None, Any]
     on_end: Callable[[Any], None]
-    on_failure: Callable[[Exception], None]
+    on_failure: Callable[[str], None]
     on_dropped: Callable[[], None] = lambda: None
 
 
@@ -180,8 +180,8 @@ class WorkerProcess:
                 return _Piecework(
                     _read(request, event),
                     lambda found: listener.onResult(found, event),
-                    lambda error: listener.onFailure(
-                        _("The result could not be read: {reason}").format(reason=error)
+                    lambda reason: listener.onFailure(
+                        _("The result could not be read: {reason}").format(reason=reason)
                     ),
                 )
             elif isinstance(event, Failure):
@@ -279,7 +279,7 @@ class WorkerProcess:
             _Piecework(
                 pieces,
                 lambda request: self._send(request, partial(on_event, request)),
-                lambda error: on_failure(_("There is no room for the volume's copy: {reason}").format(reason=error)),
+                lambda reason: on_failure(_("There is no room for the volume's copy: {reason}").format(reason=reason)),
             )
         )
 
@@ -301,9 +301,9 @@ class WorkerProcess:
         except StopIteration as end:
             self._end_piecework(work)
             work.on_end(end.value)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, MemoryError) as error:
             self._end_piecework(work)
-            work.on_failure(error)
+            work.on_failure(str(error) or type(error).__name__)
 
     def _end_piecework(self, work: _Piecework) -> None:
         self._piecework.remove(work)
@@ -459,7 +459,7 @@ def _read(request: SegmentRequest, result: Result) -> Generator[None, None, Orga
     surfaces = {}
     if result.surfaces and request.surfaces:
         for key, surface in read_surfaces(request.surfaces):
-            surfaces[key] = surface
+            surfaces[key] = to_polydata(surface)
             yield
     return OrganLabels(labels, (z, y, x), result.organs, surfaces)
 

@@ -157,18 +157,19 @@ def test_cancel_while_the_result_is_read_drops_the_result(worker, volume, until,
     assert worker.process_id() == pid, "the worker had done its work and is kept"
 
 
-def test_a_result_that_cannot_be_read_is_one_line(worker, volume, until, monkeypatch):
+@pytest.mark.parametrize(("error", "words"), [(ValueError("torn"), "torn"), (MemoryError(), "MemoryError")])
+def test_a_result_that_cannot_be_read_is_one_line(worker, volume, until, monkeypatch, error, words):
     from FlareSegmentSlicerLib import worker_process
 
     def read(request, result):
         yield
-        raise ValueError("torn")
+        raise error
 
     listener = Listener()
     monkeypatch.setattr(worker_process, "_read", read)
     worker.segment(volume, settings("good"), listener)
     until(lambda: listener.failures)
-    assert listener.failures == ["The result could not be read: torn"]
+    assert listener.failures == [f"The result could not be read: {words}"]
     assert not listener.results
     assert not shared_files()
 
