@@ -19,6 +19,7 @@ from .configuration import AugmentationSettings
 from .contrast_phases import draw_phase
 from .masses import add_mass
 from .perirenal_fat import embed_kidney
+from .rotations import rotation
 
 
 def sample_patch(
@@ -83,7 +84,7 @@ def _sampling_grid(
     """Return (z, y, x, 3) source voxel coordinates (z, y, x) of the patch's voxels."""
     spacing = np.asarray(spacing_mm, dtype=float)[::-1]
     about_x, about_y, about_z = np.radians([generator.uniform(-angle, angle) for angle in settings.rotation_degrees])
-    turn = _rotation(about_z, 1, 2) @ _rotation(about_y, 0, 2) @ _rotation(about_x, 0, 1)
+    turn = rotation(about_z, about_y, about_x)
     zoom = generator.uniform(*settings.scale) * generator.uniform(1 - settings.stretch, 1 + settings.stretch, size=3)
     # Turned in mm, so that voxels of any shape stay right-angled; columns are scaled by each patch axis's zoom.
     matrix = torch.from_numpy((turn * zoom * spacing / spacing[:, None]).astype(np.float32))
@@ -101,13 +102,6 @@ def _sampling_grid(
         field_ = F.interpolate(points, size=patch, mode="trilinear", align_corners=True)[0]
         grid = grid + field_.permute(1, 2, 3, 0)
     return grid + torch.from_numpy(np.asarray(center, dtype=np.float32))
-
-
-def _rotation(angle: float, first: int, second: int) -> np.ndarray:
-    matrix = np.eye(3)
-    matrix[first, first] = matrix[second, second] = np.cos(angle)
-    matrix[first, second], matrix[second, first] = -np.sin(angle), np.sin(angle)
-    return matrix
 
 
 def _contrast_phase(

@@ -16,6 +16,8 @@ from scipy import ndimage
 
 from FlareSegmentLib.intensity import AIR, Intensity, window
 
+from .rotations import rotation
+
 _ATTEMPTS, _PROBES = 10, 1000
 """Places that are tried, and voxels of the kidney that are looked at there."""
 _MOST_COVERED = 0.04
@@ -134,7 +136,7 @@ def _fitting_pose(
             ]
         )
         turns = np.radians([generator.uniform(-angle, angle) for angle in _TURN_DEGREES])
-        matrix = _rotation(turns * (1.0, not kidney.is_cut, not kidney.is_cut)) * scale
+        matrix = rotation(*turns * (1.0, not kidney.is_cut, not kidney.is_cut)) * scale
         places = np.rint(kidney.pivot + (points @ matrix.T + shift) / spacing).astype(int)
         if kidney.is_cut:
             places[:, 0] = places[:, 0].clip(0, labels.shape[0] - 1)
@@ -185,17 +187,6 @@ def _lay(
 def _blocked(image: torch.Tensor, labels: torch.Tensor, label: int, bone: float) -> torch.Tensor:
     """Where no kidney may come to lie: other organs, air, and bone brighter than `bone`."""
     return (labels != label) & ((labels != 0) | (image <= AIR + 0.02) | (image > bone))
-
-
-def _rotation(turns: np.ndarray) -> np.ndarray:
-    """Matrix of (z, y, x) offsets for angles about z, y and x."""
-    matrix = np.eye(3)
-    for angle, (first, second) in zip(turns, ((1, 2), (0, 2), (0, 1))):
-        turn = np.eye(3)
-        turn[first, first] = turn[second, second] = np.cos(angle)
-        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
-        matrix = matrix @ turn
-    return matrix
 
 
 def _source_grid(
