@@ -18,8 +18,8 @@ from FlareSegmentLib.intensity import AIR, Intensity, window
 from .configuration import AugmentationSettings
 from .contrast_phases import draw_phase
 from .masses import add_mass
+from .patch_geometry import grown, rotation
 from .perirenal_fat import embed_kidney
-from .rotations import rotation
 
 
 def sample_patch(
@@ -139,8 +139,8 @@ def _contrast_phase(
         shade = target + (tissue - median) * contrast
         # Voxels at the border are part fat and keep their share of it: a rim would tell where the organ is.
         partial = fat + (tissue - fat) * (target - fat) / (median - fat)
-        border = mask & _grown(~mask) & (tissue > fat) & (tissue < median)
-        rim = _grown(mask) & outside
+        border = mask & grown(~mask) & (tissue > fat) & (tissue < median)
+        rim = grown(mask) & outside
         tissue[mask & ~border] = shade[mask & ~border]
         tissue[border] = partial[border]
         if target < median:
@@ -154,13 +154,8 @@ def _dim_vessels(part: torch.Tensor, truth: torch.Tensor, artery_hu: float, inte
     """
     soft, blood, bone = (float(window(np.float64(hu), intensity)) for hu in (55.0, 150.0, 250.0))
     share = float(np.clip((window(np.float64(artery_hu), intensity) - soft) / (blood - soft), 0.05, 1.0))
-    vessels = (part > soft) & ~_grown(part > bone) & (truth == 0)
+    vessels = (part > soft) & ~grown(part > bone) & (truth == 0)
     part[vessels] = soft + share * (part[vessels] - soft)
-
-
-def _grown(mask: torch.Tensor) -> torch.Tensor:
-    """The mask (z, y, x) and its neighbors, also across corners."""
-    return F.max_pool3d(mask.float()[None, None], 3, stride=1, padding=1)[0, 0] > 0
 
 
 def _cut_field_of_view(

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from FlareSegmentLib.intensity import AIR, Intensity, window
 
-from .rotations import rotation
+from .patch_geometry import grown, rotation
 
 _ATTEMPTS, _PROBES = 10, 1000
 """Places that are tried, and voxels of the kidney that are looked at there."""
@@ -174,7 +174,8 @@ def _lay(
     share = torch.where(blocked, torch.zeros_like(share), share)
     inside = share >= 0.5
     bed = _bed(inside, truth == kidney.label, bed_mm, spacing, generator)
-    bed &= ~blocked & ~_near((part > bone) & (truth != kidney.label), spacing)
+    bones = (part > bone) & (truth != kidney.label)
+    bed &= ~blocked & ~grown(bones, [max(1, round(_BONE_MARGIN_MM / mm)) for mm in spacing])
     fat = float(window(np.float64(generator.uniform(-115.0, -85.0)), intensity))
     noise = generator.normal(0.0, generator.uniform(0.01, 0.08), part.shape).astype(np.float32)
     soft = F.avg_pool3d(bed.float()[None, None], 3, stride=1, padding=1)[0, 0] * bed
@@ -214,11 +215,4 @@ def _bed(
     distance = torch.from_numpy(ndimage.distance_transform_edt(~inside.numpy(), sampling=spacing).astype(np.float32))
     uneven = torch.from_numpy(generator.uniform(0.6, 1.4, (1, 1, 4, 4, 4)).astype(np.float32))
     limit = bed_mm * F.interpolate(uneven, size=tuple(inside.shape), mode="trilinear", align_corners=True)[0, 0]
-    rim = F.max_pool3d(before.float()[None, None], 3, stride=1, padding=1)[0, 0] > 0
-    return (distance < limit) | rim
-
-
-def _near(bones: torch.Tensor, spacing: np.ndarray) -> torch.Tensor:
-    """Within `_BONE_MARGIN_MM` of bone."""
-    reach = [2 * max(1, round(_BONE_MARGIN_MM / mm)) + 1 for mm in spacing]
-    return F.max_pool3d(bones.float()[None, None], reach, stride=1, padding=[n // 2 for n in reach])[0, 0] > 0
+    return (distance < limit) | grown(before)

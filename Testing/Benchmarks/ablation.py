@@ -27,8 +27,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from measuring import validation_cases
+
 from FlareSegmentLib import __version__
-from FlareSegmentLib.image_io import read_labels, read_volume
 from FlareSegmentLib.metrics import dice
 from FlareSegmentLib.model_file import ModelDescription, load_model, save_model
 from FlareSegmentLib.pipeline import Segmenter
@@ -130,9 +131,8 @@ class Laboratory:
     """
 
     def __init__(self, data: Path, made: Sequence[Path], output: Path):
-        self._output = output
+        self._data, self._output = data, output
         self._cases = find_cases([data / "train", *made])
-        self._validation = sorted((data / "val").glob("*_ct.nii.gz"))
         self._device = choose_device("auto", 0)
 
     def row(self, plan: Plan) -> dict:
@@ -190,10 +190,9 @@ class Laboratory:
         """Case -> organ key -> Dice on the case's own grid."""
         segmenter = Segmenter(load_model(model))
         scores = {}
-        for file in self._validation:
-            truth = read_labels(Path(str(file).replace("_ct.", "_labels."))).array
-            labels = segmenter.segment(read_volume(file)[0]).labels
-            scores[file.name[: -len("_ct.nii.gz")]] = {
+        for name, volume, truth in validation_cases(self._data):
+            labels = segmenter.segment(volume).labels
+            scores[name] = {
                 organ.key: round(dice(labels == organ.label, truth == organ.label), 4) for organ in segmenter.organs
             }
         return scores

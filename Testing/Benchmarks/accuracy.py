@@ -21,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from measuring import validation_cases
 
 from FlareSegmentLib.errors import FlareSegmentError
-from FlareSegmentLib.image_io import check_is_ct, read_labels, read_volume
+from FlareSegmentLib.image_io import check_is_ct, read_volume
 from FlareSegmentLib.metrics import dice, evaluate
 from FlareSegmentLib.model_file import bundled_model_folder, load_model
 from FlareSegmentLib.phantom import make_phantom
@@ -124,15 +125,10 @@ def main() -> None:
     print(f"{segmenter.name}, {segmenter.device}")
     row("table", "case", "measure", *keys)
     data = Path(options.data) if options.data else None
-    cases = sorted(data.glob("val/*_ct.nii.gz")) if data else []
     if data is None:
         print("FLARE_DATA names no folder: built-in torsos only.")
     truths = [(f"torso {seed}", *make_phantom(seed)) for seed in PHANTOMS]
-    for file in cases:
-        volume = read_volume(file)[0]
-        truths.append(
-            (file.name[: -len("_ct.nii.gz")], volume, read_labels(Path(str(file).replace("_ct.", "_labels."))).array)
-        )
+    truths += validation_cases(data) if data else []
     means: dict[str, list[list[float]]] = {"dice": [], "nsd": []}
     for name, volume, truth in truths:
         labels = segmenter.segment(volume).labels

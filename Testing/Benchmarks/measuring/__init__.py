@@ -12,7 +12,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from FlareSegmentLib.image_io import read_labels, read_volume
 from FlareSegmentLib.phantom import make_phantom
 from FlareSegmentLib.volume import Volume
 
@@ -119,6 +120,13 @@ def ct(slices: int, slice_mm: float) -> tuple[Volume, np.ndarray]:
         source.append(slice((have - size) // 2, (have - size) // 2 + size))
     array[tuple(place)], truth[tuple(place)] = volume.array[tuple(source)], labels[tuple(source)]
     return Volume(array, volume.spacing, volume.origin, volume.direction), truth
+
+
+def validation_cases(data: Path) -> Iterator[tuple[str, Volume, np.ndarray]]:
+    """Yield (name, CT, labels (z, y, x)) of the cases `<case>_ct.nii.gz`, `<case>_labels.nii.gz` in `data/val`."""
+    for file in sorted(data.glob("val/*_ct.nii.gz")):
+        labels = file.with_name(file.name.replace("_ct.", "_labels."))
+        yield file.name.removesuffix("_ct.nii.gz"), read_volume(file)[0], read_labels(labels).array
 
 
 def file_of(volume: Volume, path: Path) -> Path:
