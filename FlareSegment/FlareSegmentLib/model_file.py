@@ -57,6 +57,8 @@ class Stage:
         spacing_mm: (x, y, z) of the network's grid, or None when `shape` says it.
         shape: (x, y, z) voxels the region is resized to, or None when `spacing_mm` says it.
         margin_mm: added on all sides of the organs' box.
+        further_spacings_mm: (x, y, z) of more grids to look at the same region on; the class probabilities of all grids
+            are averaged on the first. Of the last stage only.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Stage:
     spacing_mm: tuple[float, float, float] | None = None
     shape: tuple[int, int, int] | None = None
     margin_mm: float = 0.0
+    further_spacings_mm: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,13 @@ def _triplet(value, kind, where: str) -> tuple | None:
     return result
 
 
+def _parse_spacings(value, where: str) -> tuple[tuple[float, float, float], ...]:
+    spacings = tuple(_triplet(spacing, float, where) for spacing in value)
+    if None in spacings:
+        raise ModelError(f"{where} must be lists of three numbers (x, y, z), not {value!r}")
+    return spacings  # type: ignore[return-value]
+
+
 def _parse_intensity(content: dict, file: Path) -> Intensity:
     low, high = (float(value) for value in content.get("output", (-1.0, 1.0)))
     intensity = Intensity(
@@ -170,6 +180,7 @@ def _parse_stage(content: dict, position: int, file: Path) -> Stage:
         spacing_mm=_triplet(content.get("spacing_mm"), float, f"{where}: spacing_mm"),
         shape=_triplet(content.get("shape"), int, f"{where}: shape"),
         margin_mm=float(content.get("margin_mm", 0.0)),
+        further_spacings_mm=_parse_spacings(content.get("further_spacings_mm", []), f"{where}: further_spacings_mm"),
     )
     if sum(_counts(stage.network)) > _MOST_LAYERS:
         raise ModelError(f"{where}: a network of more than {_MOST_LAYERS} layers is refused")
@@ -177,6 +188,8 @@ def _parse_stage(content: dict, position: int, file: Path) -> Stage:
         raise ModelError(f"{where}: region must be one of {', '.join(REGIONS)}, not {stage.region!r}")
     if (stage.spacing_mm is None) == (stage.shape is None):
         raise ModelError(f"{where}: exactly one of spacing_mm and shape is needed")
+    if stage.further_spacings_mm and stage.spacing_mm is None:
+        raise ModelError(f"{where}: further_spacings_mm goes with spacing_mm, not with shape")
     if position == 0 and stage.region == "organs":
         raise ModelError(f"{where}: the first stage must have the region 'volume' or 'body'")
     return stage
@@ -240,6 +253,8 @@ def _check(description: ModelDescription, file: Path) -> None:
         raise ModelError(f"{file}: minimum_sure must be 0 or more and below 1.")
     if not description.stages:
         raise ModelError(f"{file}: there is no stage.")
+    if any(stage.further_spacings_mm for stage in description.stages[:-1]):
+        raise ModelError(f"{file}: only the last stage can have further_spacings_mm.")
 
 
 def load_model(folder: str | os.PathLike) -> Model:

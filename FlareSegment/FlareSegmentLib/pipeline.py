@@ -1,9 +1,9 @@
 """The way of the data: a CT in, organ labels on the CT's own grid out.
 
 The first stage looks at the whole volume on a coarse grid and finds the organs' box; the last stage labels the voxels
-inside. The CT is read slab by slab in its stored axis order and type; class probabilities exist only on the networks'
-grids and are interpolated to the CT's grid slice by slice. Axes that lie more than OBLIQUE_DEGREES off the patient's
-are straightened first.
+inside, if the model says so on grids of several spacings, whose probabilities are averaged. The CT is read slab by slab
+in its stored axis order and type; class probabilities exist only on the networks' grids and are interpolated to the
+CT's grid slice by slice. Axes that lie more than OBLIQUE_DEGREES off the patient's are straightened first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -31,7 +31,7 @@ from .organ_statistics import organ_boxes
 from .organs import Organ, organ_by_key
 from .plausibility import doubts
 from .postprocessing import correct_sides, describe, drop_doubtful, keep_only, keep_plausible
-from .resampling import AxisGrid, highest_class, labels_on_array, resample
+from .resampling import AxisGrid, highest_class, labels_on_array, on_grid, resample
 from .volume import AxisOrder, Volume
 
 OBLIQUE_DEGREES = 15.0
@@ -197,23 +197,13 @@ class Segmenter:
             last = position == len(stages) - 1
             what = "Labeling the organs" if last else "Finding the organs"
             share = _STAGES_SHARE * (1.0 if len(stages) == 1 else 0.6 if last else 0.4 / (len(stages) - 1))
-            with run.timed("preprocess"):
-                run.begin(what, 0.3 * share)
-                grid = self._grid(stage, volume, order, box)
-                image = window(
-                    resample(volume.array, grid, self.model.description.intensity.lower, self.device, run.tick),
-                    self.model.description.intensity,
-                )
-                image = image.permute(order.permutation)
-                if stage.region == "volume" and stage.shape is None:
-                    image, grid = self._without_air(image, grid, order, self.model.stage_multiple(stage.name))
-                image = image.contiguous()
-            with run.timed("network"):
-                run.begin(what, 0.7 * share)
-                pixels = network_input(image, self.model.description.intensity)
-                if last:
-                    scores = self._network(stage)(pixels, run.tick)
-                else:
+            if last:
+                image, grid, scores = self._probabilities(stage, volume, order, box, what, share, run)
+            else:
+                image, grid = self._image(stage, volume, order, box, what, 0.3 * share, run)
+                with run.timed("network"):
+                    run.begin(what, 0.7 * share)
+                    pixels = network_input(image, self.model.description.intensity)
                     cell_ml = _cell_ml(grid, volume)
                     low, high, scores = search(self._network(stage), pixels, self.organs, cell_ml, run.tick)
                     image, grid = image[low:high], _cut(grid, order.permutation[0], low, high)
@@ -226,7 +216,6 @@ class Segmenter:
                     return np.zeros(volume.array.shape, np.uint8)
         with run.timed("postprocess"):
             run.begin("Drawing the organs", 0.2)
-            scores = torch.softmax(scores, dim=0)
             scores = self._without_doubtful(scores, grid, volume, run).permute(
                 0, *(1 + axis for axis in np.argsort(order.permutation).tolist())
             )
@@ -234,9 +223,62 @@ class Segmenter:
             run.begin("Cleaning up", 0.08)
             return self._clean(classes, place, volume, midline, run)
 
+    def _image(
+        self,
+        stage: Stage,
+        volume: Volume,
+        order: AxisOrder,
+        box: _Box | None,
+        what: str,
+        share: float,
+        run: _Run,
+    ) -> tuple[torch.Tensor, _Grid]:
+        """The CT within the window on the stage's grid, (z, y, x) of LPS axes, and that grid."""
+        intensity = self.model.description.intensity
+        with run.timed("preprocess"):
+            run.begin(what, share)
+            grid = self._grid(stage, volume, order, box)
+            image = window(resample(volume.array, grid, intensity.lower, self.device, run.tick), intensity)
+            image = image.permute(order.permutation)
+            if stage.region == "volume" and stage.shape is None:
+                image, grid = self._without_air(image, grid, order, self.model.stage_multiple(stage.name))
+            return image.contiguous(), grid
+
+    def _probabilities(
+        self,
+        stage: Stage,
+        volume: Volume,
+        order: AxisOrder,
+        box: _Box | None,
+        what: str,
+        share: float,
+        run: _Run,
+    ) -> tuple[torch.Tensor, _Grid, torch.Tensor]:
+        """The last stage's image (z, y, x) and grid, and its class probabilities there, (classes, z, y, x): the mean
+        over its grids, where they reach.
+        """
+
+        def look(spacing: _Spacing | None, part: float) -> tuple[torch.Tensor, _Grid, torch.Tensor]:
+            image, grid = self._image(replace(stage, spacing_mm=spacing), volume, order, box, what, 0.3 * part, run)
+            with run.timed("network"):
+                run.begin(what, 0.7 * part)
+                pixels = network_input(image, self.model.description.intensity)
+                return image, grid, torch.softmax(self._network(stage)(pixels, run.tick), dim=0)
+
+        spacings = (stage.spacing_mm, *stage.further_spacings_mm)
+        cells = [1.0 / float(np.prod(spacing)) if spacing else 1.0 for spacing in spacings]
+        parts = [share * count / sum(cells) for count in cells]
+        image, grid, total = look(spacings[0], parts[0])
+        for spacing, part in zip(spacings[1:], parts[1:]):
+            _, other, probabilities = look(spacing, part)
+            with run.timed("postprocess"):
+                source, target = ([axes[axis] for axis in order.permutation] for axes in (other, grid))
+                total += on_grid(probabilities, source, target)
+        return image, grid, total / total.sum(dim=0) if stage.further_spacings_mm else total
+
     def _without_air(
-        self, image: torch.Tensor, grid: tuple[AxisGrid, ...], order: AxisOrder, multiple: int
-    ) -> tuple[torch.Tensor, tuple[AxisGrid, ...]]:
+        self, image: torch.Tensor, grid: _Grid, order: AxisOrder, multiple: int
+    ) -> tuple[torch.Tensor, _Grid]:
         """Cut the air around the patient off an image (z, y, x) of LPS axes, and off its grid; most of what a wide
         field of view costs the network is air.
         """
@@ -256,9 +298,7 @@ class Segmenter:
             cut = _cut(cut, axis, start, start + count)
         return image, cut
 
-    def _without_doubtful(
-        self, scores: torch.Tensor, grid: tuple[AxisGrid, ...], volume: Volume, run: _Run
-    ) -> torch.Tensor:
+    def _without_doubtful(self, scores: torch.Tensor, grid: _Grid, volume: Volume, run: _Run) -> torch.Tensor:
         minimum = self.model.description.minimum_sure
         if not minimum:
             return scores
@@ -287,7 +327,7 @@ class Segmenter:
             )
         return self._networks[stage.name]
 
-    def _grid(self, stage: Stage, volume: Volume, order: AxisOrder, box: _Box | None) -> tuple[AxisGrid, ...]:
+    def _grid(self, stage: Stage, volume: Volume, order: AxisOrder, box: _Box | None) -> _Grid:
         """The stage's grid in the volume's stored axis order, laid out in the direction of the patient's axes."""
         shape = [volume.array.shape[axis] for axis in order.permutation]
         extents: _Box
@@ -329,6 +369,8 @@ def choose_device(device: str) -> str:
     return device
 
 
+_Grid = tuple[AxisGrid, ...]
+_Spacing = tuple[float, float, float]
 _Box = tuple[tuple[float, float], ...]
 """Outer edges along each axis of the LPS view, in its voxels; 0 is the edge before the first voxel."""
 
@@ -478,7 +520,7 @@ def _turned(axis: AxisGrid, size: int) -> AxisGrid:
     return AxisGrid(size - 1 - axis.first, -axis.step, axis.count)
 
 
-def _cut(grid: tuple[AxisGrid, ...], axis: int, start: int, stop: int) -> tuple[AxisGrid, ...]:
+def _cut(grid: _Grid, axis: int, start: int, stop: int) -> _Grid:
     """The grid with only the cells start ... stop - 1 of an axis."""
     cells = AxisGrid(grid[axis].first + start * grid[axis].step, grid[axis].step, stop - start)
     return (*grid[:axis], cells, *grid[axis + 1 :])

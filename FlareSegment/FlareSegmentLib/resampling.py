@@ -122,6 +122,22 @@ def resample(
     return result
 
 
+def on_grid(scores: torch.Tensor, source: Sequence[AxisGrid], target: Sequence[AxisGrid]) -> torch.Tensor:
+    """Interpolate scores from one grid to another over the same array, as `resample` does.
+
+    Args:
+        scores: (classes, *counts of the source).
+        source, target: one AxisGrid for each axis of the scores.
+
+    Returns:
+        (classes, *counts of the target) float32 on the scores' device; 0 beyond the source's cells.
+    """
+    grid = [
+        AxisGrid((new.first - old.first) / old.step, new.step / old.step, new.count) for old, new in zip(source, target)
+    ]
+    return torch.stack([resample(values, grid, 0.0, scores.device) for values in scores.float().cpu().numpy()])
+
+
 def _bands(weights: torch.Tensor) -> list[tuple[slice, torch.Tensor]]:
     """Weights (positions, voxels) in pieces: the voxels that some positions in a row need, (voxels, positions) of them.
 

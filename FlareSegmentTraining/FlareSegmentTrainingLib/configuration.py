@@ -185,7 +185,10 @@ _KEYS: dict[str, type | tuple[type, ...]] = {
     "augmentation": dict,
     "stages": dict,
 }
-_STAGE_KEYS = {"region", "network", "spacing_mm", "shape", "margin_mm", "start_from", "training", "augmentation"}
+_STAGE_KEYS = {
+    *("region", "network", "spacing_mm", "shape", "margin_mm", "further_spacings_mm"),
+    *("start_from", "training", "augmentation"),
+}
 
 
 def override(content: dict, assignment: str) -> dict:
@@ -263,6 +266,11 @@ def parse(content: dict) -> Configuration:
     for name, stage in content["stages"].items():
         earlier = [settings.stage.name for settings in stages]
         stages.append(_parse_stage(name, stage, content, len(organs) + 1, earlier))
+    for settings in stages[:-1]:
+        _require(
+            not settings.stage.further_spacings_mm,
+            f"stages.{settings.stage.name}: only the last stage can have further_spacings_mm",
+        )
     return Configuration(
         content=content,
         name=str(content.get("name", "custom")),
@@ -284,7 +292,9 @@ def _parse_stage(name: str, content: dict, whole: dict, classes: int, earlier: l
     _require(not unknown, f"{where}: unknown key {', '.join(sorted(unknown))}; known: {', '.join(sorted(_STAGE_KEYS))}")
     network = {**content.get("network", {}), "out_channels": classes}
     shape, spacing = content.get("shape"), content.get("spacing_mm")
+    further = content.get("further_spacings_mm", [])
     _require((shape is None) != (spacing is None), f"{where}: exactly one of shape and spacing_mm is needed")
+    _require(not further or spacing is not None, f"{where}: further_spacings_mm goes with spacing_mm, not with shape")
     region = content.get("region", "volume" if not earlier else "organs")
     _choice(region, REGIONS, f"{where}.region")
     _require(bool(earlier) or region != "organs", f"{where}: the first stage cannot have the region 'organs'")
@@ -297,7 +307,10 @@ def _parse_stage(name: str, content: dict, whole: dict, classes: int, earlier: l
         spacing_mm=None if spacing is None else _convert(tuple[float, float, float], spacing, f"{where}.spacing_mm"),
         shape=None if shape is None else _convert(tuple[int, int, int], shape, f"{where}.shape"),
         margin_mm=float(content.get("margin_mm", 0.0)),
+        further_spacings_mm=_convert(tuple[tuple[float, float, float], ...], further, f"{where}.further_spacings_mm"),
     )
+    for sizes in (stage.spacing_mm, stage.shape, *stage.further_spacings_mm):
+        _require(sizes is None or min(sizes) > 0, f"{where}: spacings and shape must be above 0")
     training = _build(TrainingSettings, _merged(whole, content, "training"), f"{where}.training")
     augmentation = _build(AugmentationSettings, _merged(whole, content, "augmentation"), f"{where}.augmentation")
     _check_training(training, stage, where)

@@ -46,7 +46,7 @@ def folder(tmp_path) -> Path:
         "Apache-2.0",
         {organ.label: organ.key for organ in ORGANS},
         Intensity(-160.0, 240.0),
-        (Stage("only", "volume", NETWORK, spacing_mm=(4.0, 4.0, 5.0)),),
+        (Stage("only", "volume", NETWORK, spacing_mm=(4.0, 4.0, 5.0), further_spacings_mm=((3.0, 3.0, 4.0),)),),
         {"cases": ["a"]},
     )
     save_model(tmp_path / "model", description, {"only": build_network(NETWORK)})
@@ -62,6 +62,7 @@ def test_written_and_read_back(folder):
     model = load_model(folder)
     assert model.description == read_description(folder)
     assert model.description.stages[0].spacing_mm == (4.0, 4.0, 5.0)
+    assert model.description.stages[0].further_spacings_mm == ((3.0, 3.0, 4.0),)
     assert model.description.facts == {"cases": ["a"]}
     assert model.stage_multiple("only") == 2
     assert model.network("only")(torch.zeros(1, 1, 4, 4, 6)).shape == (1, 5, 4, 4, 6)
@@ -124,6 +125,34 @@ def test_descriptions_that_cannot_be_used_are_one_clear_line(folder, changes, me
     with pytest.raises(ModelError, match=message) as caught:
         read_description(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("position", "changes", "message"),
+    [
+        (1, {"further_spacings_mm": [[3, 3]]}, "three numbers"),
+        (1, {"further_spacings_mm": [None]}, "three numbers"),
+        (1, {"further_spacings_mm": [[3, 3, -3]]}, "positive"),
+        (1, {"further_spacings_mm": 3}, "damaged"),
+        (1, {"further_spacings_mm": [[3, 3, 3]], "spacing_mm": None, "shape": [8, 8, 8]}, "not with shape"),
+        (0, {"further_spacings_mm": [[3, 3, 3]]}, "only the last stage"),
+    ],
+)
+def test_further_grids_that_cannot_be_used_are_one_clear_line(folder, position, changes, message):
+    (stage,) = json.loads((folder / DESCRIPTION_FILE).read_text())["stages"]
+    stages = [stage | {"further_spacings_mm": []}, stage | {"name": "second", "further_spacings_mm": []}]
+    stages[position] |= changes
+    change(folder, stages=stages)
+    with pytest.raises(ModelError, match=message) as caught:
+        read_description(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_models_without_further_grids_are_read(folder):
+    (stage,) = json.loads((folder / DESCRIPTION_FILE).read_text())["stages"]
+    del stage["further_spacings_mm"]
+    change(folder, stages=[stage])
+    assert load_model(folder).description.stages[0].further_spacings_mm == ()
 
 
 @pytest.mark.parametrize("missing", [DESCRIPTION_FILE, WEIGHTS_FILE])

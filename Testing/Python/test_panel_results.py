@@ -302,6 +302,7 @@ def test_smoothing_opacity_and_volume_rendering(panel, screenshots):
     panel.ui.displayCollapsibleButton.collapsed = False
     panel.app.processEvents()
     assert panel.ui.smoothingSlider.value == 0.5
+
     def corner_points():
         return node.GetSegmentation().GetSegment("liver").GetRepresentation("Closed surface").GetBounds()
 
@@ -351,8 +352,10 @@ def test_only_chosen_organs_are_kept(panel):
     found = []
     worker = panel.logic._worker
     segment = worker.segment
-    worker.segment = lambda volume, settings, listener: (found.append(settings), segment(
-        volume, type(settings)(Path("good"), settings.device, settings.organs), listener))
+    worker.segment = lambda volume, settings, listener: (
+        found.append(settings),
+        segment(volume, type(settings)(Path("good"), settings.device, settings.organs), listener),
+    )
     panel.click(panel.ui.segmentButton)
     panel.until(lambda: not panel.logic.isRunning)
     assert found[0].model == model and found[0].organs == ("liver", "right_kidney")
@@ -439,8 +442,11 @@ def test_a_region_under_transforms_is_found_in_the_ct(slicer_app):
 @pytest.mark.parametrize("case", ["outside", "flat"])
 def test_a_region_that_cannot_be_used_is_said(panel, case):
     ct = add_ct()
-    roi = add_region(ct, (900.0, 0.0, 0.0) if case == "outside" else (0.0, 0.0, 0.0),
-                     (10.0, 10.0, 10.0) if case == "outside" else (0.0, 0.0, 0.0))
+    roi = add_region(
+        ct,
+        (900.0, 0.0, 0.0) if case == "outside" else (0.0, 0.0, 0.0),
+        (10.0, 10.0, 10.0) if case == "outside" else (0.0, 0.0, 0.0),
+    )
     panel.ui.roiSelector.setCurrentNode(roi)
     panel.click(panel.ui.segmentButton)
     assert not panel.logic.isRunning
@@ -486,9 +492,7 @@ def test_cancelling_several_cts_keeps_what_was_done(panel):
     choose(panel, panel.ui.volumesButton, "Second")
     worker = panel.logic._worker
     segment, kinds = worker.segment, iter(["good", "slow"])
-    worker.segment = lambda volume, settings, listener: segment(
-        volume, type(settings)(Path(next(kinds))), listener
-    )
+    worker.segment = lambda volume, settings, listener: segment(volume, type(settings)(Path(next(kinds))), listener)
     panel.click(panel.ui.segmentButton)
     panel.until(lambda: panel.ui.progressBar.value > 51)
     panel.click(panel.ui.segmentButton)

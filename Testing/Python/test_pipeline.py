@@ -199,8 +199,10 @@ def test_number_types_give_the_same_labels(segmenter: Segmenter, dtype) -> None:
         (Stage("only", "body", {}, None, (90, 70, 110)),),
         (COARSE, Stage("fine", "organs", {}, None, (104, 72, 96), margin_mm=5.0)),
         (COARSE, replace(FINE, name="middle", spacing_mm=(4.0, 4.0, 4.0)), FINE),
+        (COARSE, replace(FINE, further_spacings_mm=((4.0, 3.5, 3.0), (2.5, 2.5, 2.5)))),
+        (Stage("only", "volume", {}, (3.0, 3.0, 3.0), further_spacings_mm=((3.5, 3.5, 3.5),)),),
     ],
-    ids=["spacing", "body", "shape", "body shape", "organs shape", "three stages"],
+    ids=["spacing", "body", "shape", "body shape", "organs shape", "three stages", "three grids", "two grids"],
 )
 @pytest.mark.parametrize("direction", [np.eye(3), SIGNED_PERMUTATIONS[29]], ids=["axial", "turned"])
 def test_every_kind_of_stage(stages: tuple[Stage, ...], direction: np.ndarray) -> None:
@@ -213,6 +215,31 @@ def test_every_kind_of_stage(stages: tuple[Stage, ...], direction: np.ndarray) -
         assert all(n % 8 == 0 for n in shape)
         if stage.shape is not None:
             assert shape == tuple(-(-n // 8) * 8 for n in stage.shape[::-1])
+
+
+class WaveringNetwork(BrightnessNetwork):
+    """Calls bright voxels liver, but spleen on a grid of fewer cells than one before."""
+
+    def __init__(self, sure: float) -> None:
+        super().__init__()
+        self.sure = sure
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = super().forward(x) * 0.01
+        bright = scores[:, 1] > 0
+        scores[:, 1][bright] = 1.0
+        if math.prod(x.shape) < max(math.prod(shape) for shape in self.shapes):
+            scores[:, 4][bright], scores[:, 1][bright] = self.sure, 0.0
+        return scores
+
+
+@pytest.mark.parametrize(("sure", "label"), [(0.5, 1), (2.0, 4)])
+def test_the_surer_grid_decides(sure: float, label: int) -> None:
+    volume, truth = scan(np.eye(3), (3.0, 3.0, 3.0))
+    model = FakeModel(COARSE, replace(FINE, further_spacings_mm=((5.0, 5.0, 5.0),)), kind=BrightnessNetwork)
+    model.networks["fine"] = WaveringNetwork(sure)
+    found = Segmenter(model, "cpu").segment(volume).labels
+    assert np.mean(found[truth == 1] == label) > 0.9
 
 
 def test_grids_that_need_no_multiple() -> None:
@@ -326,7 +353,7 @@ def test_progress_is_true_and_rises_to_one(segmenter: Segmenter) -> None:
 
 def test_cancelling_works_at_every_poll() -> None:
     volume, _ = scan(np.eye(3), (4.0, 4.0, 4.0))
-    segmenter = Segmenter(FakeModel(COARSE, FINE), "cpu")
+    segmenter = Segmenter(FakeModel(COARSE, replace(FINE, further_spacings_mm=((4.0, 4.0, 4.0),))), "cpu")
     polls = 0
 
     def count() -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import center_of_mass
 
-from FlareSegmentLib.resampling import AxisGrid, averaging_weights, highest_class, labels_on_array, resample
+from FlareSegmentLib.resampling import AxisGrid, averaging_weights, highest_class, labels_on_array, on_grid, resample
 
 SPACINGS = [(2.5, 0.8, 0.8), (0.5, 3.0, 1.7), (5.0, 0.9, 1.0)]
 
@@ -160,6 +160,35 @@ def reference_labels(scores: np.ndarray, grid: tuple[AxisGrid, ...], shape: tupl
         outside = (place < -0.5 - 1e-9) | (place > axis.count - 0.5 + 1e-9)
         covered &= ~np.expand_dims(outside, [i for i in range(3) if i != number])
     return np.where(covered, values.argmax(axis=0), 0)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("old_mm", "new_mm"), [(3.0, 2.5), (2.5, 3.0), (2.5, 2.5)])
+def test_scores_of_a_ramp_are_the_same_ramp_on_another_grid(old_mm: float, new_mm: float, turned: bool) -> None:
+    old, new = (
+        [AxisGrid.over(4, 4 + 64 * mm, count, mm) for count in counts]
+        for mm, counts in ((old_mm, (24, 32, 40)), (new_mm, (22, 30, 38)))
+    )
+    if turned:
+        old, new = ([grid[0].reversed(), *grid[1:]] for grid in (old, new))
+    ramp_on = [sum(np.ix_(*(axis.positions for axis in grid))).astype(np.float32) for grid in (old, new)]
+    scores = torch.from_numpy(np.stack([ramp_on[0], 7 - ramp_on[0]]))
+    found = on_grid(scores, old, new)
+    reached = np.ones(ramp_on[1].shape, bool)
+    for position, (source, target) in enumerate(zip(old, new)):
+        low, high = sorted((source.positions[0], source.positions[-1]))
+        inside = (target.positions >= low) & (target.positions <= high)
+        reached &= inside.reshape([-1 if position == axis else 1 for axis in range(3)])
+    assert reached.mean() > 0.5
+    np.testing.assert_allclose(found[0].numpy()[reached], ramp_on[1][reached], atol=old_mm if new_mm > old_mm else 1e-3)
+    np.testing.assert_allclose(found.sum(dim=0).numpy()[reached], 7, atol=1e-3)
+
+
+def test_scores_end_with_their_grid() -> None:
+    source, target = [AxisGrid(0.0, 3.0, 8)] * 3, [AxisGrid(0.0, 2.0, 20)] * 3
+    found = on_grid(torch.ones(2, 8, 8, 8), source, target)
+    inside = target[0].positions <= 21 + 1.5
+    np.testing.assert_array_equal(found[1, 0, 0].numpy(), inside)
 
 
 @pytest.mark.parametrize("seed", range(6))

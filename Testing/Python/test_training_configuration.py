@@ -46,6 +46,15 @@ def test_the_presets_are_what_they_are_called():
     organs = parse(read_preset("flare-organs"))
     assert [settings.stage.region for settings in organs.stages] == ["volume", "organs"]
     assert organs.stages[1].start_from == "coarse"
+    assert organs.stages[1].stage.further_spacings_mm == ((3.0, 3.0, 3.0),)
+
+
+def test_further_grids_go_with_a_spacing():
+    content = read_preset("paper-vnet")
+    (stage,) = content["stages"].values()
+    stage["further_spacings_mm"] = [[3, 3, 3]]
+    with pytest.raises(InputError, match="not with shape"):
+        parse(content)
 
 
 def test_an_override_holds_for_every_stage():
@@ -74,6 +83,10 @@ def test_an_override_of_one_stage_leaves_the_other():
         ("training.optimizer=lion", "adam, adamw, sgd"),
         ("training.patch=[32,32]", "3 values"),
         ("stages.middle.training.epochs=3", "no stage 'middle'"),
+        ("stages.coarse.further_spacings_mm=[[3,3,3]]", "only the last stage"),
+        ("stages.fine.further_spacings_mm=[[3,3]]", "3 values"),
+        ("stages.fine.further_spacings_mm=[[3,3,0]]", "above 0"),
+        ("stages.fine.spacing_mm=[2,2,-2]", "above 0"),
         ('organs=["heart"]', "organs must be"),
         ("intensity.lower=500", "intensity.lower"),
         ("precision=fp8", "precision must be one of"),

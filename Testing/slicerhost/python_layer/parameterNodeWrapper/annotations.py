@@ -5,8 +5,22 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 
-__all__ = ["Choice", "Decimals", "Default", "Exclude", "IsInstance", "IsNone", "Label", "Maximum", "Minimum", "NotNone",
-           "RangeBounds", "SingleStep", "Validator", "WithinRange"]
+__all__ = [
+    "Choice",
+    "Decimals",
+    "Default",
+    "Exclude",
+    "IsInstance",
+    "IsNone",
+    "Label",
+    "Maximum",
+    "Minimum",
+    "NotNone",
+    "RangeBounds",
+    "SingleStep",
+    "Validator",
+    "WithinRange",
+]
 
 
 class Default:
@@ -70,8 +84,10 @@ class WithinRange(Validator):
     maximum: float
 
     def validate(self, value):
-        _required(self.minimum <= value <= self.maximum,
-                  f"Value must be within range [{self.minimum}, {self.maximum}], is {value}")
+        _required(
+            self.minimum <= value <= self.maximum,
+            f"Value must be within range [{self.minimum}, {self.maximum}], is {value}",
+        )
 
 
 @dataclass(eq=False)
@@ -114,8 +130,10 @@ class RangeBounds(Validator):
     maximum: float
 
     def validate(self, value):
-        _required(self.minimum <= value.minimum and value.maximum <= self.maximum,
-                  f"Range must lie within [{self.minimum}, {self.maximum}], is {value}")
+        _required(
+            self.minimum <= value.minimum and value.maximum <= self.maximum,
+            f"Range must lie within [{self.minimum}, {self.maximum}], is {value}",
+        )
 
 
 @dataclass(eq=False)
