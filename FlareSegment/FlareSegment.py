@@ -330,6 +330,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Show the organs."""
         self._progress.finish(learn=True)
         parameters = self._parameterNode or self.logic.getParameterNode()
+        isNew = parameters.outputSegmentation is not segmentationNode
         if parameters.inputVolume is segmentation_nodes.reference_volume(segmentationNode):
             parameters.outputSegmentation = segmentationNode
         elif self._queue is not None and parameters.inputVolume:
@@ -340,6 +341,8 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._options.show3D:
             with slicer.util.tryWithErrorDisplay(_("The 3D surfaces could not be made."), waitCursor=True):
                 segmentation_nodes.show_3d(segmentationNode, True)
+                if isNew:
+                    display.show_all_of(segmentationNode)
             self._updateState()
 
     def onError(self, message: str) -> None:

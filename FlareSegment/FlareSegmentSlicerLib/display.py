@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import slicer
 
 _SMOOTHING = "Smoothing factor"
@@ -64,7 +67,30 @@ def jump_to_organ(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentID: s
         return
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *center, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
     for camera in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
-        position, focus = camera.GetPosition(), camera.GetFocalPoint()
-        camera.SetPosition(*(p + c - f for p, c, f in zip(position, center, focus, strict=True)))
-        camera.SetFocalPoint(*center)
-        camera.ResetClippingRange()
+        _look_at(camera, center)
+
+
+def show_all_of(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+    """Move the 3D views' cameras, without turning them, so that the segmentation fills the view.
+
+    Unlike `slicer.util.resetThreeDViews` it does not draw the views at once, which may take long without a GPU.
+    """
+    bounds = [0.0] * 6
+    segmentationNode.GetRASBounds(bounds)
+    low, high = bounds[::2], bounds[1::2]
+    if low[0] > high[0]:  # nothing in it
+        return
+    radius = math.dist(low, high) / 2
+    for camera in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
+        distance = radius / math.sin(math.radians(camera.GetViewAngle()) / 2)
+        _look_at(camera, [(a + b) / 2 for a, b in zip(low, high, strict=True)], distance)
+        camera.SetParallelScale(radius)
+
+
+def _look_at(camera: slicer.vtkMRMLCameraNode, center: Sequence[float], distance: float | None = None) -> None:
+    """Move a camera, without turning it, to look at a place (RAS, mm), from as far as before or from a distance."""
+    position, focus = camera.GetPosition(), camera.GetFocalPoint()
+    share = 1.0 if distance is None else distance / (math.dist(position, focus) or 1.0)
+    camera.SetPosition(*(c + share * (p - f) for c, p, f in zip(center, position, focus, strict=True)))
+    camera.SetFocalPoint(*center)
+    camera.ResetClippingRange()

@@ -336,6 +336,30 @@ def test_surfaces_come_with_the_result_or_not_at_all(panel):
     assert node.GetDisplayNode().GetVisibility3D()
 
 
+def test_the_3d_views_show_all_of_a_new_result_and_are_left_alone_later(panel):
+    import slicer
+
+    from FlareSegmentSlicerLib import display
+
+    add_ct()
+    camera = slicer.app.layoutManager().threeDWidget(0).threeDView().cameraNode()
+    camera.SetFocalPoint(1000.0, 2000.0, 3000.0)
+    panel.run()
+    (node,) = segmentations()
+    bounds = np.zeros(6)
+    node.GetRASBounds(bounds)
+    center, radius = (bounds[::2] + bounds[1::2]) / 2, np.linalg.norm(bounds[1::2] - bounds[::2]) / 2
+    np.testing.assert_allclose(camera.GetFocalPoint(), center, atol=1e-6)
+    distance = np.linalg.norm(np.subtract(camera.GetPosition(), center))
+    assert distance * np.sin(np.radians(camera.GetViewAngle() / 2)) == pytest.approx(radius)
+    camera.SetFocalPoint(1000.0, 2000.0, 3000.0)
+    panel.run()
+    assert segmentations() == [node] and node.GetDisplayNode().GetVisibility3D()
+    assert camera.GetFocalPoint() == (1000.0, 2000.0, 3000.0)
+    display.show_all_of(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode"))
+    assert camera.GetFocalPoint() == (1000.0, 2000.0, 3000.0)
+
+
 def test_only_chosen_organs_are_kept(panel):
     from FlareSegmentSlicerLib import segmentation_nodes
 
