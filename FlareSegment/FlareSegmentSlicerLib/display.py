@@ -85,6 +85,8 @@ def show_all_of(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         distance = radius / math.sin(math.radians(camera.GetViewAngle()) / 2)
         _look_at(camera, [(a + b) / 2 for a, b in zip(low, high, strict=True)], distance)
         camera.SetParallelScale(radius)
+    for view in slicer.util.getNodesByClass("vtkMRMLViewNode"):
+        view.InvokeEvent(slicer.vtkMRMLViewNode.ResetFocalPointRequestedEvent)  # fits the box and its letters
 
 
 def _look_at(camera: slicer.vtkMRMLCameraNode, center: Sequence[float], distance: float | None = None) -> None:
