@@ -11,7 +11,7 @@ elements    the recipe's first stage at half its width, STEPS steps; one element
 recipes     `flare-organs` as it is, both stages, and the presets of simpler public projects on the real cases, each for
             the processor time that the former took
 
-Takes some three hours on two cores. Rows that are done are kept in Testing/Output/ablation and not trained again; the
+Takes some two and a half hours on two cores. Rows that are done are kept in Testing/Output/ablation and not trained again; the
 tables are printed and written to Testing/Output.
 """
 
@@ -44,7 +44,7 @@ from FlareSegmentTrainingLib.presets import read_preset
 from FlareSegmentTrainingLib.trainer import StageTrainer
 
 OUTPUT = Path(__file__).resolve().parents[1] / "Output"
-STEPS, STAGE_STEPS, UNLIMITED = 1200, 700, 100_000
+STEPS, STAGE_STEPS, UNLIMITED = 1200, 500, 100_000
 SHARES = (40.0, 30.0, 20.0, 10.0)
 """Of the real, the deformed, the drawn and the empty cases, as the bundled model was trained."""
 REAL, DEFORMED, DRAWN = 0, 1, 2
