@@ -1,9 +1,10 @@
 """The way of the data: a CT in, organ labels on the CT's own grid out.
 
 The first stage looks at the whole volume on a coarse grid and finds the organs' box; the last stage labels the voxels
-inside, if the model says so on grids of several spacings, whose probabilities are averaged. The CT is read slab by slab
-in its stored axis order and type; class probabilities exist only on the networks' grids and are interpolated to the
-CT's grid slice by slice. Axes that lie more than OBLIQUE_DEGREES off the patient's are straightened first.
+inside, if the model says so on grids of several spacings, whose probabilities are averaged. Where it finds organs at
+the box's sides, the box grows. The CT is read slab by slab in its stored axis order and type; class probabilities exist
+only on the networks' grids and are interpolated to the CT's grid slice by slice. Axes that lie more than
+OBLIQUE_DEGREES off the patient's are straightened first.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ _STAGES_SHARE = 0.7  # of the work; the rest is checking (0.02), drawing (0.2) a
 _TILE_BYTES = 448 << 20
 _TILE_OVERLAP = 16
 _AIR_CELLS = 4
+_GROWTH_MM = 30.0  # of the organs' box, where an organ covers this much of its side or more
+_TOUCHING_MM2 = 100.0
+_MOST_GROWTHS = 2
 _BODY_SHARE = 0.002  # of the fullest plane: less than that is noise or a wire
 
 Progress = Callable[[float, str], None]
@@ -255,7 +259,8 @@ class Segmenter:
         run: _Run,
     ) -> tuple[torch.Tensor, _Grid, torch.Tensor]:
         """The last stage's image (z, y, x) and grid, and its class probabilities there, (classes, z, y, x): the mean
-        over its grids, where they reach.
+        over its grids, where they reach. The grid of the fewest cells comes first: it tells whether organs go on beyond
+        the box that the stage before found.
         """
 
         def look(spacing: _Spacing | None, part: float) -> tuple[torch.Tensor, _Grid, torch.Tensor]:
@@ -267,14 +272,22 @@ class Segmenter:
 
         spacings = (stage.spacing_mm, *stage.further_spacings_mm)
         cells = [1.0 / float(np.prod(spacing)) if spacing else 1.0 for spacing in spacings]
-        parts = [share * count / sum(cells) for count in cells]
-        image, grid, total = look(spacings[0], parts[0])
-        for spacing, part in zip(spacings[1:], parts[1:]):
-            _, other, probabilities = look(spacing, part)
-            with run.timed("postprocess"):
+        first, *others = np.argsort(cells, kind="stable").tolist()
+        looks = {first: look(spacings[first], share * cells[first] / sum(cells))}
+        for _ in range(_MOST_GROWTHS if box else 0):
+            grown = _grown(looks[first][2], looks[first][1], order, volume)
+            if grown is None:
+                break
+            box = grown
+            looks[first] = look(spacings[first], 0.0)
+        for number in others:
+            looks[number] = look(spacings[number], share * cells[number] / sum(cells))
+        image, grid, total = looks.pop(0)
+        with run.timed("postprocess"):
+            for _, other, probabilities in looks.values():
                 source, target = ([axes[axis] for axis in order.permutation] for axes in (other, grid))
                 total += on_grid(probabilities, source, target)
-        return image, grid, total / total.sum(dim=0) if stage.further_spacings_mm else total
+            return image, grid, total / total.sum(dim=0) if looks else total
 
     def _without_air(
         self, image: torch.Tensor, grid: _Grid, order: AxisOrder, multiple: int
@@ -352,7 +365,11 @@ class Segmenter:
                 assert stage.spacing_mm is not None
                 step = stage.spacing_mm[2 - position] / volume.spacing[2 - axis]
                 count = max(1, int(np.ceil((stop - start) / step - 1e-3)))
-            cells = AxisGrid.over(start, stop, -(-count // multiple) * multiple, step)
+            count = -(-count // multiple) * multiple
+            if stage.region == "organs":  # what the multiple adds lies on both sides, and in the scan if it can
+                start -= (count * step - (stop - start)) / 2
+                start = min(max(0.0, start), max(0.0, shape[position] - count * step))
+            cells = AxisGrid.over(start, stop, count, step)
             grid[axis] = _turned(cells, shape[position]) if flip else cells
         return tuple(grid[axis] for axis in range(3))
 
@@ -567,6 +584,31 @@ def _find_box(
         stop = axis.first + (highest[position] - 0.5) * axis.step + 0.5 + margin
         result.append((max(0.0, float(start)), min(float(size), float(stop))))
     return tuple(result)
+
+
+def _grown(scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume) -> _Box | None:
+    """The grid's box, moved out where organs reach its sides though the scan goes on; None where they do not."""
+    classes = highest_class(scores).cpu()
+    axes = _view_grid(grid, order, volume.array.shape)
+    spacing = [volume.spacing[2 - axis] for axis in order.permutation]
+    cell_mm3 = np.prod([axis.step * mm for axis, mm in zip(axes, spacing)])
+    box: list[tuple[float, float]] = []
+    grown = False
+    for position, (axis, mm) in enumerate(zip(axes, spacing)):
+        size = volume.array.shape[order.permutation[position]]
+        start = axis.first + 0.5 - axis.step / 2
+        stop = start + axis.count * axis.step
+        smallest = _TOUCHING_MM2 * axis.step * mm / cell_mm3
+        reached = [
+            int(torch.bincount(classes.select(position, cell).flatten(), minlength=2)[1:].max()) >= smallest
+            for cell in (0, -1)
+        ]
+        if reached[0] and start > axis.step:
+            start, grown = start - _GROWTH_MM / mm, True
+        if reached[1] and stop < size - axis.step:
+            stop, grown = stop + _GROWTH_MM / mm, True
+        box.append((max(0.0, start), min(float(size), stop)))
+    return tuple(box) if grown else None
 
 
 def _midline(

@@ -11,8 +11,8 @@ elements    the recipe's first stage at half its width, STEPS steps; one element
 recipes     `flare-organs` as it is, both stages, and the presets of simpler public projects on the real cases, each for
             the processor time that the former took
 
-Takes some two and a half hours on two cores. Rows that are done are kept in Testing/Output/ablation and not trained again; the
-tables are printed and written to Testing/Output.
+Takes some two and a half hours on two cores. Rows that are done are kept in Testing/Output/ablation and not trained
+again; the tables are printed and written to Testing/Output.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def test_every_kind_of_stage(stages: tuple[Stage, ...], direction: np.ndarray) -
 
 
 class WaveringNetwork(BrightnessNetwork):
-    """Calls bright voxels liver, but spleen on a grid of fewer cells than one before."""
+    """Calls bright voxels liver, but spleen on the second grid that it sees."""
 
     def __init__(self, sure: float) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ class WaveringNetwork(BrightnessNetwork):
         scores = super().forward(x) * 0.01
         bright = scores[:, 1] > 0
         scores[:, 1][bright] = 1.0
-        if math.prod(x.shape) < max(math.prod(shape) for shape in self.shapes):
+        if len(self.shapes) == 3:  # the first is its cost being measured
             scores[:, 4][bright], scores[:, 1][bright] = self.sure, 0.0
         return scores
 
@@ -291,6 +291,40 @@ def test_cost_follows_the_organs_not_the_scan() -> None:
     liver[280 : 280 + len(truth)] = truth == 1
     assert dice(result.labels == 1, liver) > 0.97
     assert model.networks["fine"].shapes[-1][0] * 3 < 200
+
+
+class ShortsightedNetwork(AnatomyNetwork):
+    """Overlooks what of the organs lies in the lowest `planes` of them, and in half as many columns on the left."""
+
+    def __init__(self, planes: int) -> None:
+        super().__init__()
+        self.planes = planes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = super().forward(x)
+        if (found := torch.nonzero(scores[0, 1:].amax(dim=0) > 0)).numel():
+            scores[0, 1:, : int(found[:, 0].min()) + self.planes] = -9
+            scores[0, 1:, ..., int(found[:, 2].max()) + 1 - self.planes // 2 :] = -9
+        return scores
+
+
+@pytest.mark.parametrize("further", [(), ((4.0, 4.0, 4.0), (5.0, 5.0, 5.0))], ids=["one grid", "three grids"])
+@pytest.mark.parametrize("direction", [np.eye(3), SIGNED_PERMUTATIONS[29]], ids=["axial", "turned"])
+def test_organs_that_go_on_beyond_the_box_are_not_cut(direction: np.ndarray, further: tuple) -> None:
+    volume, truth = scan(direction, (3.0, 3.0, 3.0))
+    model = FakeModel(COARSE, replace(FINE, further_spacings_mm=further))
+    for planes in (1, 5, 7):  # of 6 mm; the margin is 10 mm, the kidneys are 65 mm high
+        model.networks["coarse"] = ShortsightedNetwork(planes)
+        assert min(scores(Segmenter(model, "cpu").segment(volume).labels, truth)) > 0.96, planes
+
+
+def test_the_box_does_not_grow_out_of_the_scan_nor_for_nothing() -> None:
+    volume, truth = scan(np.eye(3), (3.0, 3.0, 3.0))
+    planes = np.flatnonzero((truth > 0).any(axis=(1, 2)))
+    for ct in (volume, volume.part((slice(planes[0] + 4, planes[-1] - 3), slice(0, None), slice(0, None)))):
+        model = FakeModel(COARSE, FINE, kind=BrightnessNetwork)
+        Segmenter(model, "cpu").segment(ct)
+        assert len(model.networks["fine"].shapes) == 2  # the one is its cost being measured
 
 
 def test_nothing_found_is_an_empty_result_with_a_warning(segmenter: Segmenter) -> None:
