@@ -422,8 +422,13 @@ class TestGrid:
         volume = stored_as(direction, np.zeros(SHAPE))
         stage = Stage("fine", "organs", {}, spacing_mm=(4.0, 4.0, 4.0))
         box = ((3.0, 23.0), (10.5, 40.0), (0.0, 79.5))
-        self.check(self.grid(stage, volume, box), [(3, 0.8, 25), (10.5, 4 / 3, 23), (0, 2, 40)])
+        added = 23 * 4 / 3 - 29.5
+        self.check(self.grid(stage, volume, box), [(3, 0.8, 25), (10.5 - added / 2, 4 / 3, 23), (0, 2, 40)])
         self.check(self.grid(stage, volume), [(0, 0.8, 50), (0, 4 / 3, 45), (0, 2, 40)])
+        many = self.grid(stage, volume, box, multiple=16)
+        self.check(many, [(3 - 2.8, 0.8, 32), (10.5 - (32 * 4 / 3 - 29.5) / 2, 4 / 3, 32), (0, 2, 48)])
+        last = self.grid(stage, volume, ((20.0, 40.0), (40.0, 60.0), (41.0, 80.0)), multiple=16)
+        self.check(last, [(40 - 25.6, 0.8, 32), (60 - 64 / 3, 4 / 3, 16), (80 - 64, 2, 32)])
         whole = Stage("fine", "volume", {}, spacing_mm=(4.0, 4.0, 4.0))
         assert self.grid(whole, volume, box) == self.grid(whole, volume)
 
