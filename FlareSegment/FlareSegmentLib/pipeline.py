@@ -274,8 +274,8 @@ class Segmenter:
         cells = [1.0 / float(np.prod(spacing)) if spacing else 1.0 for spacing in spacings]
         first, *others = np.argsort(cells, kind="stable").tolist()
         looks = {first: look(spacings[first], share * cells[first] / sum(cells))}
-        for _ in range(_MOST_GROWTHS if box else 0):
-            grown = _grown(looks[first][2], looks[first][1], order, volume)
+        for _ in range(_MOST_GROWTHS):
+            grown = box and _grown(box, looks[first][2], looks[first][1], order, volume)
             if grown is None:
                 break
             box = grown
@@ -586,29 +586,28 @@ def _find_box(
     return tuple(result)
 
 
-def _grown(scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume) -> _Box | None:
-    """The grid's box, moved out where organs reach its sides though the scan goes on; None where they do not."""
+def _grown(box: _Box, scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume) -> _Box | None:
+    """The box, moved out where organs reach the sides of its grid though the scan goes on; None where they do not."""
     classes = highest_class(scores).cpu()
     axes = _view_grid(grid, order, volume.array.shape)
     spacing = [volume.spacing[2 - axis] for axis in order.permutation]
     cell_mm3 = np.prod([axis.step * mm for axis, mm in zip(axes, spacing)])
-    box: list[tuple[float, float]] = []
-    grown = False
-    for position, (axis, mm) in enumerate(zip(axes, spacing)):
+    result: list[tuple[float, float]] = []
+    for position, (axis, mm, (start, stop)) in enumerate(zip(axes, spacing, box)):
         size = volume.array.shape[order.permutation[position]]
-        start = axis.first + 0.5 - axis.step / 2
-        stop = start + axis.count * axis.step
+        low = axis.first + 0.5 - axis.step / 2
+        high = low + axis.count * axis.step
         smallest = _TOUCHING_MM2 * axis.step * mm / cell_mm3
         reached = [
             int(torch.bincount(classes.select(position, cell).flatten(), minlength=2)[1:].max()) >= smallest
             for cell in (0, -1)
         ]
-        if reached[0] and start > axis.step:
-            start, grown = start - _GROWTH_MM / mm, True
-        if reached[1] and stop < size - axis.step:
-            stop, grown = stop + _GROWTH_MM / mm, True
-        box.append((max(0.0, start), min(float(size), stop)))
-    return tuple(box) if grown else None
+        if reached[0] and low > axis.step:
+            start = max(0.0, low - _GROWTH_MM / mm)
+        if reached[1] and high < size - axis.step:
+            stop = min(float(size), high + _GROWTH_MM / mm)
+        result.append((start, stop))
+    return tuple(result) if tuple(result) != box else None
 
 
 def _midline(
