@@ -179,4 +179,6 @@ def _is_dicom(path: str) -> bool:
 
 
 def _not_written(place: Path, error: OSError) -> InputError:
-    return InputError(_("{place} cannot be written: {reason}").format(place=place, reason=error.strerror or error))
+    return InputError(
+        _("{place} cannot be written: {reason}").format(place=place, reason=error.strerror or error)
+    )

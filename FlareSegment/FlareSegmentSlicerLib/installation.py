@@ -30,7 +30,9 @@ def install_torch() -> None:
     except ModuleNotFoundError:
         _install_by_pip()
     else:
-        PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT)
+        PyTorchUtils.PyTorchUtilsLogic().installTorch(
+            askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT
+        )
     importlib.invalidate_caches()
 
 

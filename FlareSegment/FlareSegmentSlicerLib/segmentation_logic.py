@@ -123,7 +123,9 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         Cancelled if the segmentation was given up and FlareSegmentError, with one clear line, if it failed.
         """
         options = self._options(device, model, organs, roiNode, smoothing)
-        return _waitedFor(lambda callbacks: self.start(volumeNode, segmentationNode, options, callbacks), onProgress)
+        return _waitedFor(
+            lambda callbacks: self.start(volumeNode, segmentationNode, options, callbacks), onProgress
+        )
 
     def start(
         self,
@@ -298,7 +300,9 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self._worker.close()
         self._warm = False
 
-    def _startUnattended(self, volumeNode: vtkMRMLScalarVolumeNode, options: RunOptions, callbacks: Callbacks) -> None:
+    def _startUnattended(
+        self, volumeNode: vtkMRMLScalarVolumeNode, options: RunOptions, callbacks: Callbacks
+    ) -> None:
         existing = segmentation_nodes.find_result(volumeNode)
         if existing is not None and segmentation_nodes.edited_organs(existing):
             existing = None
@@ -334,7 +338,9 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             self.cancel(_("The CT was removed; the segmentation was stopped."))
 
 
-def _waitedFor(start: Callable[[Callbacks], Any], onProgress: Callable[[float, str], None]) -> vtkMRMLSegmentationNode:
+def _waitedFor(
+    start: Callable[[Callbacks], Any], onProgress: Callable[[float, str], None]
+) -> vtkMRMLSegmentationNode:
     """Start something and let the event loop go on until it ends. Raises what it ended with."""
     outcome: list[vtkMRMLSegmentationNode | FlareSegmentError] = []
     loop = qt.QEventLoop()

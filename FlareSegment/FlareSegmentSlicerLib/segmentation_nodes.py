@@ -139,6 +139,7 @@ class Snapshot:
         self._segments = [(segment_id, _shallow_copy(segmentation.GetSegment(segment_id))) for segment_id in ids]
         self._attributes = {name: segmentationNode.GetAttribute(name) for name in _attribute_names(segmentationNode)}
 
+
     @property
     def isEmpty(self) -> bool:
         """Whether there were no organs."""
@@ -210,7 +211,9 @@ def find_result(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLSeg
 
 def reference_volume(segmentationNode: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:
     """The volume whose grid the segmentation refers to."""
-    return segmentationNode.GetNodeReference(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
+    return segmentationNode.GetNodeReference(
+        slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    )
 
 
 def modality(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
@@ -351,7 +354,8 @@ def _fingerprint(segment: slicer.vtkSegment) -> str:
     if not number:
         return "0"
     center = [
-        float(extent[2 * axis] + count @ np.arange(count.size) / number) for axis, count in enumerate(reversed(counts))
+        float(extent[2 * axis] + count @ np.arange(count.size) / number)
+        for axis, count in enumerate(reversed(counts))
     ]
     return _fingerprint_text(image, number, center)
 

@@ -1,10 +1,10 @@
 """A worker without networks, for tests of the panel's side: it does what the model folder's name says.
 
-good    two progress events, then a result: voxels of 1000 HU and more get the label value - 1000
-slow    progress for as long as nobody cancels; answers a cancel
-deaf    as slow, but does not hear a cancel
-dying   one progress event, words on stderr, then death
-wrong   an error event
+    good    two progress events, then a result: voxels of 1000 HU and more get the label value - 1000
+    slow    progress for as long as nobody cancels; answers a cancel
+    deaf    as slow, but does not hear a cancel
+    dying   one progress event, words on stderr, then death
+    wrong   an error event
 """
 
 from __future__ import annotations

@@ -37,13 +37,8 @@ def untrained_model(tmp_path_factory):
     from FlareSegmentLib.vnet import build_network
 
     network = {
-        "architecture": "vnet",
-        "out_channels": 5,
-        "base_channels": 4,
-        "kernel_size": 3,
-        "encoder_convolutions": [1, 1, 1],
-        "decoder_convolutions": [1, 1],
-        "normalization": "batch",
+        "architecture": "vnet", "out_channels": 5, "base_channels": 4, "kernel_size": 3,
+        "encoder_convolutions": [1, 1, 1], "decoder_convolutions": [1, 1], "normalization": "batch",
     }
     stages = (
         Stage("coarse", "volume", network, spacing_mm=(6.0, 6.0, 6.0)),

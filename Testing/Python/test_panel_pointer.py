@@ -83,10 +83,6 @@ def test_the_panel_with_an_x_pointer(repository, screenshots):
     picture = str(screenshots / "panel_x11.png")
     done = subprocess.run(
         [*screen, sys.executable, "-c", DRIVER, picture],
-        cwd=repository,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
+        cwd=repository, env=environment, capture_output=True, text=True, timeout=240,
     )
     assert "all clicks did what they should" in done.stdout, done.stdout + done.stderr

@@ -29,7 +29,9 @@ def test_surfaces_are_those_of_slicer(slicer_app, tmp_path, smoothing, at_the_ed
 
     path = tmp_path / "surfaces"
     values = {organ.key: organ.label for organ in ORGANS}
-    segment_surfaces.write_organ_surfaces(path, labels, organ_boxes(labels, ORGANS), values, OBLIQUE, smoothing)
+    segment_surfaces.write_organ_surfaces(
+        path, labels, organ_boxes(labels, ORGANS), values, OBLIQUE, smoothing
+    )
     surfaces = dict(segment_surfaces.read_surfaces(path))
     assert list(surfaces) == ["liver", "spleen"]
     for key, surface in surfaces.items():
@@ -40,7 +42,9 @@ def test_surfaces_are_those_of_slicer(slicer_app, tmp_path, smoothing, at_the_ed
             (ours.GetPoints().GetData(), expected.GetPoints().GetData()),
             (ours.GetPointData().GetNormals(), expected.GetPointData().GetNormals()),
         ):
-            np.testing.assert_allclose(numpy_support.vtk_to_numpy(one), numpy_support.vtk_to_numpy(other), atol=1e-4)
+            np.testing.assert_allclose(
+                numpy_support.vtk_to_numpy(one), numpy_support.vtk_to_numpy(other), atol=1e-4
+            )
 
 
 def test_a_torn_file_of_surfaces_is_told_as_such(tmp_path):

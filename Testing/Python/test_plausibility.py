@@ -39,12 +39,8 @@ def test_a_mirrored_scan_is_doubted_in_any_storage_order(phantom) -> None:
     (line,) = doubts(mirrored, labels, ORGANS)
     assert "liver lies to the left of the spleen" in line and "right kidney lies to the left of the left" in line
     # The same patient stored from left to right is no mirrored one.
-    flipped = Volume(
-        volume.array[:, :, ::-1],
-        volume.spacing,
-        tuple((volume.affine_lps @ [volume.array.shape[2] - 1, 0, 0, 1])[:3]),
-        direction,
-    )
+    flipped = Volume(volume.array[:, :, ::-1], volume.spacing, tuple(
+        (volume.affine_lps @ [volume.array.shape[2] - 1, 0, 0, 1])[:3]), direction)
     assert doubts(flipped, labels[:, :, ::-1], ORGANS) == []
 
 

@@ -46,20 +46,13 @@ def test_missing_value_is_an_error(words):
 @pytest.fixture
 def run(repository, tmp_path):
     """Starts the application; returns its completed process."""
-
     def start(*words, script="", seconds=120):
         environment = dict(os.environ, PYTHONPATH=str(repository / "Testing"))
         if script:
             (tmp_path / "script.py").write_text(script, encoding="utf-8")
             words = ("--python-script", str(tmp_path / "script.py"), *words)
-        return subprocess.run(
-            [sys.executable, "-m", "slicerhost", *words],
-            env=environment,
-            cwd=tmp_path,
-            text=True,
-            capture_output=True,
-            timeout=seconds,
-        )
+        return subprocess.run([sys.executable, "-m", "slicerhost", *words], env=environment, cwd=tmp_path, text=True,
+                              capture_output=True, timeout=seconds)
 
     return start
 
@@ -76,9 +69,7 @@ print("still running")
     process = run("--no-main-window", "ct.nii.gz", "--json", script=script)
     assert process.returncode == 5, process.stderr
     assert process.stdout.splitlines() == [
-        "__main__ script.py ['ct.nii.gz', '--json'] beside",
-        "None None False",
-        "still running",
+        "__main__ script.py ['ct.nii.gz', '--json'] beside", "None None False", "still running"
     ]
 
 
@@ -100,13 +91,8 @@ def test_modules_are_loaded_before_the_script_and_a_broken_one_is_told(run, tmp_
     folder.mkdir()
     beginning = "from slicer.ScriptedLoadableModule import ScriptedLoadableModule\n"
     (folder / "Good.py").write_text(beginning + "class Good(ScriptedLoadableModule):\n    pass\n", encoding="utf-8")
-    words = (
-        "--no-main-window",
-        "--additional-module-path",
-        str(folder),
-        "--python-code",
-        "print(slicer.modules.good.name); exit(0)",
-    )
+    words = ("--no-main-window", "--additional-module-path", str(folder), "--python-code",
+             "print(slicer.modules.good.name); exit(0)")
     process = run(*words)
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip() == "Good"

@@ -21,12 +21,8 @@ def run(repository):
     environment = dict(os.environ, PYTHONPATH=str(repository / "Testing"))
 
     def start(*words):
-        return subprocess.run(
-            [sys.executable, "-m", "slicerhost.run_slicer_tests", checkout, *words],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        return subprocess.run([sys.executable, "-m", "slicerhost.run_slicer_tests", checkout, *words], env=environment,
+                              capture_output=True, text=True)
 
     return start
 

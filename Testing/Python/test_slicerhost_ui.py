@@ -61,17 +61,14 @@ def test_panel_has_its_widgets_properties_and_connections(load):
     assert ui.selector.mrmlScene() is slicer.mrmlScene
 
 
-@pytest.mark.parametrize(
-    ("right", "wrong", "message"),
-    [
-        ('class="QComboBox"', 'class="QCombiBox"', "class QCombiBox"),
-        ('name="noneEnabled"', 'name="noneAllowed"', "property noneAllowed"),
-        ("mrmlSceneChanged(", "mrmlSceneChange(", "signal mrmlSceneChange"),
-        ("setMRMLScene(", "setScene(", "selector.setScene"),
-        ("Qt::Vertical", "Qt::Upright", "Qt::Upright"),
-        (">selector</cstring>", ">picker</cstring>", "picker"),
-    ],
-)
+@pytest.mark.parametrize(("right", "wrong", "message"), [
+    ('class="QComboBox"', 'class="QCombiBox"', "class QCombiBox"),
+    ('name="noneEnabled"', 'name="noneAllowed"', "property noneAllowed"),
+    ("mrmlSceneChanged(", "mrmlSceneChange(", "signal mrmlSceneChange"),
+    ("setMRMLScene(", "setScene(", "selector.setScene"),
+    ("Qt::Vertical", "Qt::Upright", "Qt::Upright"),
+    (">selector</cstring>", ">picker</cstring>", "picker"),
+])
 def test_mistake_in_the_file_raises(load, right, wrong, message):
     assert right in PANEL
     with pytest.raises((RuntimeError, ValueError), match=message):

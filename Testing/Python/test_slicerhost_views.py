@@ -45,16 +45,8 @@ def test_wheel_browses_slices(ct, slicer_app):
 
     widget = slicer_app.layoutManager().sliceWidget("Red")
     widget.sliceLogic().SetSliceOffset(20)
-    event = qt.QWheelEvent(
-        qt.QPointF(50, 50),
-        qt.QPointF(50, 50),
-        qt.QPoint(0, 0),
-        qt.QPoint(0, 120),
-        qt.Qt.NoButton,
-        qt.Qt.NoModifier,
-        qt.Qt.NoScrollPhase,
-        False,
-    )
+    event = qt.QWheelEvent(qt.QPointF(50, 50), qt.QPointF(50, 50), qt.QPoint(0, 0), qt.QPoint(0, 120), qt.Qt.NoButton,
+                           qt.Qt.NoModifier, qt.Qt.NoScrollPhase, False)
     slicer_app.sendEvent(widget.sliceView(), event)
     assert widget.sliceLogic().GetSliceOffset() == pytest.approx(21)
 

@@ -92,14 +92,7 @@ def test_patches_have_masses_as_often_as_asked_and_cases_keep_theirs(probability
     volumes = set()
     for seed in range(8):
         patch = sample_patch(
-            image,
-            labels,
-            np.array([28.0] * 3),
-            (48, 48, 48),
-            SPACING,
-            ORGANS,
-            WINDOW,
-            settings,
+            image, labels, np.array([28.0] * 3), (48, 48, 48), SPACING, ORGANS, WINDOW, settings,
             np.random.default_rng(seed),
         )
         volumes.add(int((patch[1] == 3).sum()))

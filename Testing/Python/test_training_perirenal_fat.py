@@ -125,14 +125,7 @@ def test_patches_show_it_as_often_as_asked_and_cases_keep_theirs(probability: fl
     volumes = set()
     for seed in range(8):
         patch = sample_patch(
-            image,
-            labels,
-            np.array([24.0, 40.0, 40.0]),
-            (40, 64, 64),
-            SPACING,
-            ORGANS,
-            WINDOW,
-            settings,
+            image, labels, np.array([24.0, 40.0, 40.0]), (40, 64, 64), SPACING, ORGANS, WINDOW, settings,
             np.random.default_rng(seed),
         )
         volumes.add(int((patch[1] == LEFT).sum()))

@@ -29,7 +29,6 @@ class qSlicerCommandOptions(QObject):
     """What the command line asked for."""
 
     locals().update(stored_properties(runPythonAndExit=(bool, False)))
-
     def __init__(self, testing):
         super().__init__()
         self._testing, self._no_main_window = testing, True

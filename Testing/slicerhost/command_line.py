@@ -18,29 +18,12 @@ import traceback
 from dataclasses import dataclass, field
 
 _FLAGS = (
-    "disable-builtin-cli-modules",
-    "disable-builtin-loadable-modules",
-    "disable-builtin-modules",
-    "disable-builtin-scripted-loadable-modules",
-    "disable-cli-modules",
-    "disable-loadable-modules",
-    "disable-message-handlers",
-    "disable-modules",
-    "disable-python",
-    "disable-scripted-loadable-modules",
-    "disable-settings",
-    "disable-terminal-outputs",
-    "disable-tooltips",
-    "exit-after-startup",
-    "help",
-    "ignore-slicerrc",
-    "keep-temporary-settings",
-    "no-main-window",
-    "no-splash",
-    "show-python-console",
-    "testing",
-    "verbose-module-discovery",
-    "version",
+    "disable-builtin-cli-modules", "disable-builtin-loadable-modules", "disable-builtin-modules",
+    "disable-builtin-scripted-loadable-modules", "disable-cli-modules", "disable-loadable-modules",
+    "disable-message-handlers", "disable-modules", "disable-python", "disable-scripted-loadable-modules",
+    "disable-settings", "disable-terminal-outputs", "disable-tooltips", "exit-after-startup", "help", "ignore-slicerrc",
+    "keep-temporary-settings", "no-main-window", "no-splash", "show-python-console", "testing",
+    "verbose-module-discovery", "version",
 )
 _WITH_VALUE = ("additional-module-path", "modules-to-ignore", "python-code", "python-script")
 _SHORT = {"-h": "help", "-c": "c"}

@@ -118,12 +118,11 @@ class ctkCollapsibleButton(QAbstractButton):
         arrow.initFrom(self)
         arrow.rect = option.rect.adjusted(6, 6, 0, -6)
         arrow.rect.setWidth(self._header - 12)
-        painter.drawPrimitive(QStyle.PE_IndicatorArrowRight if self._collapsed else QStyle.PE_IndicatorArrowDown, arrow)
+        painter.drawPrimitive(
+            QStyle.PE_IndicatorArrowRight if self._collapsed else QStyle.PE_IndicatorArrowDown, arrow
+        )
         painter.drawItemText(
-            option.rect.adjusted(self._header, 0, -6, 0),
-            Qt.AlignVCenter | Qt.AlignLeft,
-            self.palette,
-            self.enabled,
+            option.rect.adjusted(self._header, 0, -6, 0), Qt.AlignVCenter | Qt.AlignLeft, self.palette, self.enabled,
             self.text,
         )
 
@@ -211,21 +210,16 @@ class ctkDoubleSpinBox(QWidget):
 class ctkDoubleSlider(QWidget):
     """A slider with real values; the integer slider inside only shows where the value lies."""
 
-    locals().update(
-        stored_properties(
-            singleStep=(float, 1.0), pageStep=(float, 10.0), tracking=(bool, True), invertedAppearance=(bool, False)
-        )
-    )
+    locals().update(stored_properties(
+        singleStep=(float, 1.0), pageStep=(float, 10.0), tracking=(bool, True), invertedAppearance=(bool, False)
+    ))
     valueChanged = pyqtSignal(float)
     sliderMoved = pyqtSignal(float)
     sliderPressed = pyqtSignal()
     sliderReleased = pyqtSignal()
     rangeChanged = pyqtSignal(float, float)
-    SIGNALS = {
-        "valueChanged(double)": "valueChanged",
-        "sliderMoved(double)": "sliderMoved",
-        "rangeChanged(double,double)": "rangeChanged",
-    }
+    SIGNALS = {"valueChanged(double)": "valueChanged", "sliderMoved(double)": "sliderMoved",
+               "rangeChanged(double,double)": "rangeChanged"}
     _STEPS = 10000
 
     def __init__(self, *arguments):
@@ -354,12 +348,8 @@ class _RangeEditor(QWidget):
     minimumValueChanged = pyqtSignal(float)
     maximumValueChanged = pyqtSignal(float)
     rangeChanged = pyqtSignal(float, float)
-    SIGNALS = {
-        "valuesChanged(double,double)": "valuesChanged",
-        "minimumValueChanged(double)": "minimumValueChanged",
-        "maximumValueChanged(double)": "maximumValueChanged",
-        "rangeChanged(double,double)": "rangeChanged",
-    }
+    SIGNALS = {"valuesChanged(double,double)": "valuesChanged", "minimumValueChanged(double)": "minimumValueChanged",
+               "maximumValueChanged(double)": "maximumValueChanged", "rangeChanged(double,double)": "rangeChanged"}
 
     def __init__(self, *arguments):
         super().__init__(text_and_parent(arguments)[1])
@@ -442,9 +432,9 @@ class ctkCheckBox(QCheckBox):
 
 
 class ctkComboBox(QComboBox):
-    locals().update(
-        stored_properties(defaultText=(str, ""), forceDefault=(bool, False), scrollWheelEnabled=(bool, True))
-    )
+    locals().update(stored_properties(
+        defaultText=(str, ""), forceDefault=(bool, False), scrollWheelEnabled=(bool, True)
+    ))
 
 
 class ctkPushButton(QPushButton):
@@ -479,16 +469,10 @@ class ctkSearchBox(QLineEdit):
 class ctkPathLineEdit(QWidget):
     """A line with a path and a button to browse for it."""
 
-    locals().update(
-        stored_properties(
-            filters=(int, 0x001 | 0x002),
-            nameFilters=("QStringList", ()),
-            label=(str, ""),
-            settingKey=(str, ""),
-            showBrowseButton=(bool, True),
-            showHistoryButton=(bool, True),
-        )
-    )
+    locals().update(stored_properties(
+        filters=(int, 0x001 | 0x002), nameFilters=("QStringList", ()), label=(str, ""), settingKey=(str, ""),
+        showBrowseButton=(bool, True), showHistoryButton=(bool, True)
+    ))
     Dirs, Files, Drives, NoSymLinks = 0x001, 0x002, 0x004, 0x008
     Readable, Writable, Executable, Hidden, System = 0x010, 0x020, 0x040, 0x100, 0x200
     currentPathChanged = pyqtSignal(str)

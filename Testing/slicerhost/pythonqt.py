@@ -79,19 +79,15 @@ def _make_property(cls, meta_property):
             getter = function
             break
     if getter is None:
-
         def getter(self):
             return _property_of(self, name)
     elif _is_static(getter):
 
         def getter(self, static=getter):
             return static()
-
     if (cls.__name__, name) in _CALLABLE_TEXT:
-
         def getter(self, plain=getter):
             return _CallableText(plain(self))
-
     setter = None
     if meta_property.isWritable():
         native = getattr(cls, "set" + capitalized, None)
@@ -101,10 +97,8 @@ def _make_property(cls, meta_property):
             def setter(self, value):
                 native(value) if is_static else native(self, value)
         else:
-
             def setter(self, value):
                 _set_property_of(self, name, value)
-
     return QtProperty(name, getter, setter, method)
 
 

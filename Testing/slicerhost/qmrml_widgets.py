@@ -85,21 +85,12 @@ class _SceneObserverMixin:
 class qMRMLNodeComboBox(_SceneObserverMixin, QWidget):
     """Combo box of the scene's nodes, with None, Rename, Edit, Create and Delete items as in Slicer."""
 
-    locals().update(
-        stored_properties(
-            showHidden=(bool, False),
-            showChildNodeTypes=(bool, True),
-            hideChildNodeTypes=("QStringList", ()),
-            noneEnabled=(bool, False),
-            addEnabled=(bool, True),
-            removeEnabled=(bool, True),
-            editEnabled=(bool, False),
-            renameEnabled=(bool, False),
-            noneDisplay=(str, "None"),
-            selectNodeUponCreation=(bool, True),
-            interactionNodeSingletonTag=(str, ""),
-        )
-    )
+    locals().update(stored_properties(
+        showHidden=(bool, False), showChildNodeTypes=(bool, True), hideChildNodeTypes=("QStringList", ()),
+        noneEnabled=(bool, False), addEnabled=(bool, True), removeEnabled=(bool, True), editEnabled=(bool, False),
+        renameEnabled=(bool, False), noneDisplay=(str, "None"), selectNodeUponCreation=(bool, True),
+        interactionNodeSingletonTag=(str, "")
+    ))
     currentNodeChanged = pyqtSignal(object)
     currentNodeIDChanged = pyqtSignal(str)
     nodeActivated = pyqtSignal(object)
@@ -212,10 +203,8 @@ class qMRMLNodeComboBox(_SceneObserverMixin, QWidget):
             if any(node.IsA(hidden) for hidden in self.hideChildNodeTypes):
                 return False
             wanted = [one for one in self._attributes if node.IsA(one[0])]
-            if all(
-                node.GetAttribute(name) is not None and (value is None or node.GetAttribute(name) == str(value))
-                for _, name, value in wanted
-            ):
+            if all(node.GetAttribute(name) is not None and (value is None or node.GetAttribute(name) == str(value))
+                   for _, name, value in wanted):
                 return True
         return False
 

@@ -54,52 +54,31 @@ class CommandLineTest:
 _UNIT = "import slicer.testing; slicer.testing.runUnitTest(['{here}'], '%s')"
 COMMAND_LINE_TESTS = (
     CommandLineTest("exit(0) in code", ("--no-main-window", "--python-code", "exit(slicer.util.EXIT_SUCCESS)")),
-    CommandLineTest(
-        "exit(0) in code, testing", ("--testing", "--no-main-window", "--python-code", "exit(slicer.util.EXIT_SUCCESS)")
-    ),
+    CommandLineTest("exit(0) in code, testing",
+                    ("--testing", "--no-main-window", "--python-code", "exit(slicer.util.EXIT_SUCCESS)")),
     CommandLineTest("exit(1) in code", ("--no-main-window", "--python-code", "exit(slicer.util.EXIT_FAILURE)"), False),
-    CommandLineTest(
-        "exit(1) in code, testing",
-        ("--testing", "--no-main-window", "--python-code", "exit(slicer.util.EXIT_FAILURE)"),
-        False,
-    ),
-    CommandLineTest(
-        "slicer.testing.exitSuccess",
-        ("--testing", "--no-main-window", "--python-code", "import slicer.testing; slicer.testing.exitSuccess()"),
-    ),
-    CommandLineTest(
-        "slicer.testing.exitFailure",
-        ("--testing", "--no-main-window", "--python-code", "import slicer.testing; slicer.testing.exitFailure('no')"),
-        False,
-    ),
-    CommandLineTest(
-        "an exception in code", ("--testing", "--no-main-window", "--python-code", "raise Exception('no')"), False
-    ),
-    CommandLineTest(
-        "a script, no window",
-        ("--testing", "--no-main-window", "--python-script", "{here}/SlicerTestingExitSuccessTest.py"),
-    ),
-    CommandLineTest(
-        "a failing script, no window",
-        ("--testing", "--no-main-window", "--python-script", "{here}/SlicerTestingExitFailureTest.py"),
-        False,
-    ),
+    CommandLineTest("exit(1) in code, testing",
+                    ("--testing", "--no-main-window", "--python-code", "exit(slicer.util.EXIT_FAILURE)"), False),
+    CommandLineTest("slicer.testing.exitSuccess", ("--testing", "--no-main-window", "--python-code",
+                                                   "import slicer.testing; slicer.testing.exitSuccess()")),
+    CommandLineTest("slicer.testing.exitFailure", ("--testing", "--no-main-window", "--python-code",
+                                                   "import slicer.testing; slicer.testing.exitFailure('no')"), False),
+    CommandLineTest("an exception in code",
+                    ("--testing", "--no-main-window", "--python-code", "raise Exception('no')"), False),
+    CommandLineTest("a script, no window", ("--testing", "--no-main-window", "--python-script",
+                                            "{here}/SlicerTestingExitSuccessTest.py")),
+    CommandLineTest("a failing script, no window", ("--testing", "--no-main-window", "--python-script",
+                                                    "{here}/SlicerTestingExitFailureTest.py"), False),
     CommandLineTest("a script", ("--testing", "--python-script", "{here}/SlicerTestingExitSuccessTest.py")),
-    CommandLineTest(
-        "a failing script", ("--testing", "--python-script", "{here}/SlicerTestingExitFailureTest.py"), False
-    ),
+    CommandLineTest("a failing script",
+                    ("--testing", "--python-script", "{here}/SlicerTestingExitFailureTest.py"), False),
     CommandLineTest("a unit test", ("--testing", "--no-main-window", "--python-code", _UNIT % "SlicerUnitTestTest")),
-    CommandLineTest(
-        "a failing unit test",
-        ("--testing", "--no-main-window", "--python-code", _UNIT % "SlicerUnitTestWithErrorsTest"),
-        False,
-    ),
-    CommandLineTest(
-        "scene observers", ("--testing", "--no-main-window", "--python-code", _UNIT % "SlicerSceneObserverTest")
-    ),
-    CommandLineTest(
-        "an exception in cleanup, testing", ("ScriptedModuleCleanupTest.py", "--with-testing"), is_driver=True
-    ),
+    CommandLineTest("a failing unit test",
+                    ("--testing", "--no-main-window", "--python-code", _UNIT % "SlicerUnitTestWithErrorsTest"), False),
+    CommandLineTest("scene observers",
+                    ("--testing", "--no-main-window", "--python-code", _UNIT % "SlicerSceneObserverTest")),
+    CommandLineTest("an exception in cleanup, testing",
+                    ("ScriptedModuleCleanupTest.py", "--with-testing"), is_driver=True),
     CommandLineTest("an exception in cleanup", ("ScriptedModuleCleanupTest.py",), is_driver=True),
     CommandLineTest("sys.path is kept", ("SlicerStartupPreserveSysPathTest.py",), is_driver=True),
 )
@@ -153,14 +132,8 @@ def _run_in_process(command: list[str], folder: str | None = None) -> subprocess
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as empty:
-        return subprocess.run(
-            [sys.executable, *command],
-            cwd=folder or empty,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
+        return subprocess.run([sys.executable, *command], cwd=folder or empty, env=environment, capture_output=True,
+                              text=True, timeout=900)
 
 
 def _runs_as_expected(here: Path, test: CommandLineTest) -> bool:

@@ -38,31 +38,17 @@ class qSlicerLoadableModule(QObject):
 class qSlicerScriptedLoadableModule(qSlicerLoadableModule):
     """A module written in Python: `parent` of its ScriptedLoadableModule object."""
 
-    locals().update(
-        stored_properties(
-            title=(str, ""),
-            categories=("QVariant", ()),
-            contributors=("QVariant", ()),
-            associatedNodeTypes=("QVariant", ()),
-            helpText=(str, ""),
-            acknowledgementText=(str, ""),
-            icon=(QIcon, QIcon()),
-            hidden=(bool, False),
-            dependencies=("QVariant", ()),
-            index=(int, -1),
-            widgetRepresentationCreationEnabled=(bool, True),
-            defaultDocumentationLink=(str, ""),
-        )
-    )
-
+    locals().update(stored_properties(
+        title=(str, ""), categories=("QVariant", ()), contributors=("QVariant", ()),
+        associatedNodeTypes=("QVariant", ()), helpText=(str, ""), acknowledgementText=(str, ""), icon=(QIcon,
+        QIcon()), hidden=(bool, False), dependencies=("QVariant", ()), index=(int, -1),
+        widgetRepresentationCreationEnabled=(bool, True), defaultDocumentationLink=(str, "")
+    ))
     def __init__(self, path, python_module):
         super().__init__(Path(path).stem)
         self._path, self._python_module, self._widget = str(path), python_module, None
-        self._logic = (
-            slicer.vtkSlicerScriptedLoadableModuleLogic()
-            if hasattr(slicer, "vtkSlicerScriptedLoadableModuleLogic")
-            else None
-        )
+        self._logic = slicer.vtkSlicerScriptedLoadableModuleLogic() if hasattr(
+            slicer, "vtkSlicerScriptedLoadableModuleLogic") else None
 
     def widgetRepresentation(self):
         if self._widget is None and self.widgetRepresentationCreationEnabled:

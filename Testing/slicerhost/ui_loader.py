@@ -137,11 +137,8 @@ class QUiLoader(QtCore.QObject):
         layout.setContentsMargins(*margins)
         for item in element.findall("item"):
             self._add_to_layout(layout, item, parent)
-        for attribute, setter in (
-            ("stretch", "setStretch"),
-            ("columnstretch", "setColumnStretch"),
-            ("rowstretch", "setRowStretch"),
-        ):
+        for attribute, setter in (("stretch", "setStretch"), ("columnstretch", "setColumnStretch"),
+                                  ("rowstretch", "setRowStretch")):
             if element.get(attribute):
                 for index, stretch in enumerate(element.get(attribute).split(",")):
                     getattr(layout, setter)(index, int(stretch))
@@ -181,7 +178,9 @@ class QUiLoader(QtCore.QObject):
         elif element.get("stdset") == "0":
             target.setProperty(name, value)
         elif class_name == "Line" and name == "orientation":
-            target.setFrameShape(QtWidgets.QFrame.HLine if value == QtCore.Qt.Horizontal else QtWidgets.QFrame.VLine)
+            target.setFrameShape(
+                QtWidgets.QFrame.HLine if value == QtCore.Qt.Horizontal else QtWidgets.QFrame.VLine
+            )
         elif name == "geometry" and target.parent() is None:
             target.resize(value.size())
         elif name in ("horizontalSpacing", "verticalSpacing") and isinstance(target, QtWidgets.QLayout):
@@ -198,12 +197,8 @@ class QUiLoader(QtCore.QObject):
     def _enum(self, text):
         scope, _, name = text.rpartition("::")
         first = scope.split("::")[0]
-        for owner in (
-            getattr(QtCore, first, None),
-            getattr(QtWidgets, first, None),
-            getattr(QtGui, first, None),
-            stand_ins.get(first),
-        ):
+        for owner in (getattr(QtCore, first, None), getattr(QtWidgets, first, None), getattr(QtGui, first, None),
+                      stand_ins.get(first)):
             if owner is not None and hasattr(owner, name):
                 return getattr(owner, name)
         raise UiError(f".ui uses the unknown enum value {text}")

@@ -17,32 +17,10 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from slicerhost.ctk_widgets import ctkAxesWidget
 
-_SLICE_MANAGERS = (
-    "Crosshair",
-    "VolumeGlyphSlice",
-    "ModelSlice",
-    "OrientationMarker",
-    "Ruler",
-    "ScalarBar",
-    "Segmentations2D",
-    "Markups",
-    "Transforms2D",
-    "ColorLegend",
-)
-_THREE_D_MANAGERS = (
-    "VolumeRendering",
-    "Camera",
-    "View",
-    "Model",
-    "ThreeDReformat",
-    "Crosshair3D",
-    "OrientationMarker",
-    "Ruler",
-    "Segmentations3D",
-    "Markups",
-    "Transforms3D",
-    "ColorLegend",
-)
+_SLICE_MANAGERS = ("Crosshair", "VolumeGlyphSlice", "ModelSlice", "OrientationMarker", "Ruler", "ScalarBar",
+                   "Segmentations2D", "Markups", "Transforms2D", "ColorLegend")
+_THREE_D_MANAGERS = ("VolumeRendering", "Camera", "View", "Model", "ThreeDReformat", "Crosshair3D", "OrientationMarker",
+                     "Ruler", "Segmentations3D", "Markups", "Transforms3D", "ColorLegend")
 _MOUSE_BUTTONS = {Qt.LeftButton: "Left", Qt.RightButton: "Right", Qt.MiddleButton: "Middle"}
 
 
@@ -144,13 +122,8 @@ class _RenderView(QWidget):
         keys = event.modifiers()
         position = event.position().toPoint() if event.type() == QEvent.Wheel else event.pos()
         self._interactor.SetEventInformationFlipY(
-            position.x(),
-            position.y(),
-            int(bool(keys & Qt.ControlModifier)),
-            int(bool(keys & Qt.ShiftModifier)),
-            chr(0),
-            clicks,
-            None,
+            position.x(), position.y(), int(bool(keys & Qt.ControlModifier)), int(bool(keys & Qt.ShiftModifier)),
+            chr(0), clicks, None,
         )
         getattr(self._interactor, name)()
         self.scheduleRender()
@@ -308,16 +281,11 @@ class qMRMLThreeDView(_RenderView):
 
     def _look_from(self, axis):
         camera = slicer.vtkMRMLCameraNode
-        self._rotate_to(
-            {
-                ctkAxesWidget.Right: camera.Right,
-                ctkAxesWidget.Left: camera.Left,
-                ctkAxesWidget.Superior: camera.Superior,
-                ctkAxesWidget.Inferior: camera.Inferior,
-                ctkAxesWidget.Anterior: camera.Anterior,
-                ctkAxesWidget.Posterior: camera.Posterior,
-            }[axis]
-        )
+        self._rotate_to({
+            ctkAxesWidget.Right: camera.Right, ctkAxesWidget.Left: camera.Left,
+            ctkAxesWidget.Superior: camera.Superior, ctkAxesWidget.Inferior: camera.Inferior,
+            ctkAxesWidget.Anterior: camera.Anterior, ctkAxesWidget.Posterior: camera.Posterior,
+        }[axis])
 
     def _rotate_to(self, direction):
         self.cameraNode().RotateTo(direction)

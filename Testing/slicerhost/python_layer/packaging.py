@@ -23,15 +23,8 @@ import slicer.util
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-__all__ = [
-    "isPipInstallInProgress",
-    "load_pyproject_dependencies",
-    "load_requirements",
-    "pip_check",
-    "pip_ensure",
-    "pip_install",
-    "pip_uninstall",
-]
+__all__ = ["isPipInstallInProgress", "load_pyproject_dependencies", "load_requirements", "pip_check", "pip_ensure",
+           "pip_install", "pip_uninstall"]
 
 _pip_install_in_progress = False
 
@@ -111,11 +104,8 @@ def isPipInstallInProgress():
 def _get_installed_versions():
     """Versions of all installed packages by canonical name."""
     importlib.invalidate_caches()
-    return {
-        canonicalize_name(one.metadata["Name"]): one.version
-        for one in importlib.metadata.distributions()
-        if one.metadata["Name"]
-    }
+    return {canonicalize_name(one.metadata["Name"]): one.version for one in importlib.metadata.distributions()
+            if one.metadata["Name"]}
 
 
 def _find_updated_imported_packages(before_versions, after_versions):
@@ -125,22 +115,13 @@ def _find_updated_imported_packages(before_versions, after_versions):
         for package in packages:
             names.setdefault(canonicalize_name(package), []).append(module)
     return [
-        (name, before_versions.get(name), version)
-        for name, version in after_versions.items()
+        (name, before_versions.get(name), version) for name, version in after_versions.items()
         if before_versions.get(name) != version and any(module in sys.modules for module in names.get(name, ()))
     ]
 
 
-def pip_ensure(
-    requirements,
-    constraints=None,
-    skip_packages=None,
-    prompt_install=True,
-    prompt_restart=True,
-    requester=None,
-    skip_in_testing=True,
-    show_progress=True,
-):
+def pip_ensure(requirements, constraints=None, skip_packages=None, prompt_install=True, prompt_restart=True,
+               requester=None, skip_in_testing=True, show_progress=True):
     """Install what is missing of the requirements, after asking; call it where the packages are needed.
 
     Returns what `pip_install` skipped. Raises RuntimeError where the user declines.
@@ -157,9 +138,8 @@ def pip_ensure(
     ):
         raise RuntimeError(f"Installation of {', '.join(texts)} was declined")
     before = _get_installed_versions() if prompt_restart else {}
-    skipped = pip_install(
-        texts, constraints=constraints, skip_packages=skip_packages, show_progress=show_progress, requester=requester
-    )
+    skipped = pip_install(texts, constraints=constraints, skip_packages=skip_packages, show_progress=show_progress,
+                          requester=requester)
     if prompt_restart:
         updated = _find_updated_imported_packages(before, _get_installed_versions())
         if updated:
@@ -182,17 +162,8 @@ def _build_pip_args(requirements, constraints=None, no_deps=False):
     return [*arguments, "--no-deps"] if no_deps else arguments
 
 
-def pip_install(
-    requirements,
-    constraints=None,
-    no_deps_requirements=None,
-    skip_packages=None,
-    blocking=True,
-    show_progress=True,
-    requester=None,
-    logCallback=None,
-    completedCallback=None,
-):
+def pip_install(requirements, constraints=None, no_deps_requirements=None, skip_packages=None, blocking=True,
+                show_progress=True, requester=None, logCallback=None, completedCallback=None):
     """Run `pip install`. With `skip_packages`, these are left out wherever they are depended on; their requirement
     strings are returned. With `blocking=False` the callbacks tell of every line and of the return code.
     """
@@ -233,9 +204,8 @@ def _pip_install_with_dialog(requirements, constraints=None, no_deps_requirement
         raise CalledProcessError(codes[0], "pip install", output=dialog.getFullLog())
 
 
-def _pip_install_nonblocking(
-    requirements, constraints=None, no_deps_requirements=None, logCallback=None, completedCallback=None
-):
+def _pip_install_nonblocking(requirements, constraints=None, no_deps_requirements=None, logCallback=None,
+                             completedCallback=None):
     global _pip_install_in_progress
     if _pip_install_in_progress:
         raise RuntimeError("Another pip installation is in progress")
@@ -245,9 +215,8 @@ def _pip_install_nonblocking(
     def run_next(code):
         global _pip_install_in_progress
         if code == 0 and steps:
-            slicer.util.executePythonModule(
-                "pip", steps.pop(0), blocking=False, logCallback=logCallback, completedCallback=run_next
-            )
+            slicer.util.executePythonModule("pip", steps.pop(0), blocking=False, logCallback=logCallback,
+                                            completedCallback=run_next)
             return
         _pip_install_in_progress = False
         if completedCallback is not None:
@@ -312,27 +281,16 @@ def _scrub_metadata(package_name, skip_set):
             continue
         path = Path(file.locate())
         lines = path.read_text(encoding="latin-1").splitlines(keepends=True)
-        kept = [
-            line
-            for line in lines
-            if not (
-                line.startswith("Requires-Dist:")
-                and canonicalize_name(Requirement(line.partition(":")[2].strip()).name) in skip_set
-            )
-        ]
+        kept = [line for line in lines if not (line.startswith("Requires-Dist:") and canonicalize_name(
+            Requirement(line.partition(":")[2].strip()).name) in skip_set)]
         if kept != lines:
             path.write_text("".join(kept), encoding="latin-1")
 
 
 def pip_uninstall(requirements, blocking=True, logCallback=None, completedCallback=None):
     """Run `pip uninstall`."""
-    slicer.util.executePythonModule(
-        "pip",
-        ["uninstall", *_words(requirements), "--yes"],
-        blocking=blocking,
-        logCallback=logCallback,
-        completedCallback=completedCallback,
-    )
+    slicer.util.executePythonModule("pip", ["uninstall", *_words(requirements), "--yes"], blocking=blocking,
+                                    logCallback=logCallback, completedCallback=completedCallback)
 
 
 class _PipProgressDialog:

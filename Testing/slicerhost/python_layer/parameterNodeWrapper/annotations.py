@@ -5,22 +5,8 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 
-__all__ = [
-    "Choice",
-    "Decimals",
-    "Default",
-    "Exclude",
-    "IsInstance",
-    "IsNone",
-    "Label",
-    "Maximum",
-    "Minimum",
-    "NotNone",
-    "RangeBounds",
-    "SingleStep",
-    "Validator",
-    "WithinRange",
-]
+__all__ = ["Choice", "Decimals", "Default", "Exclude", "IsInstance", "IsNone", "Label", "Maximum", "Minimum", "NotNone",
+           "RangeBounds", "SingleStep", "Validator", "WithinRange"]
 
 
 class Default:
@@ -84,10 +70,8 @@ class WithinRange(Validator):
     maximum: float
 
     def validate(self, value):
-        _required(
-            self.minimum <= value <= self.maximum,
-            f"Value must be within range [{self.minimum}, {self.maximum}], is {value}",
-        )
+        _required(self.minimum <= value <= self.maximum,
+                  f"Value must be within range [{self.minimum}, {self.maximum}], is {value}")
 
 
 @dataclass(eq=False)
@@ -130,10 +114,8 @@ class RangeBounds(Validator):
     maximum: float
 
     def validate(self, value):
-        _required(
-            self.minimum <= value.minimum and value.maximum <= self.maximum,
-            f"Range must lie within [{self.minimum}, {self.maximum}], is {value}",
-        )
+        _required(self.minimum <= value.minimum and value.maximum <= self.maximum,
+                  f"Range must lie within [{self.minimum}, {self.maximum}], is {value}")
 
 
 @dataclass(eq=False)

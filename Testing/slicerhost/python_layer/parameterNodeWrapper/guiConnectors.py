@@ -95,7 +95,6 @@ _registered: list[type[GuiConnector]] = []
 
 def parameterNodeGuiConnector(classtype=None):
     """Class decorator: makes a connector known; the last one registered comes first."""
-
     def register(cls):
         _registered.insert(0, cls)
         return cls
@@ -123,9 +122,8 @@ class _WidgetConnector(GuiConnector):
 
     @classmethod
     def canRepresent(cls, widget, datatype):
-        return isinstance(widget, cls.widget_classes) and cls.accepts(
-            unannotatedType(datatype), splitAnnotations(datatype)[1]
-        )
+        return isinstance(widget, cls.widget_classes) and cls.accepts(unannotatedType(datatype),
+                                                                     splitAnnotations(datatype)[1])
 
     @classmethod
     def create(cls, widget, datatype):
@@ -205,13 +203,8 @@ def _limits(annotations):
 
 @parameterNodeGuiConnector
 class FloatConnector(_WidgetConnector):
-    widget_classes = (
-        qt.QDoubleSpinBox,
-        ctk.ctkSliderWidget,
-        ctk.ctkDoubleSlider,
-        ctk.ctkDoubleSpinBox,
-        slicer.qMRMLSpinBox,
-    )
+    widget_classes = (qt.QDoubleSpinBox, ctk.ctkSliderWidget, ctk.ctkDoubleSlider, ctk.ctkDoubleSpinBox,
+                      slicer.qMRMLSpinBox)
     signal = "valueChanged(double)"
 
     @classmethod

@@ -36,7 +36,6 @@ _registered: list[type[GuiCreator]] = []
 
 def parameterNodeGuiCreator(classtype=None):
     """Class decorator: makes a creator known."""
-
     def register(cls):
         _registered.insert(0, cls)
         return cls
@@ -54,7 +53,6 @@ def createGui(datatype):
 
 def _simple(value, accepts, make):
     """Register a creator for the types that `accepts(type, annotations)` takes."""
-
     @parameterNodeGuiCreator
     class Creator(GuiCreator):
         @staticmethod
@@ -79,13 +77,8 @@ def _is_bounded_float(type_, annotations):
     return type_ is float and (has[0] or (has[1] and has[2]))
 
 
-_simple(
-    90,
-    lambda type_, annotations: (
-        type_ in (int, float, str, bool) and findFirstAnnotation(annotations, Choice) is not None
-    ),
-    lambda: qt.QComboBox(),
-)
+_simple(90, lambda type_, annotations: type_ in (int, float, str, bool)
+        and findFirstAnnotation(annotations, Choice) is not None, lambda: qt.QComboBox())
 _simple(50, _is_subclass(enum.Enum), lambda: qt.QComboBox())
 _simple(50, _is(bool), lambda: qt.QCheckBox())
 _simple(50, _is(int), lambda: qt.QSpinBox())

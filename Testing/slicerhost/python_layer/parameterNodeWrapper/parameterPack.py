@@ -105,7 +105,6 @@ def _copy(self):
 
 def parameterPack(classtype=None):
     """Class decorator that makes a parameter pack of a class with type hints."""
-
     def decorate(cls):
         infos = parameters.collect(cls)
         reserved = set(_RESERVED)

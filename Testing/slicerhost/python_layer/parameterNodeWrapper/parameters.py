@@ -59,10 +59,8 @@ def walk(owner, dotted_name):
     while True:
         infos = getattr(owner, "allParameters", {})
         if first not in infos:
-            raise ValueError(
-                f"{getattr(owner, '__name__', owner)} has no parameter '{first}' (in '{dotted_name}');"
-                f" it has {list(infos)}"
-            )
+            raise ValueError(f"{getattr(owner, '__name__', owner)} has no parameter '{first}' (in '{dotted_name}');"
+                             f" it has {list(infos)}")
         if not rest:
             return infos[first], parents
         parents.append(first)

@@ -19,23 +19,9 @@ import slicer.util
 from .annotations import Default, IsInstance, NotNone, is_validator
 from .type_tools import is_node_class, is_union, splitAnnotations
 
-__all__ = [
-    "AnySerializer",
-    "BoolSerializer",
-    "DictSerializer",
-    "EnumSerializer",
-    "ListSerializer",
-    "NodeSerializer",
-    "NumberSerializer",
-    "PathSerializer",
-    "QColorSerializer",
-    "Serializer",
-    "StringSerializer",
-    "TupleSerializer",
-    "UnionSerializer",
-    "ValidatedSerializer",
-    "parameterNodeSerializer",
-]
+__all__ = ["AnySerializer", "BoolSerializer", "DictSerializer", "EnumSerializer", "ListSerializer",
+           "NodeSerializer", "NumberSerializer", "PathSerializer", "QColorSerializer", "Serializer", "StringSerializer",
+           "TupleSerializer", "UnionSerializer", "ValidatedSerializer", "parameterNodeSerializer"]
 
 
 class Serializer(abc.ABC):
@@ -84,7 +70,6 @@ _registered: list[type[Serializer]] = []
 
 def parameterNodeSerializer(classtype=None):
     """Class decorator: makes a serializer known; the last one registered for a type is taken."""
-
     def register(cls):
         _registered.insert(0, cls)
         return cls
@@ -276,14 +261,8 @@ class PathSerializer(_TextSerializer):
 
     @staticmethod
     def canSerialize(type_):
-        return type_ in (
-            pathlib.Path,
-            pathlib.PosixPath,
-            pathlib.WindowsPath,
-            pathlib.PurePath,
-            pathlib.PurePosixPath,
-            pathlib.PureWindowsPath,
-        )
+        return type_ in (pathlib.Path, pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePath, pathlib.PurePosixPath,
+                         pathlib.PureWindowsPath)
 
     @staticmethod
     def create(type_):
@@ -492,10 +471,8 @@ class ListSerializer(Serializer):
     def create(type_):
         if not ListSerializer.canSerialize(type_):
             return None
-        return ValidatedSerializer(
-            ListSerializer(memberSerializer(typing.get_args(type_)[0])),
-            [NotNone(), IsInstance((list, tuple, ObservedList))],
-        )
+        return ValidatedSerializer(ListSerializer(memberSerializer(typing.get_args(type_)[0])),
+                                   [NotNone(), IsInstance((list, tuple, ObservedList))])
 
     def validate(self, value):
         if isinstance(value, (list, tuple, ObservedList)):
@@ -647,10 +624,8 @@ class DictSerializer(Serializer):
     def create(type_):
         if not DictSerializer.canSerialize(type_):
             return None
-        return ValidatedSerializer(
-            DictSerializer(*map(memberSerializer, typing.get_args(type_))),
-            [NotNone(), IsInstance((dict, ObservedDict))],
-        )
+        return ValidatedSerializer(DictSerializer(*map(memberSerializer, typing.get_args(type_))),
+                                   [NotNone(), IsInstance((dict, ObservedDict))])
 
     def validate(self, value):
         if isinstance(value, (dict, ObservedDict)):
@@ -709,10 +684,8 @@ class UnionSerializer(Serializer):
                 errors.append(error)
             else:
                 return index
-        raise next(
-            (one for one in errors if isinstance(one, ValueError) and value is not None),
-            TypeError(f"{value!r} is of none of the types of the union"),
-        )
+        raise next((one for one in errors if isinstance(one, ValueError) and value is not None),
+                   TypeError(f"{value!r} is of none of the types of the union"))
 
     def validate(self, value):
         self._member_for(value)

@@ -11,32 +11,13 @@ import vtk
 from . import parameters
 from .guiConnectors import GuiConnector, SlicerPackParameterNamePropertyName, createGuiConnector
 
-__all__ = [
-    "SlicerParameterNamePropertyName",
-    "findChildWidgetForParameter",
-    "isParameterNodeWrapper",
-    "parameterNodeWrapper",
-]
+__all__ = ["SlicerParameterNamePropertyName", "findChildWidgetForParameter", "isParameterNodeWrapper",
+           "parameterNodeWrapper"]
 
 SlicerParameterNamePropertyName = "SlicerParameterName"
-_RESERVED = (
-    "AddObserver",
-    "EndModify",
-    "Modified",
-    "RemoveObserver",
-    "StartModify",
-    "allParameters",
-    "connectGui",
-    "connectParametersToGui",
-    "dataType",
-    "default",
-    "disconnectGui",
-    "getValue",
-    "isCached",
-    "parameterNode",
-    "setValue",
-    "_is_parameter_node_wrapper",
-)
+_RESERVED = ("AddObserver", "EndModify", "Modified", "RemoveObserver", "StartModify", "allParameters", "connectGui",
+             "connectParametersToGui", "dataType", "default", "disconnectGui", "getValue", "isCached", "parameterNode",
+             "setValue", "_is_parameter_node_wrapper")
 
 
 def isParameterNodeWrapper(classOrObj):
@@ -134,9 +115,8 @@ class _Wrapper:
         """Connect widgets by parameter name; returns a tag for `disconnectGui`."""
         connectors = {}
         for name, widget in mapping.items():
-            connectors[name] = (
-                widget if isinstance(widget, GuiConnector) else createGuiConnector(widget, self.dataType(name))
-            )
+            connectors[name] = widget if isinstance(widget, GuiConnector) else createGuiConnector(
+                widget, self.dataType(name))
             connectors[name].write(self.getValue(name))
         for name, connector in connectors.items():
             connector.onChanged(self._gui_changed(name, connector))
@@ -188,7 +168,6 @@ class _Wrapper:
 
 def parameterNodeWrapper(classtype=None):
     """Class decorator: `cls(parameterNode, prefix=None)` then gives typed access to the node."""
-
     def decorate(cls):
         infos = parameters.collect(cls)
         parameters.check_not_reserved(infos, _RESERVED)
