@@ -38,17 +38,17 @@ LIBRARIES = {
     "libxkbcommon0": "libxkbcommon.so.0",
 }
 SCRIPTS = {
-    "segment": ("FlareSegment/segment.py", "[CT] [options]", "segment a CT, or without one the built-in phantom torso"),
-    "prepare": ("FlareSegmentTraining/prepare.py", "[options]", "prepare labeled CTs for training"),
-    "synthesize": ("FlareSegmentTraining/synthesize.py", "deform|draw|empty [options]", "make training cases"),
-    "train": ("FlareSegmentTraining/train.py", "[options]", "train a model"),
-    "evaluate": ("FlareSegmentTraining/evaluate.py", "[options]", "measure a model on labeled CTs"),
+    "segment": ("FlareSegment/Scripts/segment.py", "[CT] [options]", "segment a CT, or the built-in phantom torso"),
+    "prepare": ("FlareSegmentTraining/Scripts/prepare.py", "[options]", "prepare labeled CTs for training"),
+    "synthesize": ("FlareSegmentTraining/Scripts/synthesize.py", "deform|draw|empty [options]", "make training cases"),
+    "train": ("FlareSegmentTraining/Scripts/train.py", "[options]", "train a model"),
+    "evaluate": ("FlareSegmentTraining/Scripts/evaluate.py", "[options]", "measure a model on labeled CTs"),
 }
 SHOW_PANEL = "import slicer; slicer.util.selectModule('FlareSegment')"
 SHOW_FILE = "; slicer.util.loadVolume({path!r})"
 SHOW_FOLDER = """
 from pathlib import Path
-from FlareSegmentLib.image_io import read_volume
+from FlareSegmentLib.files.image_io import read_volume
 volume, warnings = read_volume({path!r})
 node = slicer.util.addVolumeFromArray(volume.array, volume.affine_ras, Path({path!r}).name)
 slicer.util.setSliceViewerLayers(background=node, fit=True)
@@ -342,10 +342,10 @@ def slicer_executable(path):
 
 
 def module_options(root):
-    """Slicer's options that load our modules, and not the scripts beside them, which Slicer would take for modules."""
+    """Slicer's options that load our modules."""
     folders = [root / "FlareSegment", root / "FlareSegmentTraining"]
     found = [folder for folder in folders if (folder / (folder.name + ".py")).is_file()]
-    return ["--additional-module-paths"] + found + ["--modules-to-ignore", ",".join(SCRIPTS)]
+    return ["--additional-module-paths"] + found
 
 
 def run_in_slicer(root, slicer, options, environment_variables):

@@ -1,8 +1,8 @@
 """The FlareSegment module of 3D Slicer: a CT in, abdominal organs as segments out, at one click.
 
 Only what Slicer expects in a module file is here: module, parameter node, panel, logic and self test. The panel's
-sections, and what the logic does (`FlareSegmentSlicerLib.segmentation_logic`), have files of their own; numerics are in
-`FlareSegmentLib` and run in the worker's process.
+sections (`FlareSegmentSlicerLib.panel`), and what the logic does (`FlareSegmentSlicerLib.logic`), have files of their
+own; numerics are in `FlareSegmentLib` and run in the worker's process.
 """
 
 import functools
@@ -31,21 +31,22 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from FlareSegmentLib.model_card import bundled_model_folder
-from FlareSegmentLib.worker_protocol import Ready
-from FlareSegmentSlicerLib import display, export, installation, segmentation_nodes
-from FlareSegmentSlicerLib.comparison_section import ComparisonSection
-from FlareSegmentSlicerLib.display_section import DisplaySection
-from FlareSegmentSlicerLib.export_section import ExportSection
-from FlareSegmentSlicerLib.options_section import OptionsSection, candidate_volumes
-from FlareSegmentSlicerLib.organ_table import OrganTable
-from FlareSegmentSlicerLib.progress_display import ProgressDisplay
-from FlareSegmentSlicerLib.sample_data import PHANTOM, SLICER_SAMPLES, load_sample, register_sample_data
-from FlareSegmentSlicerLib.segment_surfaces import DEFAULT_SMOOTHING
-from FlareSegmentSlicerLib.segmentation_logic import SegmentationLogic
-from FlareSegmentSlicerLib.segmentation_run import Callbacks, RunOptions
-from FlareSegmentSlicerLib.volume_queue import VolumeQueue
-from FlareSegmentSlicerLib.worker_process import SegmentationWorker
+from FlareSegmentLib.model.model_card import bundled_model_folder
+from FlareSegmentLib.worker.protocol import Ready
+from FlareSegmentSlicerLib.logic.segmentation_logic import SegmentationLogic
+from FlareSegmentSlicerLib.logic.segmentation_run import Callbacks, RunOptions
+from FlareSegmentSlicerLib.logic.volume_queue import VolumeQueue
+from FlareSegmentSlicerLib.logic.worker_process import SegmentationWorker
+from FlareSegmentSlicerLib.panel import installation
+from FlareSegmentSlicerLib.panel.comparison_section import ComparisonSection
+from FlareSegmentSlicerLib.panel.display_section import DisplaySection
+from FlareSegmentSlicerLib.panel.export_section import ExportSection
+from FlareSegmentSlicerLib.panel.options_section import OptionsSection, candidate_volumes
+from FlareSegmentSlicerLib.panel.organ_table import OrganTable
+from FlareSegmentSlicerLib.panel.progress_display import ProgressDisplay
+from FlareSegmentSlicerLib.rendering.segment_surfaces import DEFAULT_SMOOTHING
+from FlareSegmentSlicerLib.scene import display, export, segmentation_nodes
+from FlareSegmentSlicerLib.scene.sample_data import PHANTOM, SLICER_SAMPLES, load_sample, register_sample_data
 
 MODEL_FOLDER = bundled_model_folder()
 DEFAULTS_APPLIED = "FlareSegment.DefaultsApplied"
@@ -522,7 +523,7 @@ class FlareSegmentTest(ScriptedLoadableModuleTest):
 
     def test_SegmentTorsoPhantom(self):
         from FlareSegmentLib.organs import ORGANS
-        from FlareSegmentLib.phantom import make_phantom
+        from FlareSegmentLib.phantom.torso import make_phantom
 
         self.delayDisplay(_("Making the torso phantom"))
         volume, _labels = make_phantom()

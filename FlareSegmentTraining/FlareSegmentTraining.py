@@ -22,8 +22,8 @@ from slicer.ScriptedLoadableModule import (
 )
 
 from FlareSegmentLib.errors import FlareSegmentError
-from FlareSegmentTrainingLib.presets import preset_names, read_preset
-from FlareSegmentTrainingLib.run_folder import CURVES_FILE
+from FlareSegmentTrainingLib.training.presets import preset_names, read_preset
+from FlareSegmentTrainingLib.training.run_folder import CURVES_FILE
 
 POLL_MS = 1000
 SETTINGS = "FlareSegmentTraining/"
@@ -288,7 +288,7 @@ class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic):
 
     def useModel(self) -> None:
         """Let FlareSegment segment with the run's best model. Raises FlareSegmentError when it cannot be used."""
-        from FlareSegmentLib.model_file import read_description
+        from FlareSegmentLib.model.model_file import read_description
 
         read_description(self._process.folder.best)
         logic = slicer.util.getModuleLogic("FlareSegment")

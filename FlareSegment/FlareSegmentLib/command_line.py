@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .errors import FlareSegmentError, InputError, ModelError
+from FlareSegmentLib.errors import FlareSegmentError, InputError, ModelError
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 

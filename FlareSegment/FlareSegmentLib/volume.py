@@ -14,7 +14,7 @@ from itertools import permutations
 
 import numpy as np
 
-from .errors import InputError
+from FlareSegmentLib.errors import InputError
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

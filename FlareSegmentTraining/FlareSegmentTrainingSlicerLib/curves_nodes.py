@@ -11,8 +11,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from FlareSegmentLib.organs import organ_by_key
-from FlareSegmentTrainingLib.reports import DICE, read_log
-from FlareSegmentTrainingLib.run_folder import LOG_FILE, RunFolder
+from FlareSegmentTrainingLib.training.reports import DICE, read_log
+from FlareSegmentTrainingLib.training.run_folder import LOG_FILE, RunFolder
 
 ATTRIBUTE = "FlareSegmentTraining.Run"
 SCENE_FILE = "curves.mrb"

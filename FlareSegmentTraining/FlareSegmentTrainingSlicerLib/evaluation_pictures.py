@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from FlareSegmentLib.metrics import dice
+from FlareSegmentLib.measures.metrics import dice
 from FlareSegmentLib.organs import Organ
 from FlareSegmentLib.volume import Volume
-from FlareSegmentSlicerLib.drawing import SIDES, Canvas, box_to_show, busiest_slice, draw_plane, position_text
-from FlareSegmentSlicerLib.surfaces import OrganView, RenderingUnavailable
+from FlareSegmentSlicerLib.rendering.drawing import SIDES, Canvas, box_to_show, busiest_slice, draw_plane, position_text
+from FlareSegmentSlicerLib.rendering.surfaces import OrganView, RenderingUnavailable
 
 _PLANES = ("Axial", "Coronal", "Sagittal")
 _PLANE_PIXELS = 600

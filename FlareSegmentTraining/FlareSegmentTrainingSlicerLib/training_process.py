@@ -1,7 +1,7 @@
 """A training run as a process of its own: it outlives the panel and Slicer, and is found again by its run folder.
 
 Nothing is kept open between the two: the run reports into `progress.json` and what it prints goes to `output.txt`; a
-file named `stop` asks it to end. See FlareSegmentTrainingLib/run_folder.py.
+file named `stop` asks it to end. See FlareSegmentTrainingLib/training/run_folder.py.
 """
 
 from __future__ import annotations
@@ -13,18 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
-from FlareSegmentTrainingLib.run_folder import OUTPUT_FILE, RunFolder
+from FlareSegmentTrainingLib.training.run_folder import OUTPUT_FILE, RunFolder
 
-_MODULE_FOLDER = Path(__file__).resolve().parent.parent
-TRAIN_SCRIPT = next(
-    # beside the module in a working tree; installed in a folder of its own, for Slicer takes scripts there for modules
-    (
-        file
-        for file in (_MODULE_FOLDER / "train.py", _MODULE_FOLDER / "FlareSegmentScripts" / "train.py")
-        if file.is_file()
-    ),
-    _MODULE_FOLDER / "train.py",
-)
+TRAIN_SCRIPT = Path(__file__).resolve().parents[1] / "Scripts" / "train.py"
 NOT_BEGUN, STARTING, RUNNING, FINISHED, STOPPED, FAILED, LOST = (
     "not begun",
     "starting",

@@ -30,18 +30,18 @@ from pathlib import Path
 from measuring import validation_cases
 
 from FlareSegmentLib import __version__
-from FlareSegmentLib.metrics import dice
-from FlareSegmentLib.model_file import ModelDescription, load_model, save_model
-from FlareSegmentLib.pipeline import Segmenter
-from FlareSegmentLib.vnet import build_network
-from FlareSegmentTrainingLib.batches import BatchSource
-from FlareSegmentTrainingLib.cases import find_cases
-from FlareSegmentTrainingLib.configuration import Configuration, StageSettings, override, parse
-from FlareSegmentTrainingLib.devices import choose_compiled, choose_device, choose_precision
-from FlareSegmentTrainingLib.distributed import Group
-from FlareSegmentTrainingLib.preparation import PreparedCase, prepare_cases
-from FlareSegmentTrainingLib.presets import read_preset
-from FlareSegmentTrainingLib.trainer import StageTrainer
+from FlareSegmentLib.inference.pipeline import Segmenter
+from FlareSegmentLib.measures.metrics import dice
+from FlareSegmentLib.model.model_file import ModelDescription, load_model, save_model
+from FlareSegmentLib.networks.vnet import build_network
+from FlareSegmentTrainingLib.datasets.cases import find_cases
+from FlareSegmentTrainingLib.training.batches import BatchSource
+from FlareSegmentTrainingLib.training.configuration import Configuration, StageSettings, override, parse
+from FlareSegmentTrainingLib.training.devices import choose_compiled, choose_device, choose_precision
+from FlareSegmentTrainingLib.training.distributed import Group
+from FlareSegmentTrainingLib.training.preparation import PreparedCase, prepare_cases
+from FlareSegmentTrainingLib.training.presets import read_preset
+from FlareSegmentTrainingLib.training.trainer import StageTrainer
 
 OUTPUT = Path(__file__).resolve().parents[1] / "Output"
 STEPS, STAGE_STEPS, UNLIMITED = 1200, 500, 100_000

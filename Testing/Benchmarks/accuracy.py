@@ -24,11 +24,11 @@ import SimpleITK as sitk
 from measuring import validation_cases
 
 from FlareSegmentLib.errors import FlareSegmentError
-from FlareSegmentLib.image_io import check_is_ct, read_volume
-from FlareSegmentLib.metrics import dice, evaluate
-from FlareSegmentLib.model_file import bundled_model_folder, load_model
-from FlareSegmentLib.phantom import make_phantom
-from FlareSegmentLib.pipeline import Segmenter
+from FlareSegmentLib.files.image_io import check_is_ct, read_volume
+from FlareSegmentLib.inference.pipeline import Segmenter
+from FlareSegmentLib.measures.metrics import dice, evaluate
+from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
+from FlareSegmentLib.phantom.torso import make_phantom
 from FlareSegmentLib.volume import Volume
 
 OUTPUT = Path(__file__).resolve().parents[1] / "Output" / "benchmark_accuracy.csv"

@@ -15,9 +15,9 @@ import torch
 from measuring import RUNS, Process, Row, matrix_gflops, report, timed
 from torch import nn
 
-from FlareSegmentLib.model_file import bundled_model_folder, load_model, read_model
-from FlareSegmentLib.vnet import build_network
-from FlareSegmentLib.worker import keep_freed_memory
+from FlareSegmentLib.model.model_file import bundled_model_folder, load_model, read_model
+from FlareSegmentLib.networks.vnet import build_network
+from FlareSegmentLib.worker.main import keep_freed_memory
 
 PATCH = (1, 1, 96, 80, 112)
 

@@ -21,7 +21,7 @@ SLICES = (200, 600, 1000)
 def peak_mib(path: Path, output: Path) -> float:
     """Peak resident memory of a process that segments the file, MiB."""
     command = [sys.executable, "-m", "slicerhost", "--no-main-window", "--python-script"]
-    command += [str(ROOT / "FlareSegment" / "segment.py"), str(path), "--output", str(output)]
+    command += [str(ROOT / "FlareSegment" / "Scripts" / "segment.py"), str(path), "--output", str(output)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from measuring import RUNS, Row, ct, file_of, matrix_gflops, report, timed
 
-from FlareSegmentLib.image_io import read_volume, write_labels
-from FlareSegmentLib.model_file import bundled_model_folder, load_model
-from FlareSegmentLib.pipeline import Segmenter
+from FlareSegmentLib.files.image_io import read_volume, write_labels
+from FlareSegmentLib.inference.pipeline import Segmenter
+from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
 
 
 def one_run(path: Path, segmenter: Segmenter) -> dict[str, float]:

@@ -28,11 +28,11 @@ import torch
 from measuring import RUNS, Process, Row, ct, matrix_gflops, report, timed
 from torch.utils.flop_counter import FlopCounterMode
 
-from FlareSegmentLib.metrics import dice
-from FlareSegmentLib.model_file import bundled_model_folder, load_model
-from FlareSegmentLib.pipeline import Segmenter, has_amx
+from FlareSegmentLib.inference.pipeline import Segmenter, has_amx
+from FlareSegmentLib.measures.metrics import dice
+from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
 from FlareSegmentLib.volume import Volume
-from FlareSegmentLib.worker import keep_freed_memory
+from FlareSegmentLib.worker.main import keep_freed_memory
 
 COUNT = int(os.environ.get("FLARE_BENCH_RUNS", RUNS))
 PATCH = (96, 80, 112)

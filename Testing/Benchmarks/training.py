@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 from measuring import Row, matrix_gflops, report
 
-from FlareSegmentLib.pipeline import has_amx
-from FlareSegmentTrainingLib.batches import BatchSource
-from FlareSegmentTrainingLib.cases import find_cases
-from FlareSegmentTrainingLib.configuration import Configuration, parse
-from FlareSegmentTrainingLib.devices import choose_compiled, choose_device, choose_precision
-from FlareSegmentTrainingLib.distributed import Group
-from FlareSegmentTrainingLib.preparation import prepare_cases
-from FlareSegmentTrainingLib.presets import read_preset
-from FlareSegmentTrainingLib.trainer import StageTrainer
+from FlareSegmentLib.inference.pipeline import has_amx
+from FlareSegmentTrainingLib.datasets.cases import find_cases
+from FlareSegmentTrainingLib.training.batches import BatchSource
+from FlareSegmentTrainingLib.training.configuration import Configuration, parse
+from FlareSegmentTrainingLib.training.devices import choose_compiled, choose_device, choose_precision
+from FlareSegmentTrainingLib.training.distributed import Group
+from FlareSegmentTrainingLib.training.preparation import prepare_cases
+from FlareSegmentTrainingLib.training.presets import read_preset
+from FlareSegmentTrainingLib.training.trainer import StageTrainer
 
 STEPS = int(os.environ.get("FLARE_BENCH_STEPS", "20"))
 ROUNDS = 4

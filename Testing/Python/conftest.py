@@ -57,7 +57,7 @@ def segment_script(_slicer_session, repository):
     """segment.py as a module of this process."""
     from bad_input import load_script
 
-    return load_script(repository / "FlareSegment" / "segment.py")
+    return load_script(repository / "FlareSegment" / "Scripts" / "segment.py")
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from FlareSegmentLib.image_io import read_labels, read_volume
-from FlareSegmentLib.phantom import make_phantom
+from FlareSegmentLib.files.image_io import read_labels, read_volume
+from FlareSegmentLib.phantom.torso import make_phantom
 from FlareSegmentLib.volume import Volume
 
 OUTPUT = Path(__file__).resolve().parents[2] / "Output"

@@ -1,0 +1,1 @@
+"""Files in and out: CTs, label maps and DICOM, checked as strangers' files must be."""

@@ -1,0 +1,328 @@
+"""Reading CTs and label maps, writing label maps, and saying no to what is not a CT.
+
+NIfTI, NRRD and MetaImage files are read here with SimpleITK, DICOM folders in ``dicom_folder.py``. A header is checked
+before any memory is taken for voxels. Whatever is wrong ends in an InputError of one line: which file, what is wrong,
+what to do.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.files.file_headers import read_header, unreadable
+from FlareSegmentLib.volume import Volume
+
+READERS = {
+    ".nii": "NiftiImageIO",
+    ".nii.gz": "NiftiImageIO",
+    ".nrrd": "NrrdImageIO",
+    ".nhdr": "NrrdImageIO",
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+}
+MAXIMUM_VOXELS = 1 << 30
+SMALLEST_SPACING_MM = 0.01
+LARGEST_EXTENT_MM = 10_000.0
+_DETACHED = (".nhdr", ".mhd")
+_GZIP_LIMIT = 1032  # Deflate cannot shrink data further than this.
+
+
+def file_type(path: str | os.PathLike[str]) -> str | None:
+    """The extension by which a file is read (a key of READERS), or None."""
+    name = Path(path).name.lower()
+    return next((extension for extension in sorted(READERS, key=len, reverse=True) if name.endswith(extension)), None)
+
+
+def read_volume(path: str | os.PathLike[str]) -> tuple[Volume, list[str]]:
+    """Read a volume from a NIfTI, NRRD or MetaImage file or a DICOM folder.
+
+    Whether its values are those of a CT is checked by `check_is_ct`.
+
+    Returns:
+        The volume and warnings for the user.
+
+    Raises:
+        InputError: one clear line.
+    """
+    path = Path(path)
+    if _is_folder(path):
+        from FlareSegmentLib.files.dicom_folder import read_dicom_folder
+
+        return read_dicom_folder(path)
+    return _read_file(path)
+
+
+def read_labels(path: str | os.PathLike[str], like: Volume | None = None) -> Volume:
+    """Read a label map as uint8.
+
+    Args:
+        like: the volume it belongs to. Labels stored in another axis order of the same grid are reordered.
+
+    Raises:
+        InputError: one clear line; also when values are not whole numbers from 0 to 255 or the grid is another one.
+    """
+    path = Path(path)
+    if _is_folder(path):
+        raise InputError(f"{path} is a folder: name a label map file ({', '.join(READERS)}).")
+    volume = _read_file(path)[0]
+    lowest, highest = volume.array.min(), volume.array.max()
+    if not (lowest >= 0 and highest <= 255) or (
+        volume.array.dtype.kind == "f" and np.any(volume.array != np.rint(volume.array))
+    ):
+        raise InputError(f"{path} is not a label map: its values are not whole numbers from 0 to 255.")
+    labels = volume.with_array(volume.array.astype(np.uint8))
+    if like is None or labels.same_grid(like):
+        return labels
+    canonical, order = labels.to_lps_view()[0], like.axis_order()
+    if not canonical.same_grid(like.to_lps_view()[0]):
+        raise InputError(
+            f"{path} does not lie on the grid of {like.name or 'the CT'} (other size, spacing or position): "
+            "resample it to the CT or name the CT it was drawn on."
+        )
+    return like.with_array(np.ascontiguousarray(order.undo(canonical.array)))
+
+
+def write_labels(path: str | os.PathLike[str], labels: np.ndarray, like: Volume) -> None:
+    """Write a label map with the geometry of `like`; the file appears whole or not at all.
+
+    Args:
+        path: ends with a key of READERS other than .nhdr and .mhd.
+        labels: (z, y, x) uint8 of the shape of `like`.
+
+    Raises:
+        InputError: the file type is not supported or cannot hold the geometry, or the file cannot be written there.
+        ValueError: the shapes differ.
+    """
+    path = Path(path)
+    extension = file_type(path)
+    if extension is None or extension in _DETACHED:
+        raise InputError(f"{path}: label maps are written as .nii.gz, .nii, .nrrd or .mha; choose one of these.")
+    if like.is_sheared and extension in (".nii.gz", ".nii"):
+        raise InputError(f"{path}: the slices are of a tilted gantry, which NIfTI cannot hold: name a .nrrd file.")
+    if labels.shape != like.array.shape:
+        raise ValueError(f"the labels' shape {labels.shape} is not the volume's, {like.array.shape}")
+    image = sitk.GetImageFromArray(np.ascontiguousarray(labels, dtype=np.uint8))
+    image.SetSpacing(like.spacing)
+    image.SetOrigin(like.origin)
+    image.SetDirection(like.direction.ravel().tolist())
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+            part = Path(folder) / f"labels{extension}"
+            with quiet_itk():
+                sitk.WriteImage(image, str(part), extension != ".nii")
+            _check_written(part, labels.size)
+            os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "the disk may be full"
+        raise InputError(f"{path} cannot be written ({reason}): choose another output folder.") from error
+
+
+def can_be_opened(path: Path) -> bool:
+    """Whether ITK and VTK can open a file of this name: one whose bytes are no text ends the process in them."""
+    try:
+        return b"\0" not in str(path).encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def check_is_ct(volume: Volume) -> list[str]:
+    """Decide whether the voxels can be a CT in Hounsfield units.
+
+    A CT of any part of a body has fat (near -100 HU) and mostly air, so values below -30 HU; MR, PET, X-ray,
+    ultrasound, label maps and CTs without their rescale intercept have none, or only one padding value.
+
+    Returns:
+        Warnings for the user.
+
+    Raises:
+        InputError: the spacing is not that of a patient, or the voxels are not numbers, not finite, all equal, or
+            cannot be a CT.
+    """
+    array = volume.array
+    extent = max(n * step for n, step in zip(array.shape[::-1], volume.spacing))
+    if min(volume.spacing) < SMALLEST_SPACING_MM or extent > LARGEST_EXTENT_MM:
+        raise InputError(
+            f"{volume.label} is no CT of a patient: with its voxel spacing of "
+            f"{' x '.join(f'{step:g}' for step in volume.spacing)} mm it is {extent:.3g} mm long; repair the header."
+        )
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{volume.label} cannot be segmented: its voxels ({array.dtype}) are not plain numbers.")
+    lowest, highest = float(array.min()), float(array.max())
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise InputError(
+            f"{volume.label} cannot be segmented: it holds NaN or infinite values; replace them (air is -1000 HU)."
+        )
+    if lowest == highest:
+        raise InputError(f"{volume.label} is empty: every voxel has the value {lowest:g}. Choose a CT.")
+    sample = array[tuple(slice(None, None, max(1, n // 128)) for n in array.shape)]
+    below = sample < -30
+    if np.mean(below) < 1e-3:
+        raise InputError(
+            f"{volume.label} does not look like a CT: its values go from {lowest:g} to {highest:g}, with none for fat "
+            "and air (-100 and -1000 HU). It may be MR, PET or a label map, or a CT without its rescale intercept; "
+            "choose a CT in HU."
+        )
+    warnings = []
+    if np.mean(below & (sample > lowest)) < 1e-3:
+        warnings.append(
+            f"Hardly any values lie between air ({lowest:g}) and soft tissue: check that this is a CT in HU."
+        )
+    body = sample > -300
+    if np.count_nonzero(body & (sample < 300)) < 0.25 * np.count_nonzero(body):
+        warnings.append(
+            "Few values are those of soft tissue (-300 to 300 HU): check that this is a CT in Hounsfield units."
+        )
+    return warnings
+
+
+@contextmanager
+def quiet_itk() -> Iterator[None]:
+    """Keeps ITK's own warnings, and what its C libraries print, from stderr: what matters is said in our words."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        with _silence:
+            yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+class _Silence:
+    """Standard error goes nowhere while any thread is inside; a context manager for several threads at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside, self._kept = 0, -1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                with suppress(OSError):  # a program without a console may have no standard error
+                    self._kept = os.dup(2)
+                    nowhere = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(nowhere, 2)
+                    os.close(nowhere)
+
+    def __exit__(self, *_error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._kept >= 0:
+                os.dup2(self._kept, 2)
+                os.close(self._kept)
+                self._kept = -1
+
+
+_silence = _Silence()
+
+
+def volume_of_image(image: sitk.Image, name: str) -> Volume:
+    """Volume of a three-dimensional SimpleITK image with one value per voxel. Raises InputError."""
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    return Volume(sitk.GetArrayFromImage(image), image.GetSpacing(), image.GetOrigin(), direction, name)
+
+
+def check_header(reader: sitk.ImageFileReader, path: Path, bytes_at_hand: int) -> int:
+    """Check an image's header before memory is taken; returns how many bytes its voxels need. Raises InputError."""
+    size, dimension = list(reader.GetSize()), reader.GetDimension()
+    shape = " x ".join(str(n) for n in size)
+    if dimension > 3 and math.prod(size[3:]) > 1:
+        raise InputError(f"{path} holds several volumes ({shape}): export the one to segment as a file of its own.")
+    if dimension < 3 or min(size[:3]) < 2:
+        if min(size, default=0) == 0:
+            raise InputError(f"{path} is empty: its size is {shape}.")
+        raise InputError(f"{path} is a two-dimensional image ({shape}): a CT volume with many slices is needed.")
+    if reader.GetNumberOfComponents() > 1:
+        kind = "complex" if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelIDValue()) else "color or vector"
+        raise InputError(f"{path} is a {kind} image: a CT has one number per voxel. Choose the CT itself.")
+    if math.prod(size) > MAXIMUM_VOXELS:
+        raise InputError(
+            f"{path} has {shape} voxels according to its header, more than can be segmented ({MAXIMUM_VOXELS:,}): "
+            "crop it, or replace the file if it is damaged."
+        )
+    needed = math.prod(size) * _bytes_per_voxel(reader.GetPixelIDValue())
+    if needed > bytes_at_hand:
+        raise InputError(
+            f"{path} is damaged or incomplete: its header promises {shape} voxels, the file is too small for them."
+        )
+    return needed
+
+
+def _is_folder(path: Path) -> bool:
+    if not can_be_opened(path):
+        raise InputError(f"{os.fsencode(path)!r}: the name has characters that are no text; rename it.")
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened ({error.strerror or error}): check the path.") from error
+
+
+def _read_file(path: Path) -> tuple[Volume, list[str]]:
+    extension = file_type(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist: check the path.")
+    if extension is None:
+        raise InputError(f"{path} is not of a readable type: give {', '.join(READERS)} or a folder of DICOM files.")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is an empty file: copy or export it again.")
+    header = read_header(path, extension)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(READERS[extension])
+    try:
+        with quiet_itk():
+            reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise unreadable(path, extension) from error
+    check_header(reader, path, _bytes_at_hand(path, extension))
+    if reader.GetDimension() > 3:
+        reader.SetExtractSize([*reader.GetSize()[:3]] + [0] * (reader.GetDimension() - 3))
+    if _bytes_per_voxel(reader.GetPixelIDValue()) == 8:
+        reader.SetOutputPixelType(sitk.sitkFloat32)  # Hounsfield units need no more, and it halves the memory.
+    try:
+        with quiet_itk():
+            image = reader.Execute()
+    except RuntimeError as error:
+        raise InputError(
+            f"{path} is damaged or incomplete: its voxels cannot be read. Copy or export it again."
+        ) from error
+    volume = volume_of_image(image, str(path))
+    return volume, header.check(volume)
+
+
+def _bytes_per_voxel(pixel_id: int) -> int:
+    one = sitk.Image([1, 1, 1], pixel_id) if pixel_id >= 0 else None
+    return one.GetSizeOfPixelComponent() if one is not None else 1
+
+
+def _bytes_at_hand(path: Path, extension: str) -> int:
+    """The most bytes of voxels that can come out of a file."""
+    if extension in _DETACHED:
+        return _GZIP_LIMIT * sum(entry.stat().st_size for entry in os.scandir(path.parent) if entry.is_file())
+    # Scaled NIfTI voxels become wider when they are read, up to eightfold.
+    return path.stat().st_size * (8 if extension == ".nii" else _GZIP_LIMIT)
+
+
+def _check_written(path: Path, voxels: int) -> None:
+    """Compressed writers may not notice a full disk: raises OSError if the file does not hold all voxels."""
+    if path.name.endswith(".nii.gz"):
+        with open(path, "rb") as file:
+            file.seek(-4, os.SEEK_END)
+            size = struct.unpack("<I", file.read(4))[0]
+        if size < voxels:
+            raise OSError(None, "the file came out incomplete; the disk may be full")
+    else:
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.Execute()

@@ -1,0 +1,1 @@
+"""The networks: V-Net, U-Net and the layers that they share."""

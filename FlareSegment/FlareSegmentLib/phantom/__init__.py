@@ -1,0 +1,1 @@
+"""The built-in phantom: a CT made from formulas."""

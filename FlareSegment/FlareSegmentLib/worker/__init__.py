@@ -1,0 +1,1 @@
+"""The worker process that keeps the model warm, and the protocol that it speaks."""

@@ -1,0 +1,358 @@
+"""What the module can do, with or without the panel: segment, compare, undo. The one place that Python code calls."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import qt
+import slicer
+import vtk
+from slicer import (
+    vtkMRMLLabelMapVolumeNode,
+    vtkMRMLMarkupsROINode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+)
+from slicer.i18n import tr as _
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
+from slicer.util import VTKObservationMixin
+
+from FlareSegmentLib.errors import Cancelled, FlareSegmentError, InputError
+from FlareSegmentLib.inference.postprocessing import keep_only
+from FlareSegmentLib.organs import FLARE22_ORGANS
+from FlareSegmentLib.worker.protocol import Compared, Ready
+from FlareSegmentSlicerLib.logic.segmentation_run import Callbacks, RunOptions, SegmentationRun
+from FlareSegmentSlicerLib.logic.volume_queue import QueueItem, VolumeQueue
+from FlareSegmentSlicerLib.logic.worker_process import SegmentationWorker, WorkerProcess
+from FlareSegmentSlicerLib.scene import comparison, segmentation_nodes
+from FlareSegmentSlicerLib.scene.volume_sequences import frame_sequence
+
+
+class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
+    """Segments a CT of the scene, with or without the panel.
+
+    From Python::
+
+        segmentationNode = slicer.util.getModuleLogic("FlareSegment").segment(volumeNode)
+
+    The networks run in a worker process that stays warm; one segmentation runs at a time. Closing the scene,
+    removing the CT, or the death of the worker ends it cleanly: the scene is changed only by a finished result.
+    """
+
+    def __init__(self, bundledModel: Callable[[], Path], worker: SegmentationWorker | None = None) -> None:
+        """
+        :param bundledModel: gives the folder of the model that is taken when none is named
+        :param worker: what computes; by default a process of its own that starts with the first segmentation
+        """
+        ScriptedLoadableModuleLogic.__init__(self)
+        VTKObservationMixin.__init__(self)
+        self._bundledModel = bundledModel
+        self._worker = worker or WorkerProcess()
+        self._run: SegmentationRun | None = None
+        self._warm = False
+        self._undo: dict[str, segmentation_nodes.Snapshot] = {}
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether a segmentation is under way."""
+        return self._run is not None
+
+    @property
+    def megavoxels(self) -> float:
+        """Size of what is segmented now, in millions of voxels; 0 if nothing is."""
+        return self._run.megavoxels if self._run else 0.0
+
+    def warmUp(self, onReady: Callable[[Ready], None], onError: Callable[[str], None]) -> None:
+        """Start the worker once, so that the first segmentation does not wait for it."""
+        if self._warm:
+            return
+        self._warm = True
+        self._worker.warm_up(self._bundledModel(), onReady, onError)
+
+    def startSegmentation(
+        self,
+        volumeNode: vtkMRMLScalarVolumeNode,
+        segmentationNode: vtkMRMLSegmentationNode | None = None,
+        device: str = "auto",
+        model: Path | None = None,
+        onProgress: Callable[[float, str], None] = lambda fraction, stage: None,
+        onFinished: Callable[[vtkMRMLSegmentationNode], None] = lambda segmentationNode: None,
+        onError: Callable[[str], None] = logging.error,
+        onCancelled: Callable[[str], None] = lambda reason: None,
+        organs: Sequence[str] | None = None,
+        roiNode: vtkMRMLMarkupsROINode | None = None,
+        smoothing: float | None = None,
+    ) -> None:
+        """Segment the organs of a CT and return at once.
+
+        Exactly one of onFinished (with the segmentation node), onError and onCancelled (each with one line for the
+        user) is called, later from the event loop or before this returns.
+
+        :param volumeNode: the CT
+        :param segmentationNode: receives the organs; those of an earlier run are replaced (`undo` brings them back),
+            other segments stay. None creates one.
+        :param device: "auto", "cpu", "cuda", "cuda:1" ... or "mps"
+        :param model: model folder; None takes the bundled one
+        :param organs: keys of the organs to keep, such as ["liver", "spleen"]; None keeps all that the model knows
+        :param roiNode: organs are kept inside this region only
+        :param smoothing: also make the 3D surfaces, with Slicer's smoothing factor (0 to 1)
+        """
+        options = self._options(device, model, organs, roiNode, smoothing)
+        self.start(volumeNode, segmentationNode, options, Callbacks(onProgress, onFinished, onError, onCancelled))
+
+    def segment(
+        self,
+        volumeNode: vtkMRMLScalarVolumeNode,
+        segmentationNode: vtkMRMLSegmentationNode | None = None,
+        device: str = "auto",
+        model: Path | None = None,
+        onProgress: Callable[[float, str], None] = lambda fraction, stage: None,
+        organs: Sequence[str] | None = None,
+        roiNode: vtkMRMLMarkupsROINode | None = None,
+        smoothing: float | None = None,
+    ) -> vtkMRMLSegmentationNode:
+        """Segment the organs of a CT and return the segmentation node.
+
+        This is `startSegmentation`, waited for in the event loop: the window keeps answering meanwhile. Raises
+        Cancelled if the segmentation was given up and FlareSegmentError, with one clear line, if it failed.
+        """
+        options = self._options(device, model, organs, roiNode, smoothing)
+        return _waitedFor(lambda callbacks: self.start(volumeNode, segmentationNode, options, callbacks), onProgress)
+
+    def start(
+        self,
+        volumeNode: vtkMRMLScalarVolumeNode,
+        segmentationNode: vtkMRMLSegmentationNode | None,
+        options: RunOptions,
+        callbacks: Callbacks,
+        frameNode: vtkMRMLScalarVolumeNode | None = None,
+    ) -> None:
+        """Segment a CT, or a frame of its sequence that is not in the scene, and return at once."""
+        if self._run is not None:
+            callbacks.onError(_("A segmentation is already running."))
+            return
+        run = SegmentationRun(
+            volumeNode,
+            segmentationNode,
+            options,
+            callbacks,
+            self._finish,
+            self._keepForUndo if frameNode is None else lambda snapshot: None,
+            frameNode,
+        )
+        try:
+            volume, settings = run.prepare()
+        except FlareSegmentError as error:
+            callbacks.onError(str(error))
+            return
+        self._run = run
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._onNodeRemoved)
+        self._worker.segment(volume, settings, run)
+
+    def volumesQueue(
+        self, volumeNodes: Sequence[vtkMRMLScalarVolumeNode], options: RunOptions, callbacks: Callbacks
+    ) -> VolumeQueue:
+        """Several CTs, to be segmented one after another.
+
+        A result that an earlier run left in the scene is replaced, unless it was edited: then a new one is made.
+        """
+        return VolumeQueue(
+            [
+                QueueItem(node.GetName(), functools.partial(self._startUnattended, node, options))
+                for node in volumeNodes
+            ],
+            callbacks,
+        )
+
+    def segmentVolumes(
+        self,
+        volumeNodes: Sequence[vtkMRMLScalarVolumeNode],
+        device: str = "auto",
+        model: Path | None = None,
+        onProgress: Callable[[float, str], None] = lambda fraction, stage: None,
+        organs: Sequence[str] | None = None,
+    ) -> list[vtkMRMLSegmentationNode | None]:
+        """Segment several CTs one after another; returns their segmentation nodes, None for a CT that failed.
+
+        Raises Cancelled if it was given up, and FlareSegmentError if all failed.
+        """
+        options = self._options(device, model, organs, None, None)
+        _waitedFor(lambda callbacks: self.volumesQueue(volumeNodes, options, callbacks).start(), onProgress)
+        return [segmentation_nodes.find_result(node) for node in volumeNodes]
+
+    def segmentSequence(
+        self,
+        volumeNode: vtkMRMLScalarVolumeNode,
+        device: str = "auto",
+        model: Path | None = None,
+        onProgress: Callable[[float, str], None] = lambda fraction, stage: None,
+        organs: Sequence[str] | None = None,
+    ) -> vtkMRMLSegmentationNode:
+        """Segment all frames of the sequence that a CT is shown from.
+
+        The result is one segmentation node that plays along with the CT. Raises as `segment` does.
+        """
+        options = self._options(device, model, organs, None, None)
+        return _waitedFor(lambda callbacks: self.sequenceQueue(volumeNode, options, callbacks).start(), onProgress)
+
+    def sequenceQueue(
+        self, volumeNode: vtkMRMLScalarVolumeNode, options: RunOptions, callbacks: Callbacks
+    ) -> VolumeQueue:
+        """The frames of a CT's sequence, to be segmented one after another. Raises InputError if it has none."""
+        frames = frame_sequence(volumeNode)
+        if frames is None:
+            raise InputError(_("{name} is not a sequence.").format(name=volumeNode.GetName()))
+        outputs: list[vtkMRMLSegmentationNode] = []
+
+        def start(index: int, frameCallbacks: Callbacks) -> None:
+            def onFinished(segmentationNode: vtkMRMLSegmentationNode) -> None:
+                outputs[:] = [segmentationNode]
+                frames.keep(index, segmentationNode)
+                if index == len(frames) - 1:
+                    frames.show_with(segmentationNode)
+                frameCallbacks.onFinished(segmentationNode)
+
+            self.start(
+                volumeNode,
+                outputs[0] if outputs else None,
+                options,
+                replace(frameCallbacks, onFinished=onFinished),
+                frames.frame(index),
+            )
+
+        return VolumeQueue(
+            [QueueItem(frames.name(index), functools.partial(start, index)) for index in range(len(frames))], callbacks
+        )
+
+    def canUndo(self, segmentationNode: vtkMRMLSegmentationNode | None) -> bool:
+        """Whether `undo` could bring back what a run replaced in this segmentation."""
+        snapshot = self._undo.get(segmentationNode.GetID()) if segmentationNode else None
+        return snapshot is not None and snapshot.node is segmentationNode
+
+    def undo(self, segmentationNode: vtkMRMLSegmentationNode) -> None:
+        """Bring back the organs that the last run replaced; once more, and the new ones are there again."""
+        snapshot = self._undo[segmentationNode.GetID()]
+        self._undo[segmentationNode.GetID()] = snapshot.restore()
+
+    def startComparison(
+        self,
+        segmentationNode: vtkMRMLSegmentationNode,
+        referenceNode: vtkMRMLSegmentationNode | vtkMRMLLabelMapVolumeNode,
+        onFinished: Callable[[dict], None] = lambda scores: None,
+        onError: Callable[[str], None] = logging.error,
+    ) -> None:
+        """Compare a result with a reference and return at once.
+
+        onFinished is given {organ key: {"dice", "nsd", "hd95_mm"}} of the organs that the reference has; the same is
+        kept with the segmentation, and a second segmentation node shows the difference.
+        """
+        volumeNode = segmentation_nodes.reference_volume(segmentationNode)
+        try:
+            if volumeNode is None:
+                raise InputError(_("The CT of {name} is gone.").format(name=segmentationNode.GetName()))
+            labels = comparison.label_map(segmentationNode, volumeNode)
+            reference = comparison.label_map(referenceNode, volumeNode)
+        except FlareSegmentError as error:
+            onError(str(error))
+            return
+        organs = [organ for organ in FLARE22_ORGANS if (reference == organ.label).any()]
+        # Organs that the reference does not have were not drawn, rather than not there.
+        labels = keep_only(labels, organs)
+        result, volume = segmentationNode.GetID(), volumeNode.GetID()
+        name = referenceNode.GetName()
+
+        def onCompared(compared: Compared, difference: np.ndarray) -> None:
+            node, ct = slicer.mrmlScene.GetNodeByID(result), slicer.mrmlScene.GetNodeByID(volume)
+            if node is None or ct is None:
+                onError(_("The comparison was stopped: its segmentation is gone."))
+                return
+            box = [slice(start, stop) for start, stop in compared.box]
+            comparison.show_difference(node, ct, difference, box)
+            facts = {"reference": name, "organs": compared.organs}
+            segmentation_nodes.set_fact(node, segmentation_nodes.COMPARISON, facts)
+            onFinished(compared.organs)
+
+        self._worker.compare(
+            labels, reference, tuple(volumeNode.GetSpacing()), tuple(organ.key for organ in organs), onCompared, onError
+        )
+
+    def cancel(self, reason: str = "") -> None:
+        """Give up the segmentation that runs, if any; the scene stays as it is."""
+        run = self._run
+        if run is None:
+            return
+        self._worker.cancel()
+        self._finish()
+        run.callbacks.onCancelled(reason or _("Cancelled. Nothing was changed."))
+
+    def close(self) -> None:
+        """End the worker process; another segmentation would start it again."""
+        self.cancel()
+        self._worker.close()
+        self._warm = False
+
+    def _startUnattended(self, volumeNode: vtkMRMLScalarVolumeNode, options: RunOptions, callbacks: Callbacks) -> None:
+        existing = segmentation_nodes.find_result(volumeNode)
+        if existing is not None and segmentation_nodes.edited_organs(existing):
+            existing = None
+        self.start(volumeNode, existing, options, callbacks)
+
+    def _options(
+        self,
+        device: str,
+        model: Path | None,
+        organs: Sequence[str] | None,
+        roiNode: vtkMRMLMarkupsROINode | None,
+        smoothing: float | None,
+    ) -> RunOptions:
+        keys = None if organs is None else tuple(organs)
+        return RunOptions(model or self._bundledModel(), device, keys, roiNode, smoothing)
+
+    def _keepForUndo(self, snapshot: segmentation_nodes.Snapshot) -> None:
+        # What belonged to nodes that are gone, with the scene or alone, is not kept in memory.
+        living = {key: one for key, one in self._undo.items() if slicer.mrmlScene.GetNodeByID(key) is one.node}
+        self._undo = living | {snapshot.node.GetID(): snapshot}
+
+    def _finish(self) -> None:
+        self._run = None
+        self.removeObservers()
+
+    def _onSceneStartClose(self, caller, event) -> None:
+        self._undo.clear()
+        self.cancel(_("The scene was closed; the segmentation was stopped."))
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onNodeRemoved(self, caller, event, node) -> None:
+        if self._run is not None and node is self._run.volumeNode:
+            self.cancel(_("The CT was removed; the segmentation was stopped."))
+
+
+def _waitedFor(start: Callable[[Callbacks], Any], onProgress: Callable[[float, str], None]) -> vtkMRMLSegmentationNode:
+    """Start something and let the event loop go on until it ends. Raises what it ended with."""
+    outcome: list[vtkMRMLSegmentationNode | FlareSegmentError] = []
+    loop = qt.QEventLoop()
+
+    def end(value: vtkMRMLSegmentationNode | FlareSegmentError) -> None:
+        outcome.append(value)
+        loop.quit()
+
+    start(
+        Callbacks(
+            onProgress,
+            onFinished=end,
+            onError=lambda message: end(FlareSegmentError(message)),
+            onCancelled=lambda reason: end(Cancelled(reason)),
+        )
+    )
+    if not outcome:
+        loop.exec_()
+    if isinstance(outcome[0], FlareSegmentError):
+        raise outcome[0]
+    return outcome[0]

@@ -1,0 +1,153 @@
+"""One segmentation under way: from a volume node to the worker, and from the worker's answer to a segmentation node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from FlareSegmentLib import __version__
+from FlareSegmentLib.errors import FlareSegmentError, InputError
+from FlareSegmentLib.volume import Volume
+from FlareSegmentLib.worker.protocol import Result
+from FlareSegmentSlicerLib.logic.worker_process import SegmentationSettings
+from FlareSegmentSlicerLib.scene import segmentation_nodes
+from FlareSegmentSlicerLib.scene.region_of_interest import Region, region_of_interest
+from FlareSegmentSlicerLib.scene.segmentation_nodes import OrganLabels, Snapshot
+
+
+def _ignore(*arguments: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Who is told. Exactly one of the last three is called, with the segmentation node or with a line for the user."""
+
+    onProgress: Callable[[float, str], None] = _ignore
+    onFinished: Callable[[slicer.vtkMRMLSegmentationNode], None] = _ignore
+    onError: Callable[[str], None] = _ignore
+    onCancelled: Callable[[str], None] = _ignore
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the user can choose (see `FlareSegmentLogic.startSegmentation`)."""
+
+    model: Path
+    device: str = "auto"
+    organs: tuple[str, ...] | None = None
+    roiNode: slicer.vtkMRMLMarkupsROINode | None = None
+    smoothing: float | None = None
+
+    def described(self) -> dict[str, Any]:
+        """For the attributes of the result."""
+        region = self.roiNode.GetName() if self.roiNode else None
+        return {"device": self.device, "organs": self.organs, "region": region}
+
+
+@dataclass
+class SegmentationRun:
+    """Prepares what the worker needs, listens to it, and puts its result into the scene.
+
+    Attributes:
+        volumeNode: the CT; its segmentation refers to it.
+        frameNode: where the voxels are, if not in the CT itself (a frame of its sequence).
+        segmentationNode: receives the organs; None makes a new node.
+    """
+
+    volumeNode: slicer.vtkMRMLScalarVolumeNode
+    segmentationNode: slicer.vtkMRMLSegmentationNode | None
+    options: RunOptions
+    callbacks: Callbacks
+    onEnd: Callable[[], None]
+    onReplaced: Callable[[Snapshot], None]
+    frameNode: slicer.vtkMRMLScalarVolumeNode | None = None
+    megavoxels: float = 0.0
+    _outputID: str | None = None
+    _region: Region | None = None
+    _shape: tuple[int, ...] = ()
+    _warnings: list[str] = field(default_factory=list)
+
+    def prepare(self) -> tuple[Volume, SegmentationSettings]:
+        """What to send to the worker. Raises InputError."""
+        if self.volumeNode is None:
+            raise InputError(_("Choose a CT first."))
+        segmentation_nodes.check_output(self.volumeNode, self.segmentationNode)
+        self._outputID = self.segmentationNode.GetID() if self.segmentationNode else None
+        volume = segmentation_nodes.volume_from_node(self.frameNode or self.volumeNode)
+        self._shape = volume.array.shape
+        modality = segmentation_nodes.modality(self.volumeNode)
+        if modality not in ("", "CT"):
+            self._warnings.append(
+                _("{name} is tagged as {modality}, not as CT: look at the result.").format(
+                    name=self.volumeNode.GetName(), modality=modality
+                )
+            )
+        options = self.options
+        settings = SegmentationSettings(options.model, options.device, options.organs, None, options.smoothing)
+        if options.roiNode is not None:
+            self._region = region_of_interest(self.volumeNode, volume, options.roiNode)
+            volume = self._region.crop(volume)
+            settings = replace(settings, region=self._region.kept)
+        self.megavoxels = volume.array.size / 1e6
+        return volume, settings
+
+    def onProgress(self, fraction: float, stage: str) -> None:
+        self.callbacks.onProgress(fraction, stage)
+
+    def onResult(self, labels: OrganLabels, result: Result) -> None:
+        self.onEnd()
+        # An output that was removed in the meantime is replaced by a new one.
+        output = slicer.mrmlScene.GetNodeByID(self._outputID) if self._outputID else None
+        before = Snapshot(output) if output else None
+        try:
+            self._check_unchanged()
+            segmentationNode = segmentation_nodes.create_segmentation(
+                self.volumeNode, self._in_whole_volume(labels), output, self._description(result)
+            )
+        except FlareSegmentError as error:
+            self.callbacks.onError(str(error))
+            return
+        if before is not None and not before.isEmpty:
+            self.onReplaced(before)
+        self.callbacks.onFinished(segmentationNode)
+
+    def onFailure(self, message: str) -> None:
+        self.onEnd()
+        self.callbacks.onError(message)
+
+    def _check_unchanged(self) -> None:
+        image = (self.frameNode or self.volumeNode).GetImageData()
+        if image is None or tuple(reversed(image.GetDimensions())) != self._shape:
+            raise InputError(
+                _("{name} was changed while it was segmented. Segment it again.").format(name=self.volumeNode.GetName())
+            )
+
+    def _in_whole_volume(self, labels: OrganLabels) -> OrganLabels:
+        if self._region is None:
+            return labels
+        first = [extent.start for extent in self._region.seen]
+        z, y, x = (slice(extent.start + n, extent.stop + n) for extent, n in zip(labels.box, first, strict=True))
+        organs = {key: _moved(facts, first) for key, facts in labels.organs.items()}
+        return replace(labels, box=(z, y, x), organs=organs)
+
+    def _description(self, result: Result) -> Mapping[str, Any]:
+        return {
+            "Version": __version__,
+            "Model": result.model,
+            "Device": result.device,
+            "Settings": self.options.described(),
+            "Seconds": result.seconds,
+            segmentation_nodes.ORGAN_TABLE: result.organs,
+            segmentation_nodes.WARNINGS: self._warnings + result.warnings,
+        }
+
+
+def _moved(facts: Mapping[str, Any], first: list[int]) -> dict[str, Any]:
+    center = facts.get("center")
+    return {**facts, "center": center and [value + n for value, n in zip(center, reversed(first), strict=True)]}

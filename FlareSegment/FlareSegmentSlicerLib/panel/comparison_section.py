@@ -1,0 +1,75 @@
+"""The panel's section "Compare with a reference"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from FlareSegmentSlicerLib.scene import comparison
+
+
+class ComparisonSection:
+    """Starts a comparison; its scores go into the table, its difference into the slices."""
+
+    def __init__(
+        self,
+        ui: Any,
+        output: Callable[[], slicer.vtkMRMLSegmentationNode | None],
+        start: Callable[..., None],
+        say: Callable[[str, str], None],
+        onCompared: Callable[[], None],
+    ) -> None:
+        """output: gives the result; start: the logic's `startComparison`; onCompared: the table has news."""
+        self._ui, self._output, self._start, self._say, self._onCompared = ui, output, start, say, onCompared
+        self._underWay = False
+        ui.referenceSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onReference)
+        ui.compareButton.connect("clicked(bool)", self._onCompare)
+        ui.differenceCheckBox.connect("toggled(bool)", self._onDifference)
+
+    def update(self, running: bool = False) -> None:
+        """Enable and explain what can be done."""
+        ui, output, reference = self._ui, self._output(), self._ui.referenceSelector.currentNode()
+        difference = comparison.difference_node(output)
+        ready = bool(output and reference and reference is not output and not running and not self._underWay)
+        ui.compareButton.enabled = ready
+        if reference is None:
+            ui.compareButton.toolTip = _("Choose a reference first.")
+        elif reference is output:
+            ui.compareButton.toolTip = _("This is the result itself: choose another segmentation.")
+        else:
+            ui.compareButton.toolTip = _("Dice, Normalized Surface Dice and HD95 of every organ, in the table.")
+        ui.compareButton.text = _("Comparing…") if self._underWay else _("Compare")
+        ui.differenceCheckBox.enabled = difference is not None
+        blocked = ui.differenceCheckBox.blockSignals(True)
+        ui.differenceCheckBox.checked = bool(
+            difference and difference.GetDisplayNode() and difference.GetDisplayNode().GetVisibility()
+        )
+        ui.differenceCheckBox.blockSignals(blocked)
+
+    def _onReference(self, node: slicer.vtkMRMLNode) -> None:
+        self.update()
+
+    def _onCompare(self) -> None:
+        self._underWay = True
+        self.update()
+        with slicer.util.WaitCursor():
+            reference = self._ui.referenceSelector.currentNode()
+            self._start(self._output(), reference, onFinished=self._onFinished, onError=self._onError)
+
+    def _onFinished(self, scores: dict) -> None:
+        self._underWay = False
+        self._onCompared()
+        self.update()
+
+    def _onError(self, message: str) -> None:
+        self._underWay = False
+        self._say(message, "error")
+        self.update()
+
+    def _onDifference(self, checked: bool) -> None:
+        node = comparison.difference_node(self._output())
+        if node is not None:
+            node.GetDisplayNode().SetVisibility(checked)

@@ -1,0 +1,173 @@
+"""The table of a result: what was found, measured, compared, and the way to each organ."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from FlareSegmentLib.organs import organ_by_key
+from FlareSegmentSlicerLib.scene import display, segmentation_nodes
+
+_NAME, _NOTE = "name", "note"
+
+
+@dataclass(frozen=True)
+class _Column:
+    key: str
+    title: str
+    tool_tip: str
+    optional: bool = False
+
+
+def _columns() -> tuple[_Column, ...]:
+    return (
+        _Column(_NAME, _("Organ"), _("Click an organ to see it in all views")),
+        _Column("volume_ml", _("mL"), _("Volume as it was segmented, in mL; ≥ for an organ that the scan cuts")),
+        _Column("hu", _("HU"), _("Mean ± standard deviation of the CT in the organ, in Hounsfield units")),
+        _Column("dice", _("Dice"), _("Overlap with the reference, 0 to 1"), True),
+        _Column("nsd", _("NSD"), _("Normalized Surface Dice at FLARE22's tolerance, 0 to 1"), True),
+        _Column("hd95_mm", _("HD95"), _("95th percentile of the distance between the surfaces, in mm"), True),
+        _Column("extent_mm", _("Extent (mm)"), _("Left to right × front to back × head to foot, in millimeters")),
+        _Column(_NOTE, _("Note"), _("What to know before a number is used"), True),
+    )
+
+
+class OrganTable:
+    """Fills a QTableWidget with the organs of a segmentation node.
+
+    A click or Enter on an organ shows it in all views; the check box shows or hides it.
+    """
+
+    def __init__(self, table: qt.QTableWidget, onJump: Callable[[str], None]) -> None:
+        """onJump: called with the key of the organ that was clicked."""
+        self._table = table
+        self._onJump = onJump
+        self._columns = _columns()
+        self._keys: list[str] = []
+        self._texts: list[list[str]] = []
+        self._node: slicer.vtkMRMLSegmentationNode | None = None
+        self._filling = False
+        table.setColumnCount(len(self._columns))
+        for position, column in enumerate(self._columns):
+            item = qt.QTableWidgetItem(column.title)
+            item.setToolTip(column.tool_tip)
+            table.setHorizontalHeaderItem(position, item)
+        header = table.horizontalHeader()
+        header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        header.setMinimumSectionSize(20)
+        header.setStretchLastSection(True)
+        table.verticalHeader().setVisible(False)
+        table.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        table.connect("cellClicked(int,int)", self._onCell)
+        table.connect("cellActivated(int,int)", self._onCell)
+        table.connect("itemChanged(QTableWidgetItem*)", self._onItemChanged)
+
+    @property
+    def isEmpty(self) -> bool:
+        """Whether there is no organ to show."""
+        return not self._keys
+
+    def show(self, segmentationNode: slicer.vtkMRMLSegmentationNode | None, edited: Collection[str] = ()) -> None:
+        """Show what is known of a result, of which the organs with these names were edited since."""
+        description = segmentation_nodes.read_description(segmentationNode)
+        organs = description.get(segmentation_nodes.ORGAN_TABLE, {})
+        scores = description.get(segmentation_nodes.COMPARISON, {}).get("organs", {})
+        segments = segmentation_nodes.organ_segments(segmentationNode) if segmentationNode else {}
+        self._node = segmentationNode
+        self._keys = list(organs)
+        self._texts = [
+            [_text(column.key, key, facts, scores.get(key, {}), edited) for column in self._columns]
+            for key, facts in organs.items()
+        ]
+        self._filling = True
+        self._table.setRowCount(len(organs))
+        for row, key in enumerate(self._keys):
+            for position, text in enumerate(self._texts[row]):
+                self._table.setItem(row, position, self._item(position, text, key, segments.get(key)))
+        for position, column in enumerate(self._columns):
+            empty = not any(texts[position] for texts in self._texts)
+            self._table.setColumnHidden(position, column.optional and empty)
+        self._table.resizeRowsToContents()
+        self._table.setMinimumHeight(self._height())
+        self._filling = False
+
+    def rows(self) -> list[list[str]]:
+        """Titles, then the organs, without columns that are not shown."""
+        shown = [position for position in range(len(self._columns)) if not self._table.isColumnHidden(position)]
+        titles = [column.title for column in self._columns]
+        return [[line[position] for position in shown] for line in [titles, *self._texts]]
+
+    def copy(self) -> None:
+        """Put the table into the clipboard, as spreadsheets take it."""
+        text = "\n".join("\t".join(line) for line in self.rows())
+        qt.QApplication.clipboard().setText(text)
+
+    def csv(self) -> str:
+        """The table as comma-separated values."""
+        stream = io.StringIO(newline="")
+        csv.writer(stream).writerows(self.rows())
+        return stream.getvalue()
+
+    def _height(self) -> int:
+        """What all rows, the titles and a scroll bar need: a narrow panel must not cut organs off."""
+        rows = sum(self._table.rowHeight(row) for row in range(self._table.rowCount))
+        bar = self._table.style().pixelMetric(qt.QStyle.PM_ScrollBarExtent)
+        return rows + self._table.horizontalHeader().height + bar + 2 * self._table.frameWidth
+
+    def _item(self, position: int, text: str, key: str, segmentID: str | None) -> qt.QTableWidgetItem:
+        item = qt.QTableWidgetItem(text)
+        if self._columns[position].key != _NAME:
+            item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+            return item
+        swatch = qt.QPixmap(12, 12)
+        swatch.fill(qt.QColor(*organ_by_key(key).color))
+        item.setIcon(qt.QIcon(swatch))
+        if segmentID and self._node.GetDisplayNode():
+            item.setFlags(item.flags() | qt.Qt.ItemIsUserCheckable)
+            visible = self._node.GetDisplayNode().GetSegmentVisibility(segmentID)
+            item.setCheckState(qt.Qt.Checked if visible else qt.Qt.Unchecked)
+        return item
+
+    def _onCell(self, row: int, column: int) -> None:
+        self._onJump(self._keys[row])
+
+    def _onItemChanged(self, item: qt.QTableWidgetItem) -> None:
+        if self._filling or item.column() != 0:
+            return
+        segmentID = segmentation_nodes.organ_segments(self._node).get(self._keys[item.row()])
+        if segmentID:
+            display.set_organ_visible(self._node, segmentID, item.checkState() == qt.Qt.Checked)
+
+
+def _text(column: str, key: str, facts: dict[str, Any], scores: dict[str, Any], edited: Collection[str]) -> str:
+    name = _(organ_by_key(key).name)
+    found = bool(facts.get("volume_ml"))
+    if column == _NAME:
+        return name
+    if column == _NOTE:
+        notes = [] if found else [_("not found")]
+        notes += [_("cut by the edge")] if facts.get("touches_border") else []
+        notes += [_("edited since")] if name in edited else []
+        return ", ".join(notes)
+    if column in ("dice", "nsd"):
+        return "" if scores.get(column) is None else f"{scores[column]:.3f}"
+    if column == "hd95_mm":
+        if not scores:
+            return ""
+        return "∞" if scores.get(column) is None else f"{scores[column]:.1f}"
+    if not found:
+        return "–"
+    if column == "volume_ml":
+        return ("≥ " if facts.get("touches_border") else "") + f"{facts[column]:.1f}"
+    if column == "hu":
+        deviation = facts.get("sd_hu")
+        return f"{facts['mean_hu']:.0f}" + ("" if deviation is None else f" ± {deviation:.0f}")
+    extent = facts.get("extent_mm")
+    return " × ".join(f"{value:.0f}" for value in extent) if extent else ""

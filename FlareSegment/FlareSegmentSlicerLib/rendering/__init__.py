@@ -1,0 +1,1 @@
+"""Pictures, videos and surfaces of a result."""

@@ -1,0 +1,1 @@
+"""Results in the MRML scene: nodes, display, comparison, export, regions and sequences."""

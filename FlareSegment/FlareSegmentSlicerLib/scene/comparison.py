@@ -1,0 +1,147 @@
+"""A result beside a reference: both as label maps on the CT's grid, and where they differ as a segmentation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+from vtk.util import numpy_support
+
+from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.organs import FLARE22_ORGANS, LABEL_TABLES, Organ
+from FlareSegmentSlicerLib.scene import segmentation_nodes
+
+DIFFERENCE_OF = "FlareSegmentDifference.Of"
+"""Attribute of a segmentation that shows differences: the ID of the segmentation they are of."""
+
+
+def label_map(
+    node: slicer.vtkMRMLSegmentationNode | slicer.vtkMRMLLabelMapVolumeNode, volumeNode: slicer.vtkMRMLScalarVolumeNode
+) -> np.ndarray:
+    """The organs of a node as labels (z, y, x) uint8 of `organs.FLARE22_ORGANS` on the CT's grid.
+
+    Segments are recognized by FlareSegment's own tag, their terminology or their name; the values of a label map volume
+    by the names in its color table, else as FlareSegment's (1 to 4) or, with a 13 among 1, 2, 3, as FLARE22's. Raises
+    InputError if there is no organ in it.
+    """
+    if node.IsA("vtkMRMLSegmentationNode"):
+        result = _of_segments(node, volumeNode)
+    else:
+        result = _of_volume(node, volumeNode)
+    if not result.any():
+        text = _("{name} holds none of the organs: they are recognized by terminology or name.")
+        raise InputError(text.format(name=node.GetName()))
+    return result
+
+
+def show_difference(
+    segmentationNode: slicer.vtkMRMLSegmentationNode,
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    difference: np.ndarray,
+    box: Sequence[slice],
+) -> slicer.vtkMRMLSegmentationNode:
+    """Show the difference of the worker's comparison over the CT; one made before is replaced."""
+    node = difference_node(segmentationNode)
+    if node is None:
+        name = _("{name} difference").format(name=segmentationNode.GetName())
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+        node.SetAttribute(DIFFERENCE_OF, segmentationNode.GetID())
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+    node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    with slicer.util.NodeModify(node):
+        node.GetSegmentation().RemoveAllSegments()
+        names = (
+            (1, _("Only in the reference"), (0.15, 0.55, 1.0)),
+            (2, _("Only in the result"), (1.0, 0.35, 0.1)),
+            (3, _("Another organ"), (1.0, 0.2, 0.9)),
+        )
+        if difference.size:
+            image = segmentation_nodes.oriented_image(volumeNode, difference, tuple(box))
+            for value, name, color in names:
+                if not np.any(difference == value):
+                    continue
+                segment = slicer.vtkSegment()
+                segment.SetName(name)
+                segment.SetColor(color)
+                segment.SetLabelValue(value)
+                segment.AddRepresentation(
+                    slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName(), image
+                )
+                node.GetSegmentation().AddSegment(segment)
+    node.GetDisplayNode().SetVisibility3D(False)
+    node.GetDisplayNode().SetOpacity2DFill(0.7)
+    return node
+
+
+def difference_node(
+    segmentationNode: slicer.vtkMRMLSegmentationNode | None,
+) -> slicer.vtkMRMLSegmentationNode | None:
+    """The node that `show_difference` made for a segmentation, if there is one."""
+    if segmentationNode is None:
+        return None
+    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+        if node.GetAttribute(DIFFERENCE_OF) == segmentationNode.GetID():
+            return node
+    return None
+
+
+def organ_of_segment(segment: slicer.vtkSegment) -> Organ | None:
+    """The organ that a segment stands for, by FlareSegment's tag, its terminology or its name."""
+    key = segmentation_nodes.tag(segment, segmentation_nodes.ORGAN_TAG)
+    parts = segmentation_nodes.tag(segment, slicer.vtkSegment.GetTerminologyEntryTagName()).split("~")
+    codes = tuple(part.split("^")[1] if part.count("^") == 2 else "" for part in parts[2:4])
+    for organ in FLARE22_ORGANS:
+        if key == organ.key or codes == (organ.type_code, organ.modifier_code or ""):
+            return organ
+    return _organ_by_name(segment.GetName() or "")
+
+
+def _organ_by_name(name: str) -> Organ | None:
+    words = sorted(re.findall(r"[a-z]+", name.lower()))
+    shapes = {tuple(sorted(organ.key.split("_"))): organ for organ in FLARE22_ORGANS}
+    return shapes.get(tuple(words))
+
+
+def _of_segments(node: slicer.vtkMRMLSegmentationNode, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
+    segmentation = node.GetSegmentation()
+    result = np.zeros(slicer.util.arrayFromVolume(volumeNode).shape, np.uint8)
+    for index in range(segmentation.GetNumberOfSegments()):
+        segment_id = segmentation.GetNthSegmentID(index)
+        organ = organ_of_segment(segmentation.GetSegment(segment_id))
+        if organ is not None:
+            mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, segment_id, volumeNode)
+            result[mask > 0] = organ.label
+    return result
+
+
+def _of_volume(node: slicer.vtkMRMLLabelMapVolumeNode, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    transform = volumeNode.GetParentTransformNode()
+    labels = logic.CreateOrientedImageDataFromVolumeNode(node, transform)
+    grid = logic.CreateOrientedImageDataFromVolumeNode(volumeNode, transform)
+    resampled = slicer.vtkOrientedImageData()
+    if labels is None or not slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
+        labels, grid, resampled
+    ):
+        raise InputError(_("{name} could not be brought onto the CT's grid.").format(name=node.GetName()))
+    shape = tuple(reversed(resampled.GetDimensions()))
+    values = numpy_support.vtk_to_numpy(resampled.GetPointData().GetScalars()).reshape(shape)
+    result = np.zeros(shape, np.uint8)
+    for value, organ in _organs_of_values(node, {int(value) for value in np.unique(values)} - {0}).items():
+        result[values == value] = organ.label
+    return result
+
+
+def _organs_of_values(node: slicer.vtkMRMLLabelMapVolumeNode, values: set[int]) -> dict[int, Organ]:
+    colors = node.GetDisplayNode().GetColorNode() if node.GetDisplayNode() else None
+    named = {value: _organ_by_name(colors.GetColorName(value) or "") for value in values} if colors else {}
+    found = {value: organ for value, organ in named.items() if organ is not None}
+    if found:
+        return found
+    table = "flare22" if 13 in values and values <= {1, 2, 3, 13} else "flaresegment"
+    organs = {LABEL_TABLES[table][organ.key]: organ for organ in FLARE22_ORGANS}
+    return {value: organs[value] for value in values if value in organs}

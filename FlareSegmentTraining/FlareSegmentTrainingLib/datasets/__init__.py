@@ -1,0 +1,1 @@
+"""Data sets as people have them: layouts, label tables, archives, splits."""

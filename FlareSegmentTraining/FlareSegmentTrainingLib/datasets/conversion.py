@@ -1,0 +1,292 @@
+"""Data sets of any layout become the project's plain one: what `prepare.py` does.
+
+Written per case: `<case>_ct.nii.gz` (int16 HU, clipped to -1024 ... 3071), `<case>_labels.nii.gz` (uint8), both on
+the CT's own grid; and for all: `labels.json` (what the values mean), `quality.json` (per case and organ: not labeled,
+absent, cut), `report.json` and `report.csv`.
+
+Files are made anew from voxels, so nothing of a header's text comes along, and a name that does not come from a
+public data set is replaced by one made from the content. A run that was stopped goes on where it was: a case is done
+once the report says so.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+
+from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.files.image_io import read_volume
+from FlareSegmentLib.organs import LABEL_TABLES, Organ
+from FlareSegmentLib.volume import Volume
+from FlareSegmentTrainingLib.datasets.cases import Case
+from FlareSegmentTrainingLib.datasets.dataset_layouts import (
+    IMAGE_SUFFIX,
+    LABEL_MAP_FILE,
+    LABELS_SUFFIX,
+    QUALITY_FILE,
+    LeftOut,
+)
+
+REPORT_FILE = "report.json"
+TABLE_FILE = "report.csv"
+HU_RANGE = (-1024, 3071)
+PUBLIC_NAME = re.compile(
+    r"(series|labels)_\d{4,}|FLARE\w*_\d{4,5}|(liver|spleen|pancreas|hepaticvessel|colon|lung)_\d{1,3}|amos_\d{4}|s\d{4}|[Cc]ase_\d{5}|phantom\d{7}|case_[0-9a-f]{12}"
+)
+"""Names that public data sets (FLARE, MSD, AMOS, TotalSegmentator, KiTS), the phantoms and this module gave: they
+tell of nobody. series_0001 and labels_0001 are what `dicom_export` left out.
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cases are written.
+
+    Attributes:
+        organs: organs that are kept; everything else becomes background.
+        label_ids: name of the table in `organs.LABEL_TABLES` whose values are written.
+        keep_names: keep all case names, patients and reasons as they are.
+        unlabeled: take cases without labels too; their image is written alone.
+        clip: bring values into the range of a CT's 12 bits, `HU_RANGE`.
+    """
+
+    organs: tuple[Organ, ...]
+    label_ids: str = "flaresegment"
+    keep_names: bool = False
+    unlabeled: bool = False
+    clip: bool = True
+
+
+@dataclass
+class Outcome:
+    """What became of a case: "taken", "present" (an earlier run took it) or "left out", and why."""
+
+    name: str
+    source: str
+    result: str
+    reason: str = ""
+    facts: dict = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def convert_cases(
+    cases: Sequence[Case],
+    output: Path,
+    settings: Settings,
+    left_out: Sequence[LeftOut] = (),
+    say: Callable[[str], None] = print,
+) -> list[Outcome]:
+    """Check all cases, write those that can be used into the plain layout, and report.
+
+    left_out: cases that were already found unusable; they appear in the report.
+
+    Raises:
+        InputError: the folder cannot be written, or holds cases converted with other organs or label values.
+    """
+    output = Path(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output, prefix=".preparing-") as private:
+            return _Conversion(output, Path(private), settings, say).run(cases, left_out)
+    except OSError as error:
+        raise InputError(
+            f"{output} cannot be written: {error.strerror or error}. Free space or choose another folder; "
+            "run again to go on."
+        ) from error
+
+
+class _Conversion:
+    def __init__(self, output: Path, private: Path, settings: Settings, say: Callable[[str], None]):
+        self.output, self.private, self.settings, self.say = output, private, settings, say
+        self.values = {organ.key: LABEL_TABLES[settings.label_ids][organ.key] for organ in settings.organs}
+        self.quality: dict[str, dict] = read_list(output / QUALITY_FILE)
+        report = read_list(output / REPORT_FILE)
+        self.done: dict[str, dict] = report.get("cases", {})
+        if not isinstance(self.done, dict):
+            raise InputError(f"{output / REPORT_FILE} was not written by this program; choose another folder.")
+        if report and report.get("label_values") != self.values:
+            raise InputError(f"{output} holds cases with other organs or label values; choose another folder.")
+
+    def run(self, cases: Sequence[Case], left_out: Sequence[LeftOut]) -> list[Outcome]:
+        outcomes = [self._unusable(item) for item in left_out]
+        self._write_json(LABEL_MAP_FILE, {str(value): key for key, value in self.values.items()})
+        patients: dict[str, str] = {}
+        images = {facts["voxels_sha256"]: name for name, facts in self.done.items() if facts["result"] != "left out"}
+        for number, case in enumerate(cases, start=1):
+            outcome = self._convert(case, images)
+            outcomes.append(outcome)
+            if outcome.result != "left out":
+                patient = patients.setdefault(case.patient, case.patient if self.settings.keep_names else outcome.name)
+                self.quality[outcome.name]["patient"] = patient
+                if case.fixed_set:
+                    self.quality[outcome.name]["set"] = case.fixed_set
+            self.done[outcome.name] = {
+                "result": outcome.result,
+                "reason": self._public(outcome.reason, outcome, case),
+                "remarks": [self._public(warning, outcome, case) for warning in outcome.warnings],
+                **outcome.facts,
+            }
+            # quality first: a case that the report calls done has its grades
+            self._write_json(QUALITY_FILE, self.quality)
+            self._write_json(REPORT_FILE, {"label_values": self.values, "cases": self.done})
+            self.say(f"{number}/{len(cases)} {_line(outcome)}")
+        self._write_table(outcomes)
+        return outcomes
+
+    def _unusable(self, item: LeftOut) -> Outcome:
+        digest = hashlib.sha256(item.name.encode()).hexdigest()
+        name = item.name if self.settings.keep_names or PUBLIC_NAME.fullmatch(item.name) else f"case_{digest[:12]}"
+        reason = item.reason if self.settings.keep_names else item.reason.replace(item.name, "its name")
+        self.done[name] = {"result": "left out", "reason": reason, "remarks": []}
+        return Outcome(name, item.name, "left out", item.reason)
+
+    def _convert(self, case: Case, images: dict[str, str]) -> Outcome:
+        name = case.name
+        try:
+            content = case.content_hash()
+            if not (self.settings.keep_names or PUBLIC_NAME.fullmatch(name)):
+                name = f"case_{content[:12]}"
+            earlier = self.done.get(name, {})
+            suffixes = (IMAGE_SUFFIX, LABELS_SUFFIX) if earlier.get("organs_ml") else (IMAGE_SUFFIX,)
+            files = [self.output / (name + suffix) for suffix in suffixes]
+            if earlier.get("content_sha256") == content and name in self.quality and all(f.is_file() for f in files):
+                facts = {key: value for key, value in earlier.items() if key not in ("result", "reason", "remarks")}
+                return Outcome(name, case.name, "present", "", facts, list(earlier.get("remarks", ())))
+            if not self.settings.unlabeled and not case.labeled & set(self.values):
+                raise InputError(f"none of {', '.join(self.values)} is labeled in it")
+            volume, drawn, warnings = case.read()
+            # which organs are labeled is known for certain only now
+            labels = drawn if case.labeled & set(self.values) else None
+            voxels = hashlib.sha256(np.ascontiguousarray(volume.array)).hexdigest()
+            if images.setdefault(voxels, name) != name:
+                raise InputError(f"its image is that of {images[voxels]}")
+            entry = self._grades(case, volume, labels)
+            self._write_pair(name, volume, labels)
+        except InputError as error:
+            return Outcome(name, case.name, "left out", " ".join(str(error).split()))
+        self.quality[name] = entry
+        facts = {
+            "content_sha256": content,
+            "voxels_sha256": voxels,
+            "size": list(volume.array.shape[::-1]),
+            "spacing_mm": [round(value, 4) for value in volume.spacing],
+            "organs_ml": {key: item["volume_ml"] for key, item in entry.items() if "volume_ml" in item},
+        }
+        return Outcome(name, case.name, "taken", "", facts, warnings)
+
+    def _grades(self, case: Case, volume: Volume, labels: np.ndarray | None) -> dict[str, dict]:
+        """The case's entry in quality.json."""
+        entry: dict[str, dict] = {}
+        for organ in self.settings.organs:
+            if labels is None or organ.key not in case.labeled:
+                entry[organ.key] = {"grade": "ignore"}
+                continue
+            mask = labels == organ.label
+            count = int(mask.sum())
+            cut = any(bool(mask.take(side, axis=axis).any()) for axis in range(3) for side in (0, -1))
+            entry[organ.key] = {"volume_ml": round(count * volume.voxel_volume_ml, 2), "cut": cut}
+            grade = case.grades.get(organ.key, "absent" if not count else None)
+            if grade:
+                entry[organ.key]["grade"] = grade
+        return entry
+
+    def _write_pair(self, name: str, volume: Volume, labels: np.ndarray | None) -> None:
+        contents = []
+        if labels is not None:
+            table = np.zeros(256, np.uint8)
+            for organ in self.settings.organs:
+                table[organ.label] = self.values[organ.key]
+            contents.append((table[labels], LABELS_SUFFIX))
+            if not contents[0][0].any():
+                raise InputError(f"its labels hold none of {', '.join(self.values)}")
+        array = volume.array
+        if array.dtype.kind == "f":
+            array = np.rint(np.nan_to_num(array, nan=HU_RANGE[0], posinf=HU_RANGE[1], neginf=HU_RANGE[0]))
+        limits = HU_RANGE if self.settings.clip else (-32768, 32767)
+        contents.append((np.clip(array, *limits).astype(np.int16), IMAGE_SUFFIX))
+        for content, suffix in contents:
+            temporary = self.private / ("writing" + suffix)
+            write_nifti(temporary, content, volume)
+            os.replace(temporary, self.output / (name + suffix))
+
+    def _public(self, reason: str, outcome: Outcome, case: Case) -> str:
+        """A reason or remark without names of files and cases, for files that may be passed on."""
+        if not self.settings.keep_names and outcome.name != case.name:
+            for path in (case.image, case.labels):
+                if path is not None:
+                    reason = reason.replace(str(path), "the file").replace(path.name, "the file")
+            reason = reason.replace(case.name, "it")
+        return reason
+
+    def _write_table(self, outcomes: Sequence[Outcome]) -> None:
+        temporary = self.private / TABLE_FILE
+        with open(temporary, "w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            columns = [f"{key}_ml" for key in self.values]
+            writer.writerow(["case", "result", "reason", "remarks", "size", "spacing_mm", *columns])
+            for name in dict.fromkeys(outcome.name for outcome in outcomes):
+                facts = self.done[name]
+                sizes = (" x ".join(f"{v:g}" for v in facts.get(key, ())) for key in ("size", "spacing_mm"))
+                volumes = (facts.get("organs_ml", {}).get(key, "") for key in self.values)
+                remarks = "; ".join(facts.get("remarks", ()))
+                writer.writerow([name, facts["result"], facts["reason"], remarks, *sizes, *volumes])
+        os.replace(temporary, self.output / TABLE_FILE)
+
+    def _write_json(self, file: str, content: dict) -> None:
+        temporary = self.private / file
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, self.output / file)
+
+
+def read_list(path: Path) -> dict:
+    """A JSON object from a file, empty where there is none. Raises InputError when it is something else."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); choose another folder or delete it.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} was not written by this program; choose another folder.")
+    return content
+
+
+def write_nifti(path: Path, array: np.ndarray, volume: Volume) -> None:
+    """Write a NIfTI file with voxels and geometry only, read back to be sure.
+
+    Raises:
+        InputError: NIfTI cannot hold the volume's geometry.
+        OSError: the file came out wrong.
+    """
+    image = SimpleITK.GetImageFromArray(array)
+    image.SetSpacing(volume.spacing)
+    image.SetOrigin(volume.origin)
+    image.SetDirection(volume.direction.ravel().tolist())
+    try:
+        SimpleITK.WriteImage(image, str(path), useCompression=True)
+        written, _ = read_volume(path)
+    except (RuntimeError, InputError) as error:
+        raise OSError(None, "a file came out incomplete; the disk may be full") from error
+    if not np.array_equal(written.array, array):
+        raise OSError(None, "a file came out wrong; the disk may be full")
+    if not written.same_grid(volume, tolerance_mm=0.01 * min(volume.spacing)):
+        raise InputError("its axes are not at right angles (gantry tilt); resample it to a straight grid first")
+
+
+def _line(outcome: Outcome) -> str:
+    name = outcome.source if outcome.source == outcome.name else f"{outcome.source} -> {outcome.name}"
+    if outcome.result == "left out":
+        return f"{name} is left out: {outcome.reason}"
+    size = " x ".join(str(count) for count in outcome.facts["size"])
+    volumes = ", ".join(f"{key} {volume:.0f} ml" for key, volume in outcome.facts["organs_ml"].items())
+    return f"{name} {outcome.result}: {size}; {volumes or 'no labels'}"

@@ -1,0 +1,1 @@
+"""DICOM exports, structure sets and series, for training."""

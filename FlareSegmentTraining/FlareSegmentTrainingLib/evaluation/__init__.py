@@ -1,0 +1,1 @@
+"""Measuring a model on labeled cases, and the report about it."""

@@ -1,0 +1,1 @@
+"""Training cases that nobody scanned."""

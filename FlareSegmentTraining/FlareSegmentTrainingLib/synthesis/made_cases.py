@@ -1,0 +1,269 @@
+"""Training cases that nobody scanned: CTs deformed onto other people's organs, CTs drawn from label maps, and drawn
+heads and limbs without any organ.
+
+Each case is a function of its source files, the seed and its number; those already in the folder `done` are left out.
+The cases lie on an isotropic LPS grid in the plain layout of `dataset_layouts`; `quality.json` keeps every one of them
+on the training side of a split.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.organs import ORGANS
+from FlareSegmentLib.volume import Volume
+from FlareSegmentTrainingLib.datasets.cases import Case
+from FlareSegmentTrainingLib.datasets.label_maps import LabelMap, label_map_of_names
+from FlareSegmentTrainingLib.synthesis.anatomy_transfer import deform, register, signed_distances
+from FlareSegmentTrainingLib.synthesis.drawn_ct import AIR_HU, add_body, draw_ct, draw_empty_anatomy, tissue_map
+
+REGISTRATION_MM = 6.0
+SHAPE_MARGIN_MM = 54.0
+LABELS_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+CLASSES_SUFFIX = "_classes.tsv"
+
+
+@dataclass(frozen=True)
+class SyntheticCase:
+    """A case ready to be written.
+
+    Attributes:
+        image: int16 HU; labels: uint8 in FlareSegment's values; both (z, y, x), LPS, voxels of `spacing_mm`.
+        grades: organ key -> grade, as in quality.json.
+        patient: whose CT it was made from; such cases are kept away from a validation on that patient.
+    """
+
+    name: str
+    image: np.ndarray
+    labels: np.ndarray
+    spacing_mm: float
+    grades: dict[str, str]
+    patient: str | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write `<name>_ct.nii.gz` and `<name>_labels.nii.gz` and enter the case in quality.json, the labels last of
+        the files, so that an interrupted case is not taken for one.
+        """
+        for array, kind in ((self.image, "ct"), (self.labels, "labels")):
+            image = sitk.GetImageFromArray(array)
+            image.SetSpacing((self.spacing_mm,) * 3)
+            part = folder / f".{self.name}_{kind}.nii.gz"
+            sitk.WriteImage(image, str(part), useCompression=True)
+            part.replace(folder / f"{self.name}_{kind}.nii.gz")
+        file = folder / "quality.json"
+        quality = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        entry = {"set": "train", **({"patient": self.patient} if self.patient else {})}
+        quality[self.name] = {**entry, **{key: {"grade": grade} for key, grade in self.grades.items()}}
+        part = folder / ".quality.json"
+        part.write_text(json.dumps(quality, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        part.replace(file)
+
+
+def find_label_maps(folder: Path) -> list[Path]:
+    """Return the label maps in a folder, sorted. Raises InputError when there is none."""
+    files = sorted(file for file in folder.glob("*") if file.name.endswith(LABELS_SUFFIXES)) if folder.is_dir() else []
+    if not files:
+        raise InputError(f"{folder} holds no label map ({', '.join(LABELS_SUFFIXES)}).")
+    return files
+
+
+def deformed_cases(
+    cases: Sequence[Case],
+    shapes: Sequence[Path],
+    label_map: LabelMap,
+    count: int,
+    seed: int,
+    spacing_mm: float,
+    done: Path | None = None,
+) -> Iterator[SyntheticCase]:
+    """Yield labeled CTs deformed onto the organs of label maps without images.
+
+    Organs of the CT that are ignored or reach its border do not guide the registration, but move along.
+    """
+    for number, generator, shape_file in _numbered(shapes, count, seed):
+        case = cases[int(generator.integers(len(cases)))]
+        name = f"{case.name}-{_stem(shape_file)}-{number:03d}"
+        if _is_there(done, name):
+            continue
+        volume, labels, _ = case.read()
+        volume, order = volume.to_lps_view()
+        marked = volume.with_array(order.apply(labels))
+        image, truth = _isotropic(volume, spacing_mm, AIR_HU), _isotropic(marked, spacing_mm)
+        guides = [organ.label for organ in ORGANS if case.weights.get(organ.key) == 1.0 and _inside(truth, organ.label)]
+        coordinates = _carried(_isotropic(marked, REGISTRATION_MM), _shape(shape_file, label_map), guides)
+        if coordinates is None:
+            continue
+        ct, moved = deform(
+            torch.from_numpy(image.astype(np.float32)),
+            torch.from_numpy(truth),
+            coordinates,
+            REGISTRATION_MM / spacing_mm,
+            AIR_HU,
+        )
+        grades = {organ.key: case.grades.get(organ.key, "A") for organ in ORGANS}
+        yield SyntheticCase(
+            name,
+            ct.round().to(torch.int16).numpy(),
+            moved.numpy(),
+            spacing_mm,
+            grades,
+            case.patient,
+        )
+
+
+def drawn_cases(
+    structures: Sequence[Path],
+    shapes: Sequence[Path],
+    label_map: LabelMap | None,
+    count: int,
+    seed: int,
+    spacing_mm: float,
+    done: Path | None = None,
+    drawings: int = 3,
+) -> Iterator[SyntheticCase]:
+    """Yield CTs drawn from label maps of whole body parts (`drawn_ct`), `drawings` times each with other contrast.
+
+    Args:
+        structures: label maps, each with a table of its values beside it: `X_full.nii.gz` or `X.nii.gz` with
+            `X_classes.tsv` (value, structure as TotalSegmentator names it).
+        shapes: label maps of organs alone; the structures are deformed onto one of them half of the time.
+    """
+    structures = [file for file in structures if _classes_file(file).is_file()]
+    if not structures:
+        raise InputError(f"None of the label maps has a table of its structures beside it (*{CLASSES_SUFFIX}).")
+    shapes = [file for file in shapes if not _classes_file(file).is_file()]
+    for number, generator, file in _numbered(structures, -(-count // drawings), seed):
+        name = f"{_stem(file)}-{number:03d}"
+        if all(_is_there(done, f"{name}-{drawing}") for drawing in range(drawings)):
+            continue
+        names = _classes(file)
+        meaning = label_map_of_names(file.name, {str(value): structure for value, structure in names.items()})
+        volume, _ = _read(file).to_lps_view()
+        labels = _isotropic(volume, spacing_mm)
+        if shapes and label_map is not None and generator.random() < 0.75:
+            shape_file = shapes[int(generator.integers(len(shapes)))]
+            organs = _organs(_isotropic(volume, REGISTRATION_MM), meaning)
+            guides = [organ.label for organ in ORGANS if _inside(organs, organ.label)]
+            coordinates = _carried(organs, _shape(shape_file, label_map), guides)
+            if coordinates is not None:
+                empty = torch.zeros(labels.shape)
+                refinement = REGISTRATION_MM / spacing_mm
+                labels = deform(empty, torch.from_numpy(labels), coordinates, refinement, 0.0)[1].numpy()
+        truth = _organs(labels, meaning)
+        room = round(45.0 / spacing_mm)
+        around = ((0, 0), (room, room), (room, room))
+        for drawing in range(min(drawings, count - number * drawings)):
+            body = add_body(np.pad(tissue_map(labels, names), around), spacing_mm, generator)
+            yield SyntheticCase(
+                f"{name}-{drawing}",
+                draw_ct(body, spacing_mm, generator).round().astype(np.int16),
+                np.pad(truth, around),
+                spacing_mm,
+                {organ.key: "B" if (truth == organ.label).any() else "absent" for organ in ORGANS},
+            )
+
+
+def empty_cases(count: int, seed: int, spacing_mm: float, done: Path | None = None) -> Iterator[SyntheticCase]:
+    """Yield drawn heads and limbs, in which none of the organs is."""
+    for number in range(count):
+        name = f"empty-{number:03d}"
+        if _is_there(done, name):
+            continue
+        generator = np.random.default_rng((seed, number))
+        tissues = draw_empty_anatomy(spacing_mm, generator)
+        image = draw_ct(tissues, spacing_mm, generator).round().astype(np.int16)
+        grades = {organ.key: "absent" for organ in ORGANS}
+        yield SyntheticCase(name, image, np.zeros(image.shape, np.uint8), spacing_mm, grades)
+
+
+def _numbered(files: Sequence[Path], count: int, seed: int) -> Iterator[tuple[int, np.random.Generator, Path]]:
+    """Yield each number's own generator and its file, every file once before one comes again."""
+    for number in range(count):
+        order = np.random.default_rng((seed, number // len(files))).permutation(len(files))
+        yield number, np.random.default_rng((seed, number)), files[int(order[number % len(files)])]
+
+
+def _is_there(folder: Path | None, name: str) -> bool:
+    return folder is not None and (folder / f"{name}_labels.nii.gz").is_file()
+
+
+def _carried(source: np.ndarray, shape: np.ndarray, guides: Sequence[int]) -> torch.Tensor | None:
+    """The map that carries the source's guiding organs onto the shape's; None when fewer than two are in both."""
+    guides = [label for label in guides if (shape == label).any()]
+    if len(guides) < 2:
+        return None
+    return register(signed_distances(source, guides, REGISTRATION_MM), signed_distances(shape, guides, REGISTRATION_MM))
+
+
+def _shape(file: Path, label_map: LabelMap) -> np.ndarray:
+    """The organs of a label map at `REGISTRATION_MM`, cropped to a margin about them."""
+    volume, _ = _read(file).to_lps_view()
+    try:
+        organs = _organs(volume.array, label_map)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    coarse = _isotropic(volume.with_array(organs), REGISTRATION_MM)
+    if not coarse.any():
+        raise InputError(f"{file} holds none of the organs.")
+    margin = round(SHAPE_MARGIN_MM / REGISTRATION_MM)
+    box = tuple(slice(max(0, int(i.min()) - margin), int(i.max()) + margin + 1) for i in np.nonzero(coarse))
+    return coarse[box]
+
+
+def _inside(labels: np.ndarray, label: int) -> bool:
+    """Whether an organ is there and does not reach the border of the array."""
+    mask = labels == label
+    return bool(mask.any()) and not any(
+        mask.take(edge, axis=axis).any() for axis in range(3) for edge in (0, mask.shape[axis] - 1)
+    )
+
+
+def _organs(labels: np.ndarray, label_map: LabelMap) -> np.ndarray:
+    """The organs of `ORGANS` in a label map, in FlareSegment's values; everything else is 0."""
+    organs = label_map.apply(labels)
+    organs[organs > len(ORGANS)] = 0
+    return organs
+
+
+def _read(file: Path) -> Volume:
+    from FlareSegmentLib.files.image_io import read_labels
+
+    return read_labels(file)
+
+
+def _isotropic(volume: Volume, spacing_mm: float, outside: float = 0.0) -> np.ndarray:
+    """Resample to cubic voxels over the same extent: HU linearly, labels (uint8) by the nearest voxel."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array))
+    image.SetSpacing(volume.spacing)
+    size = [max(1, round(n * mm / spacing_mm)) for n, mm in zip(image.GetSize(), volume.spacing)]
+    start = [0.5 * (spacing_mm - mm) for mm in volume.spacing]
+    labels = volume.array.dtype == np.uint8
+    kind = sitk.sitkNearestNeighbor if labels else sitk.sitkLinear
+    out = sitk.Resample(image, size, sitk.Transform(), kind, start, (spacing_mm,) * 3, image.GetDirection(), outside)
+    return sitk.GetArrayFromImage(out)
+
+
+def _stem(file: Path) -> str:
+    return file.name.split(".")[0].removesuffix("_full")
+
+
+def _classes_file(file: Path) -> Path:
+    return file.with_name(_stem(file) + CLASSES_SUFFIX)
+
+
+def _classes(file: Path) -> dict[int, str]:
+    table = _classes_file(file)
+    try:
+        with open(table, encoding="utf-8", newline="") as stream:
+            return {int(row[0]): row[1] for row in csv.reader(stream, delimiter="\t") if row}
+    except (OSError, ValueError, IndexError) as error:
+        raise InputError(f"{table} is no table of values and structures: {error}.") from error

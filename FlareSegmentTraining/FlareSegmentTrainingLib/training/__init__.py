@@ -1,0 +1,1 @@
+"""A training run: configuration, preparation, batches, loss, trainer, run folder."""

@@ -1,0 +1,222 @@
+"""Cases as training reads them: LPS axes, on the grid of a stage's network, intensities in -1 ... 1.
+
+A prepared case can be kept in a cache folder under a key made of the files' content and every setting it depends on.
+It is then mapped into memory instead of being read: loading costs nothing, and the processes of one machine share the
+pages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.inference.resampling import AxisGrid, resample
+from FlareSegmentLib.model.intensity import Intensity, body_box, window
+from FlareSegmentLib.model.model_file import Stage
+from FlareSegmentLib.organs import organ_by_key
+from FlareSegmentLib.volume import Volume
+from FlareSegmentTrainingLib.datasets.cases import Case
+from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut
+
+PREPARATION_VERSION = 1
+"""Part of the cache's keys; raise it with every change of what `prepare_case` computes."""
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case on a stage's grid.
+
+    Attributes:
+        image: (z, y, x) float32 in -1 ... 1. From a cache it is a private mapping of the file: writing to it changes
+            no file.
+        labels: (z, y, x) uint8; 1, 2, ... in the order of the model's organs.
+        spacing_mm: (x, y, z) of the grid.
+        weights: organ key -> weight of its labels in the loss.
+        organ_voxels: one (n, 3) array of (z, y, x) voxels for each organ present.
+        sampling_weight: how often the case is drawn, relative to the others of its location.
+        location: number of the data location it comes from.
+    """
+
+    name: str
+    image: torch.Tensor
+    labels: torch.Tensor
+    spacing_mm: tuple[float, float, float]
+    weights: dict[str, float]
+    organ_voxels: list[np.ndarray]
+    sampling_weight: float
+    location: int = 0
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """What is kept in the cache: image float32, labels uint8, voxels int16 (n, 3) by label."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    voxels: dict[int, np.ndarray]
+    spacing_mm: tuple[float, float, float]
+
+
+def prepare_case(
+    case: Case, stage: Stage, intensity: Intensity, organs: Sequence[str], cache: Path | None = None
+) -> PreparedCase:
+    """Read a case, reorient it to LPS and bring it to a stage's grid; labels by the largest share of each organ.
+
+    The grid covers the whole volume, or for the region "body" the body's box, at `stage.spacing_mm` or in
+    `stage.shape` voxels.
+
+    Args:
+        organs: keys of the model's organs, in the order of its labels.
+        cache: folder where the result is kept and looked for.
+
+    Raises:
+        InputError: the case cannot be used, see `Case.read`.
+    """
+    arrays = None
+    if cache is not None:
+        place = Path(cache) / _key(case, stage, intensity, organs)
+        arrays = _load(place)
+    if arrays is None:
+        arrays = _resampled(case, stage, intensity, organs)
+        if cache is not None:
+            _save(place, arrays)
+            arrays = _load(place) or arrays
+    weights = {key: case.weights.get(key, 0.0) for key in organs}
+    present = sum(weights[key] for index, key in enumerate(organs, start=1) if index in arrays.voxels)
+    return PreparedCase(
+        case.name,
+        torch.from_numpy(arrays.image),
+        torch.from_numpy(arrays.labels),
+        arrays.spacing_mm,
+        weights,
+        list(arrays.voxels.values()),
+        sampling_weight=0.25 + present / len(organs),
+        location=case.location,
+    )
+
+
+def prepare_cases(
+    cases: Sequence[Case],
+    stage: Stage,
+    intensity: Intensity,
+    organs: Sequence[str],
+    cache: Path | None = None,
+    left_out: Callable[[LeftOut], None] | None = None,
+) -> list[PreparedCase]:
+    """Prepare cases; one that cannot be used, or in which none of the organs is labeled, is told to `left_out` and
+    skipped.
+
+    Raises:
+        InputError: no case is left; or, without `left_out`, a case cannot be used.
+    """
+    prepared = []
+    for case in cases:
+        try:
+            if not case.labeled & set(organs):
+                raise InputError(f"none of {', '.join(organs)} is labeled in it")
+            prepared.append(prepare_case(case, stage, intensity, organs, cache))
+        except InputError as error:
+            if left_out is None:
+                raise InputError(f"Case {case.name}: {error}") from error
+            left_out(LeftOut(case.name, str(error)))
+    if cases and not prepared:
+        raise InputError("None of the cases can be used.")
+    return prepared
+
+
+def _resampled(case: Case, stage: Stage, intensity: Intensity, organs: Sequence[str]) -> _Arrays:
+    volume, labels, _ = case.read()
+    image, order = volume.to_lps_view()
+    truth = order.apply(labels)
+    box = body_box(image.array, intensity) if stage.region == "body" else tuple(slice(0, n) for n in image.array.shape)
+    grid = _grid(box, image, stage)
+    resampled = resample(image.array, grid, outside=intensity.lower).numpy()
+    best = np.full(resampled.shape, 0.5, np.float32)
+    result = np.zeros(resampled.shape, np.uint8)
+    for index, key in enumerate(organs, start=1):
+        share = resample(truth == organ_by_key(key).label, grid, outside=0.0).numpy()
+        result[share >= best] = index
+        np.maximum(best, share, out=best)
+    voxels = {index: np.argwhere(result == index).astype(np.int16) for index in range(1, len(organs) + 1)}
+    x, y, z = (axis.step * mm for axis, mm in zip(grid[::-1], image.spacing))
+    return _Arrays(window(resampled, intensity), result, {k: v for k, v in voxels.items() if len(v)}, (x, y, z))
+
+
+def _grid(box: Sequence[slice], image: Volume, stage: Stage) -> tuple[AxisGrid, AxisGrid, AxisGrid]:
+    """The stage's grid over a box of the LPS image, as (z, y, x) axes: the pipeline's, before it is filled up to a
+    multiple.
+    """
+    axes = []
+    for axis, extent in enumerate(box):
+        size = extent.stop - extent.start
+        if stage.shape is not None:
+            axes.append(AxisGrid.over(extent.start, extent.stop, stage.shape[2 - axis]))
+        else:
+            assert stage.spacing_mm is not None
+            step = stage.spacing_mm[2 - axis] / image.spacing[2 - axis]
+            axes.append(AxisGrid.over(extent.start, extent.stop, max(1, math.ceil(size / step - 1e-3)), step))
+    z, y, x = axes
+    return z, y, x
+
+
+# Cache --------------------------------------------------------------------------------------------
+
+
+def _key(case: Case, stage: Stage, intensity: Intensity, organs: Sequence[str]) -> str:
+    settings = (
+        PREPARATION_VERSION,
+        case.content_hash(),
+        (stage.region, stage.spacing_mm, stage.shape),
+        (intensity.lower, intensity.upper),
+        tuple(organs),
+    )
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
+
+
+def _save(place: Path, arrays: _Arrays) -> None:
+    """Write a cache entry, whole or not at all. Raises InputError when the disk does not take it."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        private = Path(tempfile.mkdtemp(dir=place.parent, prefix=".saving-"))
+    except OSError as error:
+        raise InputError(f"{place.parent} cannot be written: {error.strerror}. Name another cache folder.") from error
+    try:
+        np.save(private / "image.npy", arrays.image)
+        np.save(private / "labels.npy", arrays.labels)
+        for label, voxels in arrays.voxels.items():
+            np.save(private / f"voxels_{label}.npy", voxels)
+        facts = {"labels": sorted(arrays.voxels), "spacing_mm": arrays.spacing_mm}
+        (private / "case.json").write_text(json.dumps(facts), encoding="utf-8")
+        if place.exists() and _load(place) is None:
+            shutil.rmtree(place, ignore_errors=True)
+        private.rename(place)
+    except OSError as error:
+        if _load(place) is None:  # otherwise another process was faster
+            raise InputError(f"{place.parent} cannot be written: {error.strerror}. Free some space.") from error
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def _load(place: Path) -> _Arrays | None:
+    """A cache entry mapped into memory, or None where there is none or it is damaged."""
+    try:
+        facts = json.loads((place / "case.json").read_text(encoding="utf-8"))
+        names = {"image": "image", "labels": "labels", **{label: f"voxels_{label}" for label in facts["labels"]}}
+        arrays = {key: np.load(place / f"{name}.npy", mmap_mode="c", allow_pickle=False) for key, name in names.items()}
+        image, labels = arrays.pop("image"), arrays.pop("labels")
+        if image.dtype != np.float32 or labels.dtype != np.uint8 or image.shape != labels.shape:
+            return None
+        x, y, z = (float(value) for value in facts["spacing_mm"])
+        return _Arrays(image, labels, arrays, (x, y, z))
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None

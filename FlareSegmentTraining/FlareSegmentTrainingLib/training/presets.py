@@ -1,0 +1,37 @@
+"""The presets that come with the extension: readable JSON files, each of which runs as it is. What they may hold is in
+configuration.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from FlareSegmentLib.errors import InputError
+
+PRESETS_FOLDER = Path(__file__).resolve().parents[2] / "Resources" / "Presets"
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with the extension."""
+    return sorted(file.stem for file in PRESETS_FOLDER.glob("*.json"))
+
+
+def read_preset(name: str) -> dict:
+    """Return the content of a preset, by its name or as the path of a JSON file.
+
+    Raises:
+        InputError: when there is no such preset or it is not JSON.
+    """
+    file = Path(name) if name.endswith(".json") else PRESETS_FOLDER / f"{name}.json"
+    if not file.is_file():
+        raise InputError(
+            f"There is no preset {name!r}. Known: {', '.join(preset_names())}, or the path of a JSON file."
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} must hold a JSON object.")
+    return content

@@ -1,0 +1,309 @@
+"""Training of one stage's network: steps, averaged weights, evaluation, and the state that a checkpoint holds.
+
+A step depends on the seed, the step's number and that state, and on nothing else: a run that was stopped and resumed
+continues as if it had not been.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from FlareSegmentLib.errors import FlareSegmentError, InputError
+from FlareSegmentLib.model.intensity import AIR, Intensity, network_input
+from FlareSegmentLib.networks.vnet import Network, build_network
+from FlareSegmentTrainingLib.training.batches import Batch
+from FlareSegmentTrainingLib.training.configuration import StageSettings, TrainingSettings
+from FlareSegmentTrainingLib.training.distributed import Group, synchronize_normalization
+from FlareSegmentTrainingLib.training.losses import deeply_supervised_loss
+from FlareSegmentTrainingLib.training.preparation import PreparedCase
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainingFailed(FlareSegmentError):
+    """The run cannot go on; the last checkpoint stands."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How the averaged network does on the validation cases, on the stage's own grid.
+
+    Attributes:
+        dice: case name -> organ key -> Dice, nan where the organ was not labeled or neither side has it.
+        accuracy: fraction of voxels labeled right.
+    """
+
+    dice: dict[str, dict[str, float]]
+    accuracy: float
+
+    def organ_means(self) -> dict[str, float]:
+        """Return the mean over the cases of each organ; nan where no case has it."""
+        keys = next(iter(self.dice.values()), {})
+        return {key: _mean([case[key] for case in self.dice.values()]) for key in keys}
+
+    def mean(self) -> float:
+        """Return the mean over organs and cases; nan without any."""
+        return _mean([value for case in self.dice.values() for value in case.values()])
+
+
+def check_stage(settings: StageSettings, first_weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Find out, before anything is prepared, whether a stage can be trained.
+
+    Args:
+        first_weights: weights that it is to begin with.
+
+    Raises:
+        InputError: when the configuration makes no network, or one that the patches, the deep supervision or the first
+            weights do not fit.
+    """
+    where = f"Stage {settings.stage.name}"
+    try:
+        with torch.device("meta"):
+            network = build_network(settings.stage.network)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}.") from error
+    if first_weights is not None:
+        asked = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        if asked != {key: tuple(value.shape) for key, value in first_weights.items()}:
+            raise InputError(f"{where}: the network is another one than in the model given with --start-from.")
+    patch = settings.patch
+    if any(extent % network.multiple for extent in patch):
+        size = " x ".join(map(str, patch))
+        raise InputError(f"{where}: patches of {size} voxels: every extent must be a multiple of {network.multiple}.")
+    levels, coarser = len(settings.training.loss.deep_supervision), len(network.decoder) - 1
+    if levels > coarser:
+        raise InputError(f"{where}: loss.deep_supervision has {levels} weights, the network {coarser} coarser levels.")
+
+
+class StageTrainer:
+    """Takes gradient steps on the network of one stage.
+
+    Args:
+        steps: length of the whole schedule.
+        precision: "fp32", "bf16" or "fp16", as `devices.choose_precision` gives it.
+        compiled: compile forward and backward for this machine (torch.compile).
+    """
+
+    def __init__(
+        self,
+        settings: StageSettings,
+        steps: int,
+        intensity: Intensity,
+        organs: tuple[str, ...],
+        seed: int,
+        device: torch.device,
+        precision: str,
+        compiled: bool,
+        group: Group,
+    ):
+        self.settings, self.steps, self.organs, self._intensity = settings, steps, organs, intensity
+        self._device, self._group = device, group
+        training = settings.training
+        torch.manual_seed(seed)
+        network = build_network(settings.stage.network)
+        self.precision = self._reliable_precision(precision, network)
+        self._model = _Supervised(network, len(training.loss.deep_supervision), len(organs) + 1)
+        self.network = self._model.network
+        self._average = build_network(settings.stage.network).requires_grad_(False)
+        if group.size > 1:
+            synchronize_normalization(self._model)
+        for module in self._model.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.momentum = training.normalization_momentum
+        _place(self._model, device)
+        self._average.to(device)
+        self._average.load_state_dict(self.network.state_dict())
+        self._optimizer = _optimizer(self._model, training)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self._forward: Callable[[torch.Tensor], list[torch.Tensor]] = self._model
+        if group.size > 1:
+            ids = [device.index] if device.type == "cuda" else None
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            self._forward = nn.parallel.DistributedDataParallel(self._model, device_ids=ids)
+        if compiled:
+            self._forward = torch.compile(self._forward)
+        self.step = 0
+
+    def _reliable_precision(self, precision: str, network: Network) -> str:
+        """Return fp32 instead of bf16 where a CPU's bf16 gradients are wrong.
+
+        Measured with torch 2.13 (oneDNN): when a volume is smaller than a convolution's kernel, the gradient of the
+        weights in bf16 holds memory that was never written. The lowest level is the smallest.
+        """
+        if self._device.type != "cpu" or precision != "bf16":
+            return precision
+        kernels = [max(m.kernel_size) for m in network.encoder[-1].modules() if isinstance(m, nn.Conv3d)]
+        return precision if min(self.settings.patch) // network.multiple >= max(kernels) else "fp32"
+
+    def start_from(self, weights: dict[str, torch.Tensor]) -> None:
+        """Begin with these weights instead of random ones."""
+        self.network.load_state_dict(weights)
+        self._average.load_state_dict(weights)
+
+    def average(self) -> dict[str, torch.Tensor]:
+        """Return the averaged weights, which are the stage's result, as tensors on the CPU."""
+        return {key: value.detach().cpu().clone() for key, value in self._average.state_dict().items()}
+
+    def state(self) -> dict:
+        """Return everything that a resumed run needs, as tensors and plain values."""
+        return {
+            "step": self.step,
+            "model": self._model.state_dict(),
+            "average": self._average.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_state(self, state: dict) -> None:
+        """Continue from `state()`."""
+        self._model.load_state_dict(state["model"])
+        self._average.load_state_dict(state["average"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+
+    def learning_rate(self) -> float:
+        """Return the rate of the last step taken."""
+        return self._optimizer.param_groups[0]["lr"]
+
+    def _scheduled_rate(self) -> float:
+        training, progress = self.settings.training, self.step / self.steps
+        factor = {
+            "constant": 1.0,
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
+            "poly": (1.0 - progress) ** training.power,
+            "step": training.step_factor ** (self.step // training.step_every),
+        }[training.schedule]
+        warmup = min(1.0, (self.step + 1) / training.warmup_steps) if training.warmup_steps else 1.0
+        return training.learning_rate * warmup * factor
+
+    def train_step(self, batch: Batch) -> float:
+        """Take one gradient step and return the loss of the whole batch.
+
+        Raises:
+            TrainingFailed: when the loss is not a finite number; the weights are as before the step.
+        """
+        training = self.settings.training
+        self._set_modes(frozen=self.step >= training.freeze_normalization_at * self.steps)
+        for parameters in self._optimizer.param_groups:
+            parameters["lr"] = self._scheduled_rate()
+        images = batch.images.to(self._device, memory_format=torch.channels_last_3d, non_blocking=True)
+        labels = batch.labels.to(self._device, non_blocking=True)
+        weights = batch.weights.to(self._device)
+        with torch.autocast(self._device.type, _DTYPES.get(self.precision), enabled=self.precision in _DTYPES):
+            outputs = self._forward(images)
+        share = deeply_supervised_loss(outputs, labels, weights, training.loss, self._group.total)
+        loss = float(self._group.total(share.detach()))
+        if not math.isfinite(loss):
+            raise TrainingFailed(
+                f"The loss of stage {self.settings.stage.name} became {loss} at step {self.step + 1}. "
+                "Resume with a lower training.learning_rate, with training.gradient_norm=1 or with precision=fp32."
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        # DistributedDataParallel averages the processes' gradients; the shares add up to the loss.
+        self._scaler.scale(share * self._group.size).backward()
+        self._scaler.unscale_(self._optimizer)
+        if training.gradient_norm:
+            nn.utils.clip_grad_norm_(self._model.parameters(), training.gradient_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._update_average()
+        self.step += 1
+        return loss
+
+    def _set_modes(self, frozen: bool) -> None:
+        self._model.train()
+        if frozen:
+            for module in self._model.modules():
+                if isinstance(module, nn.BatchNorm3d):
+                    module.eval()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self.settings.training.average_decay, (self.step + 1) / (self.step + 10))
+        state = self.network.state_dict()
+        for key, value in self._average.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(state[key], 1.0 - decay)
+            else:
+                value.copy_(state[key])
+
+    @torch.no_grad()
+    def evaluate(self, cases: list[PreparedCase]) -> Scores:
+        """Return the averaged network's scores on whole prepared cases, in fp32."""
+        network = build_network(self.settings.stage.network)
+        network.load_state_dict(self._average.state_dict())
+        _place(network.fold_normalization(), self._device)
+        # Dice of each organ, then right and all voxels; each process fills the rows of its own cases.
+        table = torch.zeros(len(cases), len(self.organs) + 2, dtype=torch.float64)
+        for number in range(self._group.rank, len(cases), self._group.size):
+            table[number] = self._score(network, cases[number])
+        table = self._group.total(table.to(self._device) if self._device.type == "cuda" else table).cpu()
+        dice = {case.name: dict(zip(self.organs, row[:-2])) for case, row in zip(cases, table.tolist())}
+        right, voxels = table[:, -2:].sum(dim=0).tolist() if len(cases) else (0.0, 0.0)
+        return Scores(dice, right / voxels if voxels else math.nan)
+
+    def _score(self, network: Network, case: PreparedCase) -> torch.Tensor:
+        shape = case.image.shape
+        padding = [value for extent in reversed(shape) for value in (0, -extent % network.multiple)]
+        padded = network_input(F.pad(case.image[None, None], padding, value=AIR), self._intensity).to(self._device)
+        logits = network(padded.contiguous(memory_format=torch.channels_last_3d))
+        prediction = logits.argmax(1)[0, : shape[0], : shape[1], : shape[2]].cpu()
+        scores = [
+            _dice(prediction == label, case.labels == label) if case.weights[key] > 0 else math.nan
+            for label, key in enumerate(self.organs, start=1)
+        ]
+        return torch.tensor(
+            [*scores, float((prediction == case.labels).sum()), float(case.labels.numel())], dtype=torch.float64
+        )
+
+
+class _Supervised(nn.Module):
+    """A network with auxiliary heads on its coarser decoder stages; gives logits from full to coarsest resolution."""
+
+    def __init__(self, network: Network, levels: int, classes: int):
+        super().__init__()
+        self.network = network
+        self.heads = nn.ModuleList(nn.LazyConv3d(classes, kernel_size=1) for _ in range(levels))
+        if levels:
+            edge = 2 * network.multiple
+            self.eval()
+            with torch.no_grad():
+                self(torch.zeros(1, 1, edge, edge, edge))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        features = self.network.features(x)
+        coarser = reversed(features[:-1])
+        return [self.network.head(features[-1]), *(head(feature) for head, feature in zip(self.heads, coarser))]
+
+
+def _optimizer(model: nn.Module, training: TrainingSettings) -> torch.optim.Optimizer:
+    parameters, rate, decay = model.parameters(), training.learning_rate, training.weight_decay
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=decay)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
+    return kind(parameters, lr=rate, weight_decay=decay)
+
+
+def _place(module: nn.Module, device: torch.device) -> None:
+    """Bring a module to a device, channels last, as convolutions compute faster."""
+    cast(Any, module).to(device, memory_format=torch.channels_last_3d)  # torch's types lack this argument
+
+
+def _dice(prediction: torch.Tensor, truth: torch.Tensor) -> float:
+    total = int(prediction.sum()) + int(truth.sum())
+    return 2.0 * int((prediction & truth).sum()) / total if total else math.nan
+
+
+def _mean(values: list[float]) -> float:
+    counted = [value for value in values if not math.isnan(value)]
+    return float(np.mean(counted)) if counted else math.nan

@@ -1,0 +1,461 @@
+"""A whole training run: prepares the cases, trains stage after stage, keeps the run's folder, and can be stopped and
+resumed at any moment.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from FlareSegmentLib import __version__
+from FlareSegmentLib.errors import FlareSegmentError, InputError
+from FlareSegmentLib.model.model_file import ModelDescription, Stage, save_model
+from FlareSegmentLib.networks.vnet import build_network
+from FlareSegmentTrainingLib.datasets.cases import Case
+from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut
+from FlareSegmentTrainingLib.datasets.splits import Split
+from FlareSegmentTrainingLib.training.batches import BatchSource
+from FlareSegmentTrainingLib.training.configuration import Configuration, StageSettings
+from FlareSegmentTrainingLib.training.devices import choose_compiled
+from FlareSegmentTrainingLib.training.distributed import Group
+from FlareSegmentTrainingLib.training.preparation import PreparedCase, prepare_cases
+from FlareSegmentTrainingLib.training.reports import (
+    DICE,
+    TensorBoard,
+    can_draw,
+    draw_curves,
+    write_log,
+    write_validation,
+)
+from FlareSegmentTrainingLib.training.run_folder import ProgressReporter, RunFolder
+from FlareSegmentTrainingLib.training.trainer import Scores, StageTrainer, check_stage
+
+STATE_VERSION = 1
+REPORT_EVERY_SECONDS = 10.0
+DRAW_EVERY_SECONDS = 20.0
+
+
+class Stopped(FlareSegmentError):
+    """The run was asked to stop; its state is saved."""
+
+
+class StopRequest:
+    """Ctrl-C, SIGTERM or the run folder's stop file: asks the run to save and end at the next step. Used in a `with`
+    statement.
+    """
+
+    def __init__(self, folder: RunFolder):
+        self._file = folder.stop_file
+        self._signaled = False
+        self._former: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if self._signaled and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second Ctrl-C ends at once
+        self._signaled = True
+
+    def __bool__(self) -> bool:
+        return self._signaled or self._file.exists()
+
+
+class TrainingRun:
+    """One run in its folder.
+
+    Args:
+        split: the cases of both sides, among `cases`; a case that cannot be used is left out by name before the run's
+            first step.
+        device, precision: as `devices` chose them.
+        cache: folder of prepared cases.
+        say: told one line at a time.
+        first_weights: stage name -> weights that the stage begins with, instead of random ones.
+
+    Raises:
+        InputError: when a stage of the configuration cannot be trained, or does not fit its first weights.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        cases: Sequence[Case],
+        split: Split,
+        folder: RunFolder,
+        device: torch.device,
+        precision: str,
+        group: Group,
+        cache: Path,
+        say: Callable[[str], None],
+        first_weights: Mapping[str, dict[str, torch.Tensor]] | None = None,
+    ):
+        self._configuration, self._cases, self._split, self._folder = configuration, cases, split, folder
+        self._device, self._precision, self._group, self._cache = device, precision, group, cache
+        self._first_weights = first_weights or {}
+        for settings in configuration.stages:
+            check_stage(settings, self._first_weights.get(settings.stage.name))
+        self._say = say if group.is_first else lambda _line: None
+        self._history: list[dict] = []
+        self._weights: dict[str, dict[str, torch.Tensor]] = {}
+        self._progress = ProgressReporter(folder)
+        self._stop = StopRequest(folder)
+        self._drawn = -math.inf
+        self._epochs_before = 0
+
+    def run(self, resume: bool) -> Scores:
+        """Train every stage to its end and return the last stage's best scores.
+
+        Raises:
+            Stopped: on request, with the state saved.
+            FlareSegmentError: when the run cannot go on; the last checkpoint stands.
+        """
+        if self._group.is_first:
+            self._folder.stop_file.unlink(missing_ok=True)
+            self._progress.begin()
+        try:
+            with self._stop:
+                scores = self._train_stages(self._load_state() if resume else None)
+        except BaseException as error:
+            state = "stopped" if isinstance(error, Stopped) else "failed"
+            if self._group.is_first:
+                self._progress.end(state, " ".join(str(error).split()) or type(error).__name__)
+            raise
+        if self._group.is_first:
+            self._progress.end("finished", f"Finished; the model is in {self._folder.best}")
+        return scores
+
+    def _load_state(self) -> dict | None:
+        if not self._folder.state_file.is_file():
+            return None
+        state = self._folder.load_tensors(self._folder.state_file)
+        if state.get("version") != STATE_VERSION:
+            raise InputError(f"{self._folder.state_file} was written by another version of FlareSegment.")
+        self._history = state["history"]
+        return state
+
+    def _train_stages(self, state: dict | None) -> Scores:
+        tensorboard = TensorBoard(self._folder, len(self._history) + 1) if self._group.is_first else None
+        if tensorboard and not tensorboard.available:
+            self._say("TensorBoard's files are not written: the package tensorboard is not installed.")
+        if not can_draw():
+            self._say("curves.png is not drawn: the package matplotlib is not installed.")
+        scores = Scores({}, math.nan)
+        for number, settings in enumerate(self._configuration.stages):
+            name = settings.stage.name
+            if state and number < state["stage_number"]:
+                self._weights[name] = self._folder.load_tensors(self._checkpoint(name, "best"))
+                self._epochs_before += settings.training.epochs
+                continue
+            scores = self._train_stage(number, settings, state, tensorboard)
+            state = None
+            self._epochs_before += settings.training.epochs
+        if tensorboard:
+            tensorboard.close()
+        self._draw(last=True)
+        return scores
+
+    def _train_stage(
+        self, number: int, settings: StageSettings, state: dict | None, tensorboard: TensorBoard | None
+    ) -> Scores:
+        configuration, training, name = self._configuration, settings.training, settings.stage.name
+        train_cases, validation_cases = self._prepare(settings, begun=state is not None or number > 0)
+        source = BatchSource(
+            settings,
+            train_cases,
+            configuration.organs,
+            configuration.intensity,
+            configuration.seed,
+            number,
+            self._group,
+            configuration.shares,
+        )
+        steps = training.epochs * source.steps_per_epoch
+        compiled = choose_compiled(configuration.compiled, self._device, steps) and self._group.size == 1
+        trainer = StageTrainer(
+            settings,
+            steps,
+            configuration.intensity,
+            configuration.organs,
+            configuration.seed + number,
+            self._device,
+            self._precision,
+            compiled,
+            self._group,
+        )
+        if name in self._first_weights:
+            trainer.start_from(self._first_weights[name])
+        elif settings.start_from:
+            trainer.start_from(self._weights[settings.start_from])
+        losses: list[float] = []
+        best, best_scores = -math.inf, Scores({}, math.nan)
+        if state:
+            trainer.load_state(state["trainer"])
+            losses, best = state["losses"], state["best"]
+            best_scores = Scores(state["best_dice"], state["best_accuracy"])
+            self._say(f"{settings.stage.name}: resumed at step {trainer.step} of {steps}")
+        parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
+        self._say(
+            f"{settings.stage.name}: {parameters / 1e6:.2f} million parameters, {len(train_cases)} training and "
+            f"{len(validation_cases)} validation cases, {steps} steps on {self._device} in {trainer.precision}"
+            + (", compiled" if compiled else "")
+        )
+
+        def save() -> None:
+            if self._group.is_first:
+                self._save_last(number, trainer, losses, best, best_scores)
+
+        meter = _Meter(trainer, source)
+        for batch in source.prefetched(trainer.step, steps):
+            losses.append(trainer.train_step(batch))
+            self._report(meter, settings, losses[-1])
+            if trainer.step % source.steps_per_epoch == 0:
+                epoch = trainer.step // source.steps_per_epoch
+                row: dict[str, Any] = {
+                    "stage": settings.stage.name,
+                    "epoch": epoch,
+                    "step": trainer.step,
+                    "loss": float(np.mean(losses)),
+                    "learning_rate": trainer.learning_rate(),
+                    **meter.epoch(),
+                }
+                losses.clear()
+                if epoch % training.evaluate_every == 0 or epoch == training.epochs:
+                    scores = trainer.evaluate(validation_cases)
+                    means = scores.organ_means() or dict.fromkeys(configuration.organs, math.nan)
+                    row.update(accuracy=scores.accuracy, dice=scores.mean())
+                    row.update({DICE + key: value for key, value in means.items()})
+                    merit = -row["loss"] if math.isnan(scores.mean()) else scores.mean()
+                    if merit >= best:
+                        best, best_scores = merit, scores
+                        self._save_best(settings.stage, trainer, scores, row)
+                self._history.append(row)
+                save()
+                if self._group.is_first:
+                    if training.checkpoint_every and epoch % training.checkpoint_every == 0:
+                        place = self._checkpoint(settings.stage.name, f"epoch_{epoch:04d}")
+                        self._folder.save_tensors(place, trainer.average())
+                    write_log(self._folder, self._history, configuration.organs)
+                    self._draw()
+                    if tensorboard:
+                        tensorboard.add(len(self._history), row)
+                self._say(_epoch_line(row, training.epochs))
+                meter.begin_epoch()
+            if self._stop_wanted() and trainer.step < steps:
+                if losses:
+                    save()
+                self._group.wait()
+                raise Stopped(
+                    f"Stopped at step {trainer.step} of {steps} of stage {settings.stage.name}; continue with --resume."
+                )
+        self._group.wait()
+        self._weights[settings.stage.name] = self._folder.load_tensors(self._checkpoint(settings.stage.name, "best"))
+        return best_scores
+
+    def _prepare(self, settings: StageSettings, begun: bool) -> tuple[list[PreparedCase], list[PreparedCase]]:
+        """Bring the cases to the stage's grid; before the run's first step unusable ones are left out, later that ends
+        the run.
+        """
+        stage = settings.stage
+        self._progress_update(message=f"Preparing cases for stage {stage.name}")
+        if not self._group.is_first:
+            self._group.wait()  # the first process fills the cache, the others read it
+        left_out: list[LeftOut] = []
+        configuration = self._configuration
+        training, validation = (
+            prepare_cases(
+                cases,
+                stage,
+                configuration.intensity,
+                configuration.organs,
+                self._cache,
+                None if begun else left_out.append,
+            )
+            for cases in self._split.apply(self._cases)
+        )
+        if self._group.is_first:
+            self._group.wait()
+        for item in left_out:
+            self._say(f"Warning: {item}")
+        if left_out:
+            gone = {item.name for item in left_out}
+            self._split = replace(
+                self._split,
+                training=tuple(name for name in self._split.training if name not in gone),
+                validation=tuple(name for name in self._split.validation if name not in gone),
+            )
+        if self._group.is_first and not begun:
+            self._split.write(self._folder.path)
+        return training, validation
+
+    def _report(self, meter: _Meter, settings: StageSettings, loss: float) -> None:
+        """Say and write how far the run is, not more often than people read."""
+        trainer = meter.trainer
+        done, seconds = trainer.step / trainer.steps, meter.seconds_per_step()
+        remaining = seconds * (trainer.steps - trainer.step)
+        epochs = [stage.training.epochs for stage in self._configuration.stages]
+        epoch = min(int(done * settings.training.epochs) + 1, settings.training.epochs)
+        line = (
+            f"{settings.stage.name} epoch {epoch}/{settings.training.epochs}, step {trainer.step}/{trainer.steps}: "
+            f"loss {loss:.4f}, {seconds:.2f} s/step, {_duration(remaining)} left in this stage"
+        )
+        self._progress_update(
+            stage=settings.stage.name,
+            epoch=epoch,
+            epochs=settings.training.epochs,
+            step=trainer.step,
+            steps=trainer.steps,
+            loss=loss,
+            remaining_seconds=remaining,
+            fraction=(self._epochs_before + done * settings.training.epochs) / sum(epochs),
+            message=line,
+        )
+        if meter.time_to_report():
+            self._say(line)
+
+    def _progress_update(self, **content: object) -> None:
+        if self._group.is_first:
+            self._progress.update(**content)
+
+    def _stop_wanted(self) -> bool:
+        """Whether any process was asked to stop; all answer alike, so that all end at the same step."""
+        if self._group.size == 1:
+            return bool(self._stop)
+        flag = torch.tensor(float(bool(self._stop)), device=self._device)
+        return float(self._group.total(flag)) > 0
+
+    def _checkpoint(self, stage: str, kind: str) -> Path:
+        return self._folder.checkpoints / f"{stage}_{kind}.pt"
+
+    def _save_best(self, stage: Stage, trainer: StageTrainer, scores: Scores, row: dict) -> None:
+        if not self._group.is_first:
+            return
+        weights = trainer.average()
+        self._folder.save_tensors(self._checkpoint(stage.name, "best"), weights)
+        self._write_model(self._folder.best, stage, weights, row)
+        if scores.dice:
+            write_validation(self._folder, stage.name, scores.dice)
+
+    def _save_last(
+        self, number: int, trainer: StageTrainer, losses: list[float], best: float, best_scores: Scores
+    ) -> None:
+        """Write the state that continues the run, and the model beside it."""
+        row = self._history[-1] if self._history else {}
+        self._write_model(self._folder.last, trainer.settings.stage, trainer.average(), row)
+        state = {
+            "version": STATE_VERSION,
+            "stage_number": number,
+            "trainer": trainer.state(),
+            "losses": list(losses),
+            "best": best,
+            "best_dice": best_scores.dice,
+            "best_accuracy": best_scores.accuracy,
+            "history": self._history,
+        }
+        self._folder.save_tensors(self._folder.state_file, state)
+
+    def _write_model(self, place: Path, stage: Stage, weights: dict[str, torch.Tensor], row: dict) -> None:
+        """Write a model folder of the finished stages and this one."""
+        configuration = self._configuration
+        everything = {**self._weights, stage.name: weights}
+        stages = [settings.stage for settings in configuration.stages if settings.stage.name in everything]
+        networks = {}
+        for item in stages:
+            networks[item.name] = build_network(item.network)
+            networks[item.name].load_state_dict(everything[item.name])
+        dice = {
+            key: round(row[DICE + key], 4)
+            for key in configuration.organs
+            if not math.isnan(row.get(DICE + key, math.nan))
+        }
+        description = ModelDescription(
+            name=configuration.name,
+            version=__version__,
+            license=configuration.license,
+            labels=dict(enumerate(configuration.organs, start=1)),
+            intensity=configuration.intensity,
+            stages=tuple(stages),
+            facts={
+                "trained_with": f"FlareSegment {__version__}, torch {torch.__version__}",
+                "configuration": configuration.content,
+                "training_cases": len(self._split.training),
+                "validation_cases": len(self._split.validation),
+                "last_stage": {"name": stage.name, "epoch": row.get("epoch"), "dice_on_its_grid": dice},
+            },
+        )
+        try:
+            save_model(place, description, networks)
+        except (OSError, RuntimeError) as error:
+            raise FlareSegmentError(
+                f"{place} could not be written: {error}. Free some space, then --resume."
+            ) from error
+
+    def _draw(self, last: bool = False) -> None:
+        due = last or time.monotonic() - self._drawn > DRAW_EVERY_SECONDS
+        if due and self._group.is_first and can_draw() and self._history:
+            draw_curves(self._folder, self._history, self._configuration.organs)
+            self._drawn = time.monotonic()
+
+
+class _Meter:
+    """Measures steps of a stage: seconds, the loader's share of them, and when to report."""
+
+    def __init__(self, trainer: StageTrainer, source: BatchSource):
+        self.trainer, self._source = trainer, source
+        self._start, self._first = time.monotonic(), trainer.step
+        self._reported = self._start
+        self.begin_epoch()
+
+    def seconds_per_step(self) -> float:
+        return (time.monotonic() - self._start) / max(1, self.trainer.step - self._first)
+
+    def time_to_report(self) -> bool:
+        if time.monotonic() - self._reported < REPORT_EVERY_SECONDS:
+            return False
+        self._reported = time.monotonic()
+        return True
+
+    def begin_epoch(self) -> None:
+        self._epoch_start, self._epoch_first = time.monotonic(), self.trainer.step
+        self._epoch_waited = self._source.waited_seconds
+
+    def epoch(self) -> dict[str, float]:
+        """Return the seconds per step and the loader's share of them since `begin_epoch`."""
+        seconds = time.monotonic() - self._epoch_start
+        return {
+            "seconds_per_step": seconds / max(1, self.trainer.step - self._epoch_first),
+            "loader_wait": (self._source.waited_seconds - self._epoch_waited) / seconds,
+        }
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _epoch_line(row: dict, epochs: int) -> str:
+    line = f"{row['stage']} epoch {row['epoch']}/{epochs}: loss {row['loss']:.5f}, {row['seconds_per_step']:.2f} s/step"
+    line += f", loader wait {100 * row['loader_wait']:.0f} %"
+    if "dice" in row:
+        organs = ", ".join(
+            f"{key.removeprefix(DICE)} {value:.3f}" for key, value in row.items() if key.startswith(DICE)
+        )
+        line += f"; validation Dice {row['dice']:.4f} ({organs}), accuracy {row['accuracy']:.4f}"
+    return line

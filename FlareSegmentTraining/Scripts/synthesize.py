@@ -1,0 +1,108 @@
+"""Make training cases that nobody scanned, in Slicer or with Python alone:
+
+    Slicer --no-main-window --python-script synthesize.py deform --data DIR --shapes DIR --count N --output DIR
+    Slicer --no-main-window --python-script synthesize.py draw --structures DIR [--shapes DIR] --count N --output DIR
+    Slicer --no-main-window --python-script synthesize.py empty --count N --output DIR
+
+deform  bends labeled CTs so that their organs take the shapes of label maps without images
+draw    draws CTs from label maps of whole body parts (X.nii.gz with X_classes.tsv beside it)
+empty   draws heads and limbs, in which none of the organs is
+
+`train.py --data DIR` takes the result; every case stays on the training side of a split. A second run goes on.
+
+Exit status: 0 done; 2 bad input or usage, with one line on standard error; 1 anything else, also in one line
+(FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises, so every way out ends in
+slicer.util.exit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+_MODULE = Path(__file__).resolve().parent.parent
+for _folder in (_MODULE, _MODULE.parent / "FlareSegment"):
+    # In a working tree the libraries are in this module's folder and in the other one's; installed, all are in one
+    # folder. Slicer itself knows its modules' folders; PythonSlicer and a plain Python do not.
+    if any((_folder / name).is_dir() for name in ("FlareSegmentLib", "FlareSegmentTrainingLib")):
+        sys.path.insert(0, str(_folder))
+
+from FlareSegmentLib import command_line  # noqa: E402
+from FlareSegmentLib.errors import InputError  # noqa: E402
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The command line's options. Raises InputError."""
+    parser = command_line.ArgumentParser(prog="synthesize.py", description="Make training cases.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="deform|draw|empty")
+    for verb, text in (
+        ("deform", "bend labeled CTs onto the organs of label maps"),
+        ("draw", "draw CTs from label maps of whole body parts"),
+        ("empty", "draw heads and limbs without any organ"),
+    ):
+        part = verbs.add_parser(verb, help=text, description=text)
+        if verb == "deform":
+            part.add_argument("--data", action="append", required=True, metavar="DIR", help="labeled CTs")
+            part.add_argument("--cases", metavar="NAMES", help="only these of them, as case1,case2")
+        if verb == "draw":
+            part.add_argument("--structures", type=Path, required=True, metavar="DIR", help="label maps with tables")
+        if verb != "empty":
+            part.add_argument(
+                "--shapes", type=Path, required=verb == "deform", metavar="DIR", help="label maps of organs"
+            )
+            part.add_argument("--label-map", metavar="MAP", help="what the values of the shapes mean, as 1=spleen,...")
+        part.add_argument("--count", type=int, required=True, metavar="N", help="cases to make")
+        part.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the cases")
+        part.add_argument("--seed", type=int, default=0, help="another seed makes other cases (default: 0)")
+        part.add_argument("--spacing", type=float, default=2.0, metavar="MM", help="edge of the voxels (default: 2)")
+    options = parser.parse_args(arguments)
+    if options.count < 1 or options.seed < 0 or not 0.5 <= options.spacing <= 10.0:
+        raise InputError("--count must be at least 1, --seed at least 0 and --spacing between 0.5 and 10 mm.")
+    if getattr(options, "shapes", None) and not options.label_map:
+        raise InputError("--shapes needs --label-map: what the values mean, as 1=spleen,2=right_kidney.")
+    return options
+
+
+def synthesize(options: argparse.Namespace) -> None:
+    """Make the cases that are not there yet. Raises FlareSegmentError."""
+    from FlareSegmentTrainingLib.datasets.cases import find_cases
+    from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
+    from FlareSegmentTrainingLib.synthesis.made_cases import deformed_cases, drawn_cases, empty_cases, find_label_maps
+
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{options.output} cannot be made: {error.strerror}. Name another --output.") from error
+    common = (options.count, options.seed, options.spacing)
+    if options.verb == "empty":
+        cases = empty_cases(*common, done=options.output)
+    else:
+        label_map = parse_label_map(options.label_map) if options.label_map else None
+        shapes = find_label_maps(options.shapes) if options.shapes else []
+        if options.verb == "draw":
+            cases = drawn_cases(find_label_maps(options.structures), shapes, label_map, *common, done=options.output)
+        else:
+            sources = [case for case in find_cases(options.data) if case.fixed_set != "val"]
+            if options.cases:
+                names = options.cases.split(",")
+                unknown = set(names) - {case.name for case in sources}
+                if unknown:
+                    raise InputError(f"--cases: {', '.join(sorted(unknown))} is not among the training cases.")
+                sources = [case for case in sources if case.name in names]
+            cases = deformed_cases(sources, shapes, label_map, *common, done=options.output)
+    made = 0
+    for case in cases:
+        case.write(options.output)
+        made += 1
+        command_line.say(f"{case.name}: {' x '.join(str(n) for n in case.image.shape[::-1])} voxels")
+    command_line.say(f"{made} cases made, {options.output} holds {len(list(options.output.glob('*_labels.nii.gz')))}")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; returns the exit status and never raises."""
+    return command_line.run(lambda: synthesize(parse_arguments(arguments)))
+
+
+if __name__ == "__main__":
+    command_line.leave(main(sys.argv[1:]))

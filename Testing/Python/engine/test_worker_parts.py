@@ -1,0 +1,150 @@
+"""The worker's answers one by one, in this process: what the tests of the whole process cannot bring about at will."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+from test_faults import make_model
+
+from FlareSegmentLib.volume import Volume
+from FlareSegmentLib.worker.main import Worker
+from FlareSegmentLib.worker import main as worker_module
+from FlareSegmentLib.worker.protocol import (
+    Event,
+    Failure,
+    Progress,
+    Ready,
+    Request,
+    Result,
+    SegmentRequest,
+    SharedFolder,
+    Stopped,
+    decode_event,
+    finish,
+)
+from FlareSegmentSlicerLib.logic.worker_entry import write_surfaces
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def request_with_surfaces(model: Path) -> Iterator[SegmentRequest]:
+    array = np.random.default_rng(0).normal(20, 150, (16, 20, 20)).astype(np.int16)
+    volume = Volume(array, (8.0, 8.0, 8.0))
+    with SharedFolder() as folder:
+        yield finish(SegmentRequest.prepare_in_pieces(1, volume, folder, model, "cpu", 1, smoothing=0.5))
+
+
+class Conversation:
+    """A worker that answers one request after another into memory."""
+
+    def __init__(self) -> None:
+        self.stream = io.BytesIO()
+        self.worker = Worker(io.BytesIO(), self.stream, write_surfaces)
+
+    def answer(self, request: Request | SegmentRequest) -> Event:
+        """The last event of the answer, after nothing but progress."""
+        self.stream.seek(0)
+        self.stream.truncate()
+        self.worker._answer(request)
+        *before, last = [decode_event(line) for line in self.stream.getvalue().splitlines()]
+        assert all(isinstance(event, Progress) for event in before)
+        return last
+
+
+def test_without_vtk_there_are_labels_and_no_surfaces(
+    request_with_surfaces: SegmentRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "FlareSegmentSlicerLib.rendering.segment_surfaces", None)
+    result = Conversation().answer(request_with_surfaces)
+    assert isinstance(result, Result) and not result.surfaces
+    assert os.path.getsize(request_with_surfaces.surfaces) == 0
+    assert np.count_nonzero(request_with_surfaces.labels.map_box(result.box)) > 0
+
+
+def test_surfaces_without_room_are_left_to_slicer(
+    request_with_surfaces: SegmentRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from FlareSegmentSlicerLib.rendering import segment_surfaces
+
+    def full(path: str, *_arguments: object) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(segment_surfaces, "write_organ_surfaces", full)
+    result = Conversation().answer(request_with_surfaces)
+    assert isinstance(result, Result) and not result.surfaces
+    assert os.path.getsize(request_with_surfaces.surfaces) == 0, "what nobody reads takes no room"
+
+
+@pytest.mark.parametrize("moment", ["before the surfaces", "between two surfaces"])
+def test_cancel_is_heard_until_the_last_moment(
+    request_with_surfaces: SegmentRequest, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    from FlareSegmentLib.measures import organ_statistics
+    from FlareSegmentSlicerLib.rendering import segment_surfaces
+
+    talk = Conversation()
+    module, name = {
+        "before the surfaces": (organ_statistics, "organ_statistics"),
+        "between two surfaces": (segment_surfaces, "organ_surface"),
+    }[moment]
+    real = getattr(module, name)
+
+    def cancel(*arguments: object, **keywords: object):
+        talk.worker._cancelled.add(1)
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(module, name, cancel)
+    assert talk.answer(request_with_surfaces) == Stopped(1)
+    assert os.path.getsize(request_with_surfaces.surfaces) == 0
+
+
+def test_too_little_memory_is_told_with_what_to_do(
+    request_with_surfaces: SegmentRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Conversation()
+
+    def greedy(*_arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(talk.worker, "_segmenter_for", greedy)
+    failure = talk.answer(request_with_surfaces)
+    assert isinstance(failure, Failure)
+    assert failure.kind == "memory" and "crop the CT" in failure.message and "MemoryError" in failure.details
+
+
+def test_a_warm_model_is_kept_and_another_replaces_it(model: Path, tmp_path: Path) -> None:
+    talk = Conversation()
+    for number, folder in enumerate((model, model, make_model(tmp_path / "second", 1))):
+        before = talk.worker._segmenter
+        ready = talk.answer(Request(number, "hello", str(folder), "cpu", 1))
+        assert isinstance(ready, Ready)
+        assert ready.model == ("random 0 1" if number < 2 else "random 1 1")
+        assert (talk.worker._segmenter is before) == (number == 1)
+
+
+def test_it_ends_when_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(BaseException):
+        pass
+
+    def end(status: int) -> None:
+        raise Ended(status)
+
+    monkeypatch.setattr(worker_module.os, "_exit", end)
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb", buffering=0) as events, pytest.raises(Ended, match="0"):
+        Worker(io.BytesIO(), events)._send(Stopped(1))

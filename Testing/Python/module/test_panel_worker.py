@@ -1,0 +1,236 @@
+"""The client of the worker process: results, cancelling, death, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from FlareSegmentLib.volume import Volume
+
+FAKE_WORKER = Path(__file__).resolve().parents[1] / "helpers" / "fake_worker.py"
+
+
+class Listener:
+    def __init__(self):
+        self.progress, self.results, self.failures = [], [], []
+
+    def onProgress(self, fraction, stage):
+        self.progress.append((fraction, stage))
+
+    def onResult(self, labels, result):
+        self.results.append((labels, result))
+
+    def onFailure(self, message):
+        self.failures.append(message)
+
+
+@pytest.fixture
+def worker(slicer_app):
+    from FlareSegmentSlicerLib.logic.worker_process import WorkerProcess
+
+    process = WorkerProcess([sys.executable, str(FAKE_WORKER)])
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def volume():
+    array = np.zeros((6, 5, 4), np.int16)
+    array[1:3, 1:4, 0:2] = 1001
+    return Volume(array, (1.0, 2.0, 3.0))
+
+
+@pytest.fixture
+def until(slicer_app):
+    """Run the event loop until a condition holds."""
+
+    def wait(condition, seconds=15.0):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "waited in vain"
+            slicer_app.processEvents()
+            time.sleep(0.005)
+
+    return wait
+
+
+def settings(kind):
+    from FlareSegmentSlicerLib.logic.worker_process import SegmentationSettings
+
+    return SegmentationSettings(Path(kind))
+
+
+def shared_files():
+    """What this process shares with its workers at the moment."""
+    from FlareSegmentLib.worker.protocol import _parent_folders
+
+    own = f"flaresegment-{os.getpid()}-"
+    return [file for parent in _parent_folders() for file in parent.glob(own + "*/*")]
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_segmentation_reports_progress_and_labels(worker, volume, until):
+    listener = Listener()
+    worker.segment(volume, settings("good"), listener)
+    until(lambda: listener.results)
+    found, result = listener.results[0]
+    assert found.box == (slice(1, 3), slice(1, 4), slice(0, 2))
+    np.testing.assert_array_equal(found.array, volume.array[found.box] == 1001)
+    stages = [stage for _, stage in listener.progress]
+    assert stages == ["Copying the CT", "Finding the organs", "Outlining the organs"]
+    assert result.organs["liver"]["volume_ml"] == pytest.approx(12 * 6 / 1000)
+    assert not listener.failures
+    assert not shared_files()
+
+
+def test_the_process_stays_warm(worker, volume, until):
+    ready, listener = [], Listener()
+    worker.warm_up(Path("good"), ready.append, pytest.fail)
+    until(lambda: ready)
+    pid = worker.process_id()
+    assert ready[0].pid == pid
+    for expected in (1, 2):
+        worker.segment(volume, settings("good"), listener)
+        until(lambda expected=expected: len(listener.results) == expected)
+        assert worker.process_id() == pid
+
+
+@pytest.mark.parametrize("kind", ["slow", "deaf"])
+def test_after_cancel_the_listener_hears_nothing_and_the_next_run_works(worker, volume, until, kind, monkeypatch):
+    from FlareSegmentSlicerLib.logic import worker_process
+
+    cancelled, after = Listener(), Listener()
+    worker.segment(volume, settings(kind), cancelled)
+    until(lambda: len(cancelled.progress) > 2)
+    pid = worker.process_id()
+    worker.cancel()
+    heard = len(cancelled.progress)
+    start = time.monotonic()
+    worker.segment(volume, settings("good"), after)
+    until(lambda: after.results)
+    patience = worker_process.CANCEL_PATIENCE_MS / 1000
+    assert len(cancelled.progress) == heard
+    assert not cancelled.results
+    assert not cancelled.failures
+    if kind == "slow":
+        assert worker.process_id() == pid, "it stopped by itself, before the patience was over"
+    else:
+        assert time.monotonic() - start >= patience
+        until(lambda: not is_running(pid))
+    assert not shared_files()
+
+
+def test_cancel_while_the_result_is_read_drops_the_result(worker, volume, until, monkeypatch):
+    from FlareSegmentSlicerLib.logic import worker_process
+
+    listener, pieces = Listener(), []
+
+    def read(request, result):
+        while True:
+            pieces.append(request)
+            yield
+
+    monkeypatch.setattr(worker_process, "_read", read)
+    worker.segment(volume, settings("good"), listener)
+    until(lambda: len(pieces) > 2)
+    assert shared_files()
+    pid = worker.process_id()
+    worker.cancel()
+    assert not shared_files()
+    monkeypatch.undo()
+    after = Listener()
+    worker.segment(volume, settings("good"), after)
+    until(lambda: after.results)
+    assert not listener.results
+    assert not listener.failures
+    assert worker.process_id() == pid, "the worker had done its work and is kept"
+
+
+@pytest.mark.parametrize(("error", "words"), [(ValueError("torn"), "torn"), (MemoryError(), "MemoryError")])
+def test_a_result_that_cannot_be_read_is_one_line(worker, volume, until, monkeypatch, error, words):
+    from FlareSegmentSlicerLib.logic import worker_process
+
+    def read(request, result):
+        yield
+        raise error
+
+    listener = Listener()
+    monkeypatch.setattr(worker_process, "_read", read)
+    worker.segment(volume, settings("good"), listener)
+    until(lambda: listener.failures)
+    assert listener.failures == [f"The result could not be read: {words}"]
+    assert not listener.results
+    assert not shared_files()
+
+
+def test_a_dead_worker_says_its_last_words_and_the_next_run_works(worker, volume, until):
+    listener, after = Listener(), Listener()
+    worker.segment(volume, settings("dying"), listener)
+    until(lambda: listener.failures)
+    assert "out of breath" in listener.failures[0]
+    assert "\n" not in listener.failures[0]
+    assert not shared_files()
+    worker.segment(volume, settings("good"), after)
+    until(lambda: after.results)
+    assert len(listener.failures) == 1
+
+
+def test_a_killed_worker_is_reported_once(worker, volume, until):
+    listener = Listener()
+    worker.segment(volume, settings("slow"), listener)
+    until(lambda: len(listener.progress) > 1)
+    os.kill(worker.process_id(), 9)
+    until(lambda: listener.failures)
+    assert "memory" in listener.failures[0]
+    until(lambda: worker.process_id() == 0)
+    assert len(listener.failures) == 1
+    assert not listener.results
+
+
+def test_a_program_that_does_not_start_is_reported(slicer_app, volume, until):
+    from FlareSegmentSlicerLib.logic.worker_process import WorkerProcess
+
+    worker, listener = WorkerProcess(["/no/such/python", "worker.py"]), Listener()
+    worker.segment(volume, settings("good"), listener)
+    until(lambda: listener.failures)
+    assert "/no/such/python" in listener.failures[0]
+    worker.close()
+
+
+def test_an_error_of_the_engine_arrives_as_one_line(worker, volume, until):
+    listener = Listener()
+    worker.segment(volume, settings("wrong"), listener)
+    until(lambda: listener.failures)
+    assert listener.failures == ["This is not a CT."]
+
+
+def test_close_leaves_no_process_and_no_file(worker, volume, until):
+    listener = Listener()
+    worker.segment(volume, settings("deaf"), listener)
+    until(lambda: len(listener.progress) > 1)
+    pid = worker.process_id()
+    assert shared_files()
+    worker.close()
+    assert not is_running(pid)
+    assert not shared_files()
+    assert worker.process_id() == 0
+
+
+def test_the_worker_ends_with_its_client(worker, volume, until):
+    listener = Listener()
+    worker.segment(volume, settings("slow"), listener)
+    until(lambda: len(listener.progress) > 1)
+    pid = worker.process_id()
+    worker._process.closeWriteChannel()
+    until(lambda: not is_running(pid))

@@ -1,0 +1,219 @@
+"""The training panel: what it offers, that a training outlives it, and what it does with a finished run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+FAKE_TRAINING = """
+import json, os, sys, time
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index("--output") + 1])
+(folder / "arguments.json").write_text(json.dumps(sys.argv[1:]))
+(folder / "config.json").write_text("{}")
+def report(**content):
+    (folder / "new").write_text(json.dumps({"pid": os.getpid(), "host": os.uname().nodename, **content}))
+    os.replace(folder / "new", folder / "progress.json")
+if "phantom:bad" in sys.argv:
+    sys.exit("Error: phantom:bad is not possible.")
+report(state="running", fraction=0.25, message="coarse epoch 1/4")
+end = time.monotonic() + 60
+while time.monotonic() < end and not (folder / "stop").exists():
+    time.sleep(0.05)
+report(state="stopped", fraction=0.25, message="Stopped at step 3")
+"""
+
+
+@pytest.fixture
+def panel(slicer_app, load_module, repository, monkeypatch, tmp_path):
+    import slicer
+
+    load_module(repository / "FlareSegment" / "FlareSegment.py")
+    load_module(repository / "FlareSegmentTraining" / "FlareSegmentTraining.py")
+    from FlareSegmentTrainingSlicerLib import training_process
+
+    script = tmp_path / "fake_train.py"
+    script.write_text(FAKE_TRAINING)
+    monkeypatch.setattr(training_process, "TRAIN_SCRIPT", script)
+    slicer.util.selectModule("FlareSegmentTraining")
+    slicer_app.processEvents()
+    widget = slicer.util.getModuleWidget("FlareSegmentTraining")
+    widget.ui.dataPathEdit.currentPath = ""
+    widget.ui.outputPathEdit.currentPath = ""
+    yield widget
+    widget.ui.outputPathEdit.currentPath = ""
+    slicer.util.getModuleWidget("FlareSegment").logic.close()
+
+
+def until(app, widget, condition, seconds=40.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain; the panel says: {widget.ui.messageLabel.text!r}"
+        app.processEvents()
+        widget.updateState()
+        time.sleep(0.05)
+
+
+def finished_run(folder, epochs=6):
+    """A run folder as a finished training leaves it, its numbers made up."""
+    from FlareSegmentTrainingLib.training.reports import draw_curves, write_log
+    from FlareSegmentTrainingLib.training.run_folder import RunFolder
+
+    organs = ["liver", "right_kidney", "left_kidney", "spleen"]
+    history = []
+    for number in range(1, epochs + 1):
+        row = {"stage": "coarse" if number < 4 else "fine", "epoch": number, "step": 10 * number, "loss": 2.0 / number}
+        row.update(learning_rate=0.001, seconds_per_step=0.5, loader_wait=0.01)
+        if number % 2 == 0:
+            row.update(
+                accuracy=0.9,
+                dice=0.14 * number,
+                **{f"dice_{key}": 0.15 * number - 0.01 * i for i, key in enumerate(organs)},
+            )
+        history.append(row)
+    run = RunFolder(folder)
+    run.write_json("config.json", {})
+    run.write_json("progress.json", {"state": "finished", "message": "Finished", "fraction": 1.0})
+    write_log(run, history, organs)
+    pytest.importorskip("matplotlib")
+    draw_curves(run, history, organs)
+    return run
+
+
+def test_an_empty_panel_says_what_to_do(panel, screenshots):
+    ui = panel.ui
+    assert ui.presetComboBox.count == 6
+    assert "coarse" in ui.presetLabel.text
+    assert not ui.startButton.enabled and not ui.stopButton.enabled
+    assert "Choose a folder for the run" in ui.messageLabel.text
+    ui.outputPathEdit.currentPath = "/somewhere/new"
+    assert "labeled CTs" in ui.messageLabel.text
+    ui.dataPathEdit.currentPath = "phantom:4"
+    assert ui.startButton.enabled
+
+
+def test_a_training_starts_is_found_again_and_stops(panel, slicer_app, tmp_path, screenshots):
+    ui, folder = panel.ui, tmp_path / "run"
+    ui.dataPathEdit.currentPath = "phantom:4; phantom:5"
+    ui.outputPathEdit.currentPath = str(folder)
+    ui.presetComboBox.setCurrentIndex(ui.presetComboBox.findData("dice-vnet"))
+    ui.epochsSpinBox.value = 3
+    ui.startButton.click()
+    until(slicer_app, panel, lambda: panel.logic.state() == "running")
+    arguments = json.loads((folder / "arguments.json").read_text())
+    assert arguments[:8] == ["--preset", "dice-vnet", "--data", "phantom:4", "--data", "phantom:5", "--epochs", "3"]
+    panel.updateState()
+    assert ui.stopButton.enabled and not ui.startButton.enabled and ui.progressBar.value == 25
+    assert "coarse epoch" in ui.messageLabel.text
+    slicer_app._main_window.grab().save(str(screenshots / "training_running.png"))
+
+    ui.outputPathEdit.currentPath = ""
+    assert panel.logic.state() == "not begun"
+    ui.outputPathEdit.currentPath = str(folder)
+    assert panel.logic.state() == "running"
+
+    ui.stopButton.click()
+    until(slicer_app, panel, lambda: panel.logic.state() == "stopped")
+    panel.updateState()
+    assert ui.startButton.enabled and ui.startButton.text == "Continue training"
+    ui.epochsSpinBox.value = 0
+
+
+def test_a_training_outlives_the_process_that_started_it(tmp_path, repository, panel):
+    """Started by a Python that ends at once: the training still runs, and its folder says so."""
+    from FlareSegmentTrainingSlicerLib import training_process
+
+    starter = (
+        "from FlareSegmentTrainingSlicerLib import training_process as t; from pathlib import Path; "
+        f"t.TRAIN_SCRIPT = Path({str(training_process.TRAIN_SCRIPT)!r}); "
+        f"t.TrainingProcess({str(tmp_path / 'run')!r}).start('x', ['y'])"
+    )
+    paths = os.pathsep.join(str(repository / name) for name in ("FlareSegment", "FlareSegmentTraining"))
+    subprocess.run([sys.executable, "-c", starter], env={**os.environ, "PYTHONPATH": paths}, check=True, timeout=60)
+    run = training_process.TrainingProcess(tmp_path / "run")
+    end = time.monotonic() + 40
+    while run.state() != "running" and time.monotonic() < end:
+        time.sleep(0.05)
+    assert run.state() == "running"
+    run.request_stop()
+    while run.state() != "stopped" and time.monotonic() < end:
+        time.sleep(0.05)
+    assert run.state() == "stopped"
+
+
+def test_a_training_that_cannot_begin_says_why(panel, slicer_app, tmp_path):
+    panel.ui.dataPathEdit.currentPath = "phantom:bad"
+    panel.ui.outputPathEdit.currentPath = str(tmp_path / "run")
+    panel.ui.startButton.click()
+    until(slicer_app, panel, lambda: panel.logic.state() == "failed")
+    panel.updateState()
+    assert "phantom:bad is not possible" in panel.ui.messageLabel.text
+
+
+def test_a_finished_run_shows_its_curves(panel, slicer_app, tmp_path, screenshots):
+    finished_run(tmp_path / "run")
+    panel.ui.outputPathEdit.currentPath = str(tmp_path / "run")
+    slicer_app.processEvents()
+    ui = panel.ui
+    assert ui.curvesCollapsibleButton.visible and ui.curvesLabel.pixmap is not None
+    assert not ui.startButton.enabled and "finished" in ui.startButton.toolTip
+    slicer_app._main_window.grab().save(str(screenshots / "training_finished.png"))
+
+
+def test_curves_become_tables_and_a_chart_that_a_saved_scene_shows(panel, tmp_path):
+    import slicer
+    from FlareSegmentTrainingSlicerLib import curves_nodes
+
+    run = finished_run(tmp_path / "run")
+    file = curves_nodes.save_scene(run)
+    slicer.mrmlScene.Clear(False)
+    slicer.util.loadScene(str(file), {})
+    (chart,) = slicer.util.getNodesByClass("vtkMRMLPlotChartNode")
+    assert chart.GetNumberOfPlotSeriesNodes() == 6
+    series = [chart.GetNthPlotSeriesNode(index) for index in range(6)]
+    assert [node.GetYColumnName() for node in series][:2] == ["Loss", "Mean Dice"]
+    assert series[1].GetTableNode().GetTable().GetColumnByName("Mean Dice").GetValue(2) == pytest.approx(0.84)
+    (view,) = slicer.util.getNodesByClass("vtkMRMLPlotViewNode")
+    assert view.GetPlotChartNodeID() == chart.GetID()
+    layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    assert layout.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalPlotView
+
+
+def test_showing_curves_twice_replaces_them(panel, tmp_path):
+    import slicer
+
+    finished_run(tmp_path / "run")
+    panel.ui.outputPathEdit.currentPath = str(tmp_path / "run")
+    panel.ui.plotButton.click()
+    panel.ui.plotButton.click()
+    assert len(slicer.util.getNodesByClass("vtkMRMLPlotChartNode")) == 1
+    assert len(slicer.util.getNodesByClass("vtkMRMLTableNode")) == 2
+
+
+def test_use_this_model_hands_the_model_to_the_other_panel(panel, slicer_app, tmp_path):
+    import slicer
+
+    from FlareSegmentLib.model.intensity import Intensity
+    from FlareSegmentLib.model.model_file import ModelDescription, Stage, save_model
+    from FlareSegmentLib.networks.vnet import build_network
+
+    run = finished_run(tmp_path / "run")
+    network = {"architecture": "unet", "base_channels": 2, "levels": 2, "out_channels": 2}
+    stage = Stage("body", "body", network, shape=(16, 16, 16))
+    description = ModelDescription("mine", "1", "none", {1: "liver"}, Intensity(-200.0, 200.0, (0.0, 1.0)), (stage,))
+    save_model(run.best, description, {"body": build_network(network)})
+    panel.ui.outputPathEdit.currentPath = str(run.path)
+    assert panel.ui.useModelButton.enabled
+    panel.ui.useModelButton.click()
+    slicer_app.processEvents()
+    other = slicer.util.getModuleWidget("FlareSegment")
+    assert Path(other._parameterNode.modelFolder) == run.best.resolve()
+    assert Path(other.ui.modelPathEdit.currentPath) == run.best.resolve()
+    other.ui.modelPathEdit.currentPath = ""
+    assert other._parameterNode.modelFolder == ""
