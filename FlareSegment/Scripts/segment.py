@@ -31,6 +31,9 @@ from typing import Self
 import numpy as np
 import slicer
 
+# Slicer knows its modules' folders; a Slicer without this module is to run the script of a working tree as well.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from FlareSegmentLib import command_line
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import LABEL_TABLES, ORGANS, Organ, organ_by_key

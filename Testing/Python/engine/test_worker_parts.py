@@ -16,8 +16,8 @@ pytest.importorskip("torch")
 from test_faults import make_model
 
 from FlareSegmentLib.volume import Volume
-from FlareSegmentLib.worker.main import Worker
 from FlareSegmentLib.worker import main as worker_module
+from FlareSegmentLib.worker.main import Worker
 from FlareSegmentLib.worker.protocol import (
     Event,
     Failure,

@@ -19,6 +19,8 @@ from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS
 from FlareSegmentTrainingLib.datasets.splits import Split
+from FlareSegmentTrainingLib.evaluation import comparison
+from FlareSegmentTrainingLib.evaluation import measurements as evaluation
 from FlareSegmentTrainingLib.evaluation.measurements import (
     FolderPredictor,
     ModelPredictor,
@@ -30,8 +32,6 @@ from FlareSegmentTrainingLib.evaluation.measurements import (
     organs_to_measure,
     summarize,
 )
-from FlareSegmentTrainingLib.evaluation import comparison
-from FlareSegmentTrainingLib.evaluation import measurements as evaluation
 
 LIVER, RIGHT, LEFT, SPLEEN = ORGANS
 KEYS = [organ.key for organ in ORGANS]

@@ -20,8 +20,8 @@ pytest.importorskip("vtkmodules", reason="VTK is not installed")
 from FlareSegmentTrainingSlicerLib import evaluation_pictures
 
 from FlareSegmentTrainingLib.evaluation import html_report
-from FlareSegmentTrainingLib.evaluation.measurements import summarize
 from FlareSegmentTrainingLib.evaluation import measurements as evaluation
+from FlareSegmentTrainingLib.evaluation.measurements import summarize
 
 
 def run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, dict, str]:

@@ -19,10 +19,10 @@ from FlareSegmentTrainingLib.augmentation.contrast_phases import PHASES, draw_ph
 from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
 from FlareSegmentTrainingLib.datasets.splits import split_cases
+from FlareSegmentTrainingLib.synthesis import made_cases as synthesis
 from FlareSegmentTrainingLib.synthesis.anatomy_transfer import TransferSettings, register
 from FlareSegmentTrainingLib.synthesis.drawn_ct import TISSUES, add_body, draw_ct, draw_empty_anatomy, tissue_map
 from FlareSegmentTrainingLib.synthesis.made_cases import deformed_cases, drawn_cases, empty_cases, find_label_maps
-from FlareSegmentTrainingLib.synthesis import made_cases as synthesis
 
 SCRIPT = Path(__file__).resolve().parents[3] / "FlareSegmentTraining" / "Scripts" / "synthesize.py"
 SPACING = 4.0
