@@ -81,8 +81,8 @@ def test_installed_scripts_find_the_libraries_above_them(script: str, tmp_path: 
     for module in ("FlareSegment", "FlareSegmentTraining"):
         for library in (repository / module).glob("*Lib"):
             (tmp_path / library.name).symlink_to(library, target_is_directory=True)
-    (tmp_path / "FlareSegmentScripts").mkdir()
-    file = shutil.copy(repository / "FlareSegmentTraining" / script, tmp_path / "FlareSegmentScripts")
+    (tmp_path / "Scripts").mkdir()
+    file = shutil.copy(repository / "FlareSegmentTraining" / "Scripts" / script, tmp_path / "Scripts")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, file, "--nonsense"],
