@@ -28,7 +28,8 @@ import torch
 from measuring import RUNS, Process, Row, ct, matrix_gflops, report, timed
 from torch.utils.flop_counter import FlopCounterMode
 
-from FlareSegmentLib.inference.pipeline import Segmenter, has_amx
+from FlareSegmentLib.inference.compute_devices import has_amx
+from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.measures.metrics import dice
 from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
 from FlareSegmentLib.volume import Volume

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from measuring import Row, matrix_gflops, report
 
-from FlareSegmentLib.inference.pipeline import has_amx
+from FlareSegmentLib.inference.compute_devices import has_amx
 from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.training.batches import BatchSource
 from FlareSegmentTrainingLib.training.configuration import Configuration, parse

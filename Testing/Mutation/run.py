@@ -56,22 +56,17 @@ def nothing_remembered():
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = {
     "volume": ["test_volume.py"],
-    "resampling": ["test_resampling.py"],
-    "postprocessing": ["test_postprocessing.py"],
-    "metrics": ["test_metrics.py"],
-    "plausibility": ["test_plausibility_bounds.py"],
-    "pipeline": ["test_pipeline_geometry.py"],
+    "inference/resampling": ["test_resampling.py"],
+    "inference/postprocessing": ["test_postprocessing.py"],
+    "measures/metrics": ["test_metrics.py"],
+    "inference/plausibility": ["test_plausibility_bounds.py"],
+    "inference/grids": ["test_pipeline_geometry.py"],
+    "inference/localization": ["test_pipeline_geometry.py"],
+    "inference/oblique_volumes": ["test_pipeline_geometry.py"],
 }
 ONLY = {
-    "pipeline": [
-        "x__turned",
-        "x__view_grid",
-        "x__find_box",
-        "x__midline",
-        "x__straighten",
-        "x__labels_on_grid_of",
-        "x?Segmenter?_grid",
-    ]
+    "inference/grids": ["x_turned", "x_view_grid", "x_stage_grid"],
+    "inference/localization": ["x_find_box", "x_body_midline"],
 }
 """The functions to change, in mutmut's spelling, where it shall not be the whole module."""
 PLAIN = [
@@ -103,7 +98,7 @@ def make_copy(folder: Path, modules: list[str]) -> None:
     (folder / "tests").mkdir()
     tests = sorted({name for module in modules for name in TESTS[module]})
     for name in {"test_volume.py", *tests}:
-        shutil.copy(ROOT / "Testing" / "Python" / name, folder / "tests" / name)
+        shutil.copy(ROOT / "Testing" / "Python" / "engine" / name, folder / "tests" / name)
     (folder / "tests" / "conftest.py").write_text(CONFTEST, encoding="utf-8")
     selected = "\n    ".join(f"tests/{name}" for name in tests)
     mutated = "\n    ".join(f"FlareSegmentLib/{module}.py" for module in modules)
@@ -132,7 +127,7 @@ def main() -> int:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         mutmut = [sys.executable, "-m", "mutmut"]
         patterns = [
-            f"FlareSegmentLib.{module}.{function}__mutmut_*"
+            f"FlareSegmentLib.{module.replace('/', '.')}.{function}__mutmut_*"
             for module in modules
             for function in ONLY.get(module, ["*"])
         ]
@@ -151,7 +146,9 @@ def main() -> int:
         subprocess.run([sys.executable, "-c", SHOW, *others], cwd=folder, env=environment, check=False)
     shares = []
     for module in modules:
-        of_module = Counter(ending in NOTICED for name, ending in endings.items() if f".{module}." in name)
+        of_module = Counter(
+            ending in NOTICED for name, ending in endings.items() if f".{module.replace('/', '.')}." in name
+        )
         shares.append(of_module[True] / max(1, of_module.total()))
         print(f"{module}: {of_module[True]} of {of_module.total()} changes noticed ({shares[-1]:.1%})")
     return 0 if min(shares) >= LEAST else 1

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from FlareSegmentLib.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def compute_devices() -> list[dict[str, Any]]:
@@ -31,9 +39,46 @@ def use_device(device: str) -> str:
     if index.isdigit() and torch.cuda.is_available() and int(index) < torch.cuda.device_count():
         torch.cuda.set_device(int(index))
         return kind
-    from FlareSegmentLib.errors import InputError
-
     raise InputError(f"There is no device {device} on this computer: choose automatic or the CPU.")
+
+
+def choose_device(device: str) -> str:
+    """The device to run on. Raises InputError if it is unknown or not there."""
+    import torch
+
+    if device not in DEVICES:
+        raise InputError(f"Device {device!r} is unknown: choose {', '.join(DEVICES)}.")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if not there[device]:
+        raise InputError(f"There is no {device} device on this computer that PyTorch can use: choose auto or cpu.")
+    return device
+
+
+def number_type(precision: str, device: str) -> torch.dtype:
+    import torch
+
+    if precision == "float32" or (precision == "auto" and device == "mps"):
+        return torch.float32
+    if precision == "bfloat16":
+        return torch.bfloat16
+    return (
+        torch.bfloat16
+        if device == "cuda" and torch.cuda.is_bf16_supported() or device == "cpu" and has_amx()
+        else torch.float32
+    )
+
+
+def has_amx() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices (Intel AMX); without it bfloat16 does not pay."""
+    if platform.system() != "Linux":
+        return False
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            return "amx_bf16" in file.read()
+    except OSError:
+        return False
 
 
 def _processor() -> str:

@@ -121,7 +121,7 @@ class ModelPredictor:
     kind = "model"
 
     def __init__(self, folder: Path, device: str = "auto") -> None:
-        from FlareSegmentLib.inference.pipeline import choose_device
+        from FlareSegmentLib.inference.compute_devices import choose_device
         from FlareSegmentLib.model.model_file import DESCRIPTION_FILE, WEIGHTS_FILE, read_description
 
         description = read_description(folder)

@@ -17,8 +17,9 @@ from torch import nn
 
 from FlareSegmentLib.errors import Cancelled, InputError
 from FlareSegmentLib.files.image_io import read_volume
-from FlareSegmentLib.inference import pipeline
+from FlareSegmentLib.inference import pipeline, tiled_network
 from FlareSegmentLib.inference.pipeline import Segmenter
+from FlareSegmentLib.inference.tiled_network import cover, tile_weight
 from FlareSegmentLib.measures.metrics import dice
 from FlareSegmentLib.model.intensity import Intensity
 from FlareSegmentLib.model.model_file import ModelDescription, Stage, bundled_model_folder, load_model
@@ -253,7 +254,7 @@ def test_tiles_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     volume, _ = scan(np.eye(3), (3.0, 3.0, 3.0))
     whole = Segmenter(FakeModel(COARSE, FINE, kind=BrightnessNetwork), "cpu").segment(volume)
     model = FakeModel(COARSE, FINE, kind=BrightnessNetwork)
-    monkeypatch.setattr(pipeline, "_TILE_BYTES", 40_000 * 6 * 4 * 4)
+    monkeypatch.setattr(tiled_network, "_TILE_BYTES", 40_000 * 6 * 4 * 4)
     fractions: list[float] = []
     tiled = Segmenter(model, "cpu").segment(volume, lambda fraction, stage: fractions.append(fraction))
     assert len(model.networks["fine"].shapes) > 8
@@ -268,11 +269,11 @@ def test_tiles_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tiles_cover_everything_and_overlap(shape: tuple[int, int, int], limit: int) -> None:
     covered = np.zeros(shape, int)
     weight = torch.zeros(shape)
-    tiles = pipeline._tiles(shape, 16, limit)
+    tiles = cover(shape, 16, limit)
     for tile in tiles:
         assert all(extent.start % 16 == 0 and (extent.stop - extent.start) % 16 == 0 for extent in tile)
         covered[tile] += 1
-        weight[tile] += pipeline._tile_weight(tile, shape)
+        weight[tile] += tile_weight(tile, shape)
     assert covered.min() >= 1
     assert float(weight.min()) > 0
     sizes = {math.prod(extent.stop - extent.start for extent in tile) for tile in tiles}

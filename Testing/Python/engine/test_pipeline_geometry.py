@@ -10,18 +10,12 @@ import pytest
 import torch
 from test_volume import SIGNED_PERMUTATIONS, rotation
 
-from FlareSegmentLib.inference.pipeline import (
-    Segmenter,
-    _find_box,
-    _labels_on_grid_of,
-    _midline,
-    _straighten,
-    _turned,
-    _view_grid,
-)
+from FlareSegmentLib.inference.grids import stage_grid, turned, view_grid
+from FlareSegmentLib.inference.localization import body_midline, find_box
+from FlareSegmentLib.inference.oblique_volumes import labels_on_grid_of, straighten
 from FlareSegmentLib.inference.resampling import AxisGrid
 from FlareSegmentLib.model.intensity import AIR, Intensity
-from FlareSegmentLib.model.model_file import ModelDescription, Stage
+from FlareSegmentLib.model.model_file import Stage
 from FlareSegmentLib.organs import ORGANS, organ_by_key
 from FlareSegmentLib.volume import Volume
 
@@ -40,11 +34,11 @@ def stored_as(
     return Volume(order.undo(view), stored, (10, 20, 30), (np.eye(3) if tilt is None else tilt) @ direction, "scan")
 
 
-def stored_grid(volume: Volume, view_grid: list[AxisGrid]) -> list[AxisGrid]:
+def stored_grid(volume: Volume, cells_of_view: list[AxisGrid]) -> list[AxisGrid]:
     """The grid of a view in the stored axes and indices: where the view is flipped, voxel i is its n - 1 - i."""
     order = volume.axis_order()
     result = {}
-    for cells, axis, flip in zip(view_grid, order.permutation, order.flips):
+    for cells, axis, flip in zip(cells_of_view, order.permutation, order.flips):
         last = volume.array.shape[axis] - 1
         result[axis] = AxisGrid(last - cells.first, -cells.step, cells.count) if flip else cells
     return [result[axis] for axis in range(3)]
@@ -57,15 +51,15 @@ def scores_of(classes: np.ndarray) -> torch.Tensor:
 
 def test_the_grid_of_a_flipped_axis() -> None:
     cells = AxisGrid(2.0, 1.5, 4)  # voxels 2, 3.5, 5, 6.5 of 20
-    np.testing.assert_array_equal(_turned(cells, 20).positions, [17, 15.5, 14, 12.5])
-    assert _turned(_turned(cells, 20), 20) == cells
+    np.testing.assert_array_equal(turned(cells, 20).positions, [17, 15.5, 14, 12.5])
+    assert turned(turned(cells, 20), 20) == cells
 
 
 @pytest.mark.parametrize("direction", ORDERS)
 def test_a_grid_is_seen_in_the_views_axes(direction: np.ndarray) -> None:
     volume = stored_as(direction, np.zeros(SHAPE))
     cells = [AxisGrid(1.0, 2.0, 8), AxisGrid(0.5, 3.0, 9), AxisGrid(2.0, 1.5, 10)]
-    assert _view_grid(stored_grid(volume, cells), volume.axis_order(), volume.array.shape) == cells
+    assert view_grid(stored_grid(volume, cells), volume.axis_order(), volume.array.shape) == cells
 
 
 class TestFindBox:
@@ -74,7 +68,7 @@ class TestFindBox:
     def find(self, classes: np.ndarray, direction: np.ndarray = ORDERS[0], margin_mm: float = 0.0):
         volume = stored_as(direction, np.zeros(SHAPE))
         grid = stored_grid(volume, [AxisGrid.over(4, 0, n, 2.0) for n in classes.shape])
-        return _find_box(scores_of(classes), grid, volume.axis_order(), volume, margin_mm)
+        return find_box(scores_of(classes), grid, volume.axis_order(), volume, margin_mm)
 
     @pytest.mark.parametrize("direction", ORDERS)
     def test_box_of_all_organs_with_a_margin(self, direction: np.ndarray) -> None:
@@ -105,7 +99,7 @@ class TestFindBox:
         classes[1, 1, 1:6] = 1
         volume = Volume(np.zeros((3, 3, 7)), (10, 10, 10))
         grid = [AxisGrid(0.0, 1.0, n) for n in classes.shape]
-        assert _find_box(scores_of(classes), grid, volume.axis_order(), volume, 0.0) == ((1, 2), (1, 2), (1, 6))
+        assert find_box(scores_of(classes), grid, volume.axis_order(), volume, 0.0) == ((1, 2), (1, 2), (1, 6))
 
     @pytest.mark.parametrize(
         ("axis", "away", "within"),
@@ -125,7 +119,7 @@ class TestFindBox:
         grid = [AxisGrid(0.0, 1.0, n) for n in shape]
         if within:  # the other axes' offset of half a cell would add to the distance
             classes[tuple(slice(0, 4) if index != axis else far[axis] for index in range(3))] = 2
-        box = _find_box(scores_of(classes), grid, volume.axis_order(), volume, 0.0)
+        box = find_box(scores_of(classes), grid, volume.axis_order(), volume, 0.0)
         assert box is not None and box[axis] == (0, away + 4 if within else 4)
 
     def test_each_organ_counts_with_its_largest_piece_within_reach(self) -> None:
@@ -136,7 +130,7 @@ class TestFindBox:
         classes[50:58, 5:15, 5:15] = 2  # a larger one, but out of reach
         volume = Volume(np.zeros(classes.shape), (10, 10, 10))
         grid = [AxisGrid(0.0, 1.0, n) for n in classes.shape]
-        box = _find_box(scores_of(classes), grid, volume.axis_order(), volume, 0.0)
+        box = find_box(scores_of(classes), grid, volume.axis_order(), volume, 0.0)
         assert box == ((0, 13), (0, 10), (0, 10))
 
 
@@ -160,7 +154,7 @@ class TestMidline:
         classes[heights, 2, 9] = 1
         volume = stored_as(direction, np.zeros((6, 5, 36)), tilt=tilt)
         grid = stored_grid(volume, list(self.CELLS))
-        found = _midline(torch.from_numpy(image), scores_of(classes), grid, volume.axis_order(), volume)
+        found = body_midline(torch.from_numpy(image), scores_of(classes), grid, volume.axis_order(), volume)
         return found, volume.to_lps_view()[0]
 
     @pytest.mark.parametrize("direction", ORDERS)
@@ -227,7 +221,7 @@ class TestMidline:
         classes[:, 2, 4] = 1
         volume = Volume(np.zeros(image.shape))
         grid = [AxisGrid(0.0, 1.0, n) for n in image.shape]
-        found = _midline(torch.from_numpy(image), scores_of(classes), grid, volume.axis_order(), volume)
+        found = body_midline(torch.from_numpy(image), scores_of(classes), grid, volume.axis_order(), volume)
         assert (found is not None) == known
 
     def test_a_cell_centered_on_the_scans_edge_belongs_to_it(self) -> None:
@@ -239,7 +233,7 @@ class TestMidline:
         grid = [AxisGrid(0.0, 1.0, 4), AxisGrid(0.0, 1.0, 4), AxisGrid(-0.5, 1.0, 5)]
         image[3] = AIR
         image[2] = AIR  # it touches both sides at half of the heights
-        found = _midline(torch.from_numpy(image), scores_of(classes), grid, volume.axis_order(), volume)
+        found = body_midline(torch.from_numpy(image), scores_of(classes), grid, volume.axis_order(), volume)
         # 8, 8, 0, 2, 2 of 20: half of them lie before a quarter of column 1, which begins at 0.
         assert found == pytest.approx(0.25)
 
@@ -260,7 +254,7 @@ class TestStraighten:
     @pytest.mark.parametrize("direction", ORDERS)
     def test_values_stay_in_their_place(self, direction: np.ndarray) -> None:
         volume, slope = self.volume(direction)
-        straight = _straighten(volume, -5000.0)
+        straight = straighten(volume, -5000.0)
         np.testing.assert_array_equal(straight.direction, np.eye(3))
         assert straight.spacing == SPACING and straight.name == "scan"
         k, j, i = np.indices(straight.array.shape).reshape(3, -1)
@@ -277,7 +271,7 @@ class TestStraighten:
     @pytest.mark.parametrize("direction", ORDERS)
     def test_the_new_grid_just_holds_every_voxel(self, direction: np.ndarray) -> None:
         volume, _ = self.volume(direction)
-        straight = _straighten(volume, 0.0)
+        straight = straighten(volume, 0.0)
         k, j, i = np.indices(volume.array.shape).reshape(3, -1)
         places = (volume.affine_lps @ np.stack([i, j, k, np.ones_like(i)]))[:3]
         np.testing.assert_allclose(straight.origin, places.min(axis=1))
@@ -288,7 +282,7 @@ class TestStraighten:
         ("dtype", "straightened"), [(np.int16, np.int16), (np.float64, np.float32), (np.uint8, np.float32)]
     )
     def test_number_types(self, dtype: type, straightened: type) -> None:
-        assert _straighten(self.volume(ORDERS[0], dtype)[0], 0.0).array.dtype == straightened
+        assert straighten(self.volume(ORDERS[0], dtype)[0], 0.0).array.dtype == straightened
 
 
 class TestLabelsOnGridOf:
@@ -302,7 +296,7 @@ class TestLabelsOnGridOf:
         view[8, 9, 10] = 8
         volume = stored_as(direction, np.zeros(view.shape))
         straight, order = volume.to_lps_view()
-        result = _labels_on_grid_of(volume, straight, view, self.ORGANS)
+        result = labels_on_grid_of(volume, straight, view, self.ORGANS)
         assert result.dtype == np.uint8
         np.testing.assert_array_equal(result, order.undo(view))
 
@@ -312,7 +306,7 @@ class TestLabelsOnGridOf:
         volume = Volume(np.zeros((3, 3, count)), origin=(first, 0, 0))
         drawn = np.zeros(straight.array.shape, np.uint8)
         drawn[1, 1] = labels
-        result = _labels_on_grid_of(volume, straight, drawn, self.ORGANS)
+        result = labels_on_grid_of(volume, straight, drawn, self.ORGANS)
         assert not result[[0, 2]].any() and not result[:, [0, 2]].any()
         return result[1, 1].tolist()
 
@@ -338,7 +332,7 @@ class TestLabelsOnGridOf:
             labels = np.zeros((1, 2, 2), np.uint8)
             for (y, x), label in drawn.items():
                 labels[0, y, x] = label
-            assert _labels_on_grid_of(volume, straight, labels, self.ORGANS).tolist() == [[[expected]]]
+            assert labels_on_grid_of(volume, straight, labels, self.ORGANS).tolist() == [[[expected]]]
 
     def test_labels_partly_and_wholly_beyond_the_volume(self) -> None:
         assert self.line([1, 1, 1, 0, 0, 3, 3, 3], 4, 2.0) == [1, 0, 0, 3]
@@ -357,34 +351,19 @@ class TestLabelsOnGridOf:
             places = (grid.affine_lps @ np.stack([i, j, k, np.ones_like(i)]))[:3]
             return (np.linalg.norm(places - center[:, None], axis=0) < 28).reshape(grid.array.shape)
 
-        straight = _straighten(volume, 0.0)
+        straight = straighten(volume, 0.0)
         labels = np.where(sphere(straight), 4, 0).astype(np.uint8)
-        result = _labels_on_grid_of(volume, straight, labels, self.ORGANS)
+        result = labels_on_grid_of(volume, straight, labels, self.ORGANS)
         assert set(np.unique(result)) == {0, 4}
         expected = sphere(volume)
         assert 2 * np.sum(expected & (result == 4)) / (expected.sum() + np.sum(result == 4)) > 0.95
-
-
-class Model:
-    """All that a grid needs of a model."""
-
-    def __init__(self, multiple: int) -> None:
-        labels = {organ.label: organ.key for organ in ORGANS}
-        self.description = ModelDescription("grid", "1", "none", labels, Intensity(-200.0, 300.0), ())
-        self._multiple = multiple
-
-    def network(self, stage_name: str) -> torch.nn.Module:
-        raise NotImplementedError
-
-    def stage_multiple(self, stage_name: str) -> int:
-        return {"coarse": self._multiple, "fine": self._multiple}[stage_name]
 
 
 class TestGrid:
     def grid(self, stage: Stage, volume: Volume, box=None, multiple: int = 1) -> list[AxisGrid]:
         """The stage's grid, in the view's axes."""
         order = volume.axis_order()
-        grid = Segmenter(Model(multiple), "cpu")._grid(stage, volume, order, box)
+        grid = stage_grid(stage, multiple, volume, order, box, Intensity(-200.0, 300.0))
         for cells, axis, flip in zip((grid[axis] for axis in order.permutation), order.permutation, order.flips):
             assert (cells.step < 0) == flip, axis
         return [

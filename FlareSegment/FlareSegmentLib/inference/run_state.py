@@ -1,0 +1,45 @@
+"""Progress, cancelling, times and warnings of one segmentation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from FlareSegmentLib.errors import Cancelled
+
+Progress = Callable[[float, str], None]
+
+
+class Run:
+    """Progress, cancelling, times and warnings of one call."""
+
+    def __init__(self, progress: Progress, cancelled: Callable[[], bool]) -> None:
+        self.seconds = {"preprocess": 0.0, "network": 0.0, "postprocess": 0.0}
+        self.warnings: list[str] = []
+        self._progress, self._cancelled = progress, cancelled
+        self._done = self._share = self._reached = 0.0
+        self._stage = ""
+
+    def begin(self, stage: str, share: float) -> None:
+        """The next part of the work is `stage` and takes this share of it."""
+        self._done, self._share, self._stage = self._done + self._share, share, stage
+        self.tick(0.0)
+
+    def tick(self, fraction: float) -> None:
+        """This fraction of the part is done."""
+        if self._cancelled():
+            raise Cancelled("The segmentation was cancelled.")
+        self._reached = max(self._reached, min(1.0, self._done + fraction * self._share))
+        self._progress(self._reached, self._stage)
+
+    def finish(self) -> None:
+        self._progress(1.0, "Done")
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.perf_counter() - start
