@@ -1,9 +1,9 @@
 """The one command of FlareSegment's working tree: `python3 flare.py VERB ...` on Linux, macOS and Windows.
 
-On first use it makes the folder `.venv` with everything pinned in the requirements files, then runs the verb in the
-embedded Slicer (Testing/slicerhost) or, where `--slicer PATH` or the environment variable SLICER names one, in a real
-Slicer. It needs nothing but Python's standard library, and it starts on old Pythons far enough to say that they are
-too old.
+On first use it makes the folder `.venv` with what requirements-run.txt pins, then runs the verb in the embedded Slicer
+(Testing/slicerhost) or, where `--slicer PATH` or the environment variable SLICER names one, in a real Slicer. What only
+some verbs need comes on top when one of them is first used. It needs nothing but Python's standard library, and old
+Pythons down to 2.7 parse it, far enough to say that they are too old.
 
 Exit status: that of the program that ran; 2 for bad usage, 1 where the environment cannot be made, 130 after Ctrl-C.
 """
@@ -13,13 +13,17 @@ from __future__ import print_function
 import sys
 
 if sys.version_info < (3, 9):
-    sys.exit("flare.py needs Python 3.9 or newer; this is Python %d.%d." % sys.version_info[:2])
+    sys.exit("flare.py needs Python 3.11, 3.12 or 3.13; this is Python %d.%d." % sys.version_info[:2])
 
+import collections
 import contextlib
 import ctypes
+import functools
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import subprocess
 import time
@@ -27,7 +31,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 PYTHONS = ((3, 11), (3, 12), (3, 13))  # those that all pinned packages have wheels for
+COMPUTERS = (("linux", "x86_64"), ("darwin", "arm64"), ("win32", "amd64"))  # likewise
 DISK_NEEDED_GB = 5
+CUDA_DISK_NEEDED_GB = 9  # for PyTorch's build for NVIDIA GPUs alone
+LAYER_DISK_NEEDED_GB = 1
+CPU_SIZE = "about 0.2 GB to download, 0.8 GB on disk"
+CUDA_SIZE = "about 2.7 GB to download, 4.7 GB on disk"
+RUN_MODULES = "numpy, scipy, SimpleITK, nibabel, matplotlib, vtk, slicer_core, PyQt5.QtWidgets"
 LEAST_COVERAGE = 95  # percent of the lines of both libraries that the whole suite must run
 LIBRARIES = {
     "libgl1": "libGL.so.1",
@@ -35,7 +45,27 @@ LIBRARIES = {
     "libglib2.0-0": "libgthread-2.0.so.0",
     "libfontconfig1": "libfontconfig.so.1",
     "libdbus-1-3": "libdbus-1.so.3",
+    "libxext6": "libXext.so.6",
     "libxkbcommon0": "libxkbcommon.so.0",
+}
+WINDOW_LIBRARIES = {
+    "libx11-6": "libX11.so.6",
+    "libx11-xcb1": "libX11-xcb.so.1",
+    "libxcb1": "libxcb.so.1",
+    "libxcb-glx0": "libxcb-glx.so.0",
+    "libxcb-icccm4": "libxcb-icccm.so.4",
+    "libxcb-image0": "libxcb-image.so.0",
+    "libxcb-keysyms1": "libxcb-keysyms.so.1",
+    "libxcb-randr0": "libxcb-randr.so.0",
+    "libxcb-render-util0": "libxcb-render-util.so.0",
+    "libxcb-render0": "libxcb-render.so.0",
+    "libxcb-shape0": "libxcb-shape.so.0",
+    "libxcb-shm0": "libxcb-shm.so.0",
+    "libxcb-sync1": "libxcb-sync.so.1",
+    "libxcb-xfixes0": "libxcb-xfixes.so.0",
+    "libxcb-xinerama0": "libxcb-xinerama.so.0",
+    "libxcb-xkb1": "libxcb-xkb.so.1",
+    "libxkbcommon-x11-0": "libxkbcommon-x11.so.0",
 }
 SCRIPTS = {
     "segment": ("FlareSegment/Scripts/segment.py", "[CT] [options]", "segment a CT, or the built-in phantom torso"),
@@ -62,6 +92,41 @@ TOOLS = {
 }
 
 
+# What comes on top of what every verb runs, in a folder of its own, for these verbs and options: requirements-NAME.txt.
+Layer = collections.namedtuple("Layer", ["wanted_by", "title", "size", "modules"])
+LAYERS = {
+    "check": Layer(
+        ("test", "bench", "lint"),
+        "test tools",
+        "32 MB to download, 120 MB on disk",
+        "coverage, hypothesis, mypy, pytest, pytest_cov, surface_distance",
+    ),
+    "cohort": Layer(
+        ("cohort", "test"),
+        "Dask",
+        "61 MB to download, 220 MB on disk",
+        "dask, dask_jobqueue, distributed, pyarrow",
+    ),
+    "video": Layer(("--videos", "test"), "ffmpeg", "68 MB to download, 173 MB on disk", "imageio_ffmpeg"),
+}
+
+PATH_FILE = "import os, site, sys; site.addsitedir(os.path.join(sys.prefix, 'layers', %r))\n"
+
+# Prints the packages that `.venv` itself holds, but that are neither named in the arguments nor needed by PyTorch.
+LEFTOVERS = """
+import importlib.metadata, re, sys, sysconfig
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+found = importlib.metadata.distributions(path=[sysconfig.get_path("purelib")])
+wants = {canonical(one.metadata["Name"]): one.requires or [] for one in found}
+kept, new = set(sys.argv[1:]), {"torch"}
+while new:
+    kept |= new
+    new = {canonical(re.match(r"[\\w.-]+", text)[0]) for name in new for text in wants.get(name, [])} - kept
+print(*sorted(set(wants) - kept))
+"""
+
+
 class Refusal(Exception):
     """One clear line for the user, and the exit status."""
 
@@ -78,53 +143,54 @@ def say(line=""):
 # ---------------------------------------------------------------- environment
 
 
-class Step:
-    """One pip command of the environment's making."""
-
-    def __init__(self, title, arguments, size):
-        self.title, self.arguments, self.size = title, arguments, size
-
-
 class Environment:
     """The folder `.venv` below `root`: complete exactly when its stamp holds the hash of all requirements.
 
-    The stamp is written last and removed before anything is changed, so that an interrupted making never looks whole.
-    A folder that this class did not begin is never touched.
+    What runs is installed in `.venv` itself. Each of the `layers` on top of it has a folder of its own, which a .pth
+    file adds to Python's path once it is whole: a layer that cannot be made does no harm to what runs. The stamp names
+    what is whole. It is written last and changed before anything else is, so that an interrupted making never looks
+    whole. A folder that this class did not begin is never touched.
     """
 
-    def __init__(self, root):
+    def __init__(self, root, layers=()):
         self.root = Path(root)
+        self.layers = layers
         self.folder = self.root / ".venv"
         self.stamp = self.folder / "flare-complete.json"
         self.begun = self.folder / "flare-begun"
         windows = os.name == "nt"
         self.python = self.folder / ("Scripts" if windows else "bin") / ("python.exe" if windows else "python")
-        self.torch = [self.root / "requirements-torch.txt"]
-        self.packages = [self.root / "requirements-dev.txt"]
-        self.without_dependencies = [self.root / "Testing" / "slicerhost" / "requirements-no-deps.txt"]
+        self.torch = self.root / "requirements-torch.txt"
+        self.torch_constraints = self.root / "constraints-torch.txt"
+        self.packages = self._lock("run")
+        self.without_dependencies = self.root / "Testing" / "slicerhost" / "requirements-no-deps.txt"
+        self.uv = self.folder / "uv"
 
-    def fingerprint(self):
-        """Hash of everything that decides what is installed."""
+    def _lock(self, name):
+        return self.root / ("requirements-%s.txt" % name)
+
+    def fingerprint(self, layer=None):
+        """Hash of everything that decides what is installed: of a layer, or of what runs."""
+        run = [self.torch, self.torch_constraints, self.packages, self.without_dependencies]
         digest = hashlib.sha256()
-        for path in self.torch + self.packages + self.without_dependencies:
+        for path in [self._lock(layer)] if layer else run:
             text = path.read_text(encoding="utf-8")
             lines = [line.split("#")[0].strip() for line in text.splitlines()]
             digest.update("\n".join([path.name] + [line for line in lines if line] + [""]).encode())
         return digest.hexdigest()
 
     def state(self):
-        """'complete', 'absent', 'outdated' (whole, of other requirements), 'half-made' or 'foreign'."""
+        """'complete', 'absent', 'outdated' (of other requirements), 'lacking' a layer, 'half-made' or 'foreign'."""
         if not self.folder.exists():
             return "absent"
         if not self.begun.exists():
             return "foreign" if any(self.folder.iterdir()) else "half-made"
-        try:
-            made_of = json.loads(self.stamp.read_text(encoding="utf-8"))["requirements"]
-        except (OSError, ValueError, KeyError, TypeError):
+        whole = self._whole()
+        if whole is None or not self.python.exists():  # also where the Python that it was made with is gone
             return "half-made"
-        if not self.python.exists():  # also where the Python that it was made with is gone
-            return "half-made"
-        return "complete" if made_of == self.fingerprint() else "outdated"
+        if whole.get("run") != self.fingerprint():
+            return "outdated"
+        return "lacking" if self._lacking() else "complete"
 
     def ensure(self):
         """Make or repair the environment where necessary; several at once wait for each other."""
@@ -135,67 +201,219 @@ class Environment:
             if state != "complete":
                 self._make(state)
 
+    def _whole(self):
+        """{what is whole: hash of the requirements that it was made of}; None where nothing is."""
+        try:
+            made_of = json.loads(self.stamp.read_text(encoding="utf-8"))["requirements"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return made_of if isinstance(made_of, dict) else {}  # a single hash: from before there were layers
+
+    def _lacking(self):
+        """The layers that are wanted and not there, or of other requirements."""
+        whole = self._whole() or {}
+        return [name for name in self.layers if whole.get(name) != self.fingerprint(name)]
+
+    def _write_stamp(self, whole):
+        unfinished = self.stamp.with_suffix(".part")
+        unfinished.write_text(json.dumps({"requirements": whole}) + "\n", encoding="utf-8")
+        os.replace(str(unfinished), str(self.stamp))
+
     def _make(self, state):
         if state == "foreign":
             raise Refusal("%s was not made by flare.py: move it away and run this again." % self.folder)
         base = find_python()
-        free = shutil.disk_usage(str(self.root)).free / 1e9
-        if state != "outdated" and free < DISK_NEEDED_GB:
-            raise Refusal("%s: %.1f GB free, but the environment needs %d GB." % (self.root, free, DISK_NEEDED_GB), 1)
+        check_computer()
+        needed = {"outdated": 0, "lacking": LAYER_DISK_NEEDED_GB}.get(state, DISK_NEEDED_GB)
+        check_disk(self.root, needed, "the environment")
         reason = {
             "absent": "First use: making the Python environment in %s (once, several minutes).",
             "half-made": "The Python environment in %s is incomplete (an interrupted first use?): making it anew.",
             "outdated": "The requirements have changed: bringing the Python environment in %s up to date.",
+            "lacking": "Adding what this command needs to the Python environment in %s.",
         }[state]
         say(reason % self.folder)
-        started = time.monotonic()
-        steps = self._steps()
-        total = len(steps) + 2
+        self.started = time.monotonic()
+        steps = self._steps(state, base)
+        for number, (title, action) in enumerate(steps, 1):
+            say("[%d/%d] %s" % (number, len(steps), title))
+            action()
+        say("Done in %s." % minutes(time.monotonic() - self.started))
+
+    def _steps(self, state, base):
+        """What is done, in order: [(title, function)]."""
+        layers = [
+            ("%s (%s)" % (LAYERS[name].title, LAYERS[name].size), functools.partial(self._make_layer, name))
+            for name in self._lacking()
+        ]
+        if state == "lacking":
+            return layers
+        first = ("virtual environment of %s" % base, functools.partial(self._begin, base))
+        if state == "outdated":
+            first = ("removing what is no longer needed", self._begin_update)
+        packages = "embedded Slicer, Qt and numerics"
+        run = [
+            first,
+            (packages + " (420 MB to download, 1.9 GB on disk)", functools.partial(self._install_run, packages)),
+            ("uv, which knows the builds of PyTorch (20 MB to download, removed afterwards)", self._fetch_uv),
+            ("PyTorch", self._install_torch),
+            ("trying the packages", self._finish),
+        ]
+        return run + layers
+
+    def _begin(self, base):
+        self._forget_run()
+        remove_tree(self.folder)
+        self.folder.mkdir()
+        self.begun.write_text("flare.py makes this folder and may remove it.\n", encoding="utf-8")
+        self._run(base, ["-m", "venv", str(self.folder)], "making the virtual environment")
+        self.kept = {}
+
+    def _begin_update(self):
+        self.kept = {name: made_of for name, made_of in self._whole().items() if name in LAYERS}
+        self._forget_run()
+        names = [name for path in (self.packages, self.without_dependencies) for name, _ in pins(path)]
+        leftovers = (output([str(self.python), "-I", "-c", LEFTOVERS, "pip"] + names) or "").split()
+        if leftovers:
+            uninstall = ["-m", "pip", "uninstall", "--quiet", "--yes"] + leftovers
+            self._run(str(self.python), uninstall, "removing what is no longer needed")
+
+    def _forget_run(self):
         with contextlib.suppress(FileNotFoundError):
             self.stamp.unlink()
-        if state != "outdated":
-            remove_tree(self.folder)
-            self.folder.mkdir()
-            self.begun.write_text("flare.py makes this folder and may remove it.\n", encoding="utf-8")
-            say("[1/%d] virtual environment of %s" % (total, base))
-            self._run(base, ["-m", "venv", str(self.folder)], "making the virtual environment", started)
-        for number, step in enumerate(steps, 2):
-            say("[%d/%d] %s (%s)" % (number, total, step.title, step.size))
-            self._run(str(self.python), ["-m", "pip", "install"] + step.arguments, step.title, started)
-        say("[%d/%d] trying the packages" % (total, total))
-        probe = "import torch, numpy, scipy, SimpleITK, vtk, slicer_core, PyQt5.QtWidgets, pytest"
-        self._run(str(self.python), ["-c", probe], "importing the packages", started)
-        contents = {"requirements": self.fingerprint(), "python": base}
-        unfinished = self.stamp.with_suffix(".part")
-        unfinished.write_text(json.dumps(contents) + "\n", encoding="utf-8")
-        os.replace(str(unfinished), str(self.stamp))
-        say("Done in %s." % minutes(time.monotonic() - started))
 
-    def _steps(self):
-        def files(paths):
-            return [word for path in paths for word in ("-r", str(path))]
+    def _install_run(self, title):
+        self._install([self.packages, self.without_dependencies], [], title)
 
-        quiet = [] if sys.stderr.isatty() else ["--quiet", "--progress-bar", "off"]
-        quiet += ["--disable-pip-version-check", "--no-input"]
-        checked = quiet + ["--require-hashes", "--only-binary", ":all:"]  # nothing else, and nobody's setup.py is run
-        return [
-            Step("embedded Slicer, Qt and tools", checked + files(self.packages), "600 MB to download, 1.9 GB on disk"),
-            Step("Slicer's terminology", checked + ["--no-deps"] + files(self.without_dependencies), "small"),
-            Step("PyTorch", quiet + files(self.torch), "200 MB to download for a CPU, 0.8 GB on disk"),
-        ]
+    def _fetch_uv(self):
+        remove_tree(self.uv)
+        self._install([self._lock("uv")], ["--target", str(self.uv)], "uv")
 
-    def _run(self, python, arguments, what, started):
-        process = start([python] + arguments, clean_environment(), stdout=sys.stderr)
+    def _finish(self):
+        self._try("torch, " + RUN_MODULES, [self.packages, self.torch])
+        self._write_stamp(dict(self.kept, run=self.fingerprint()))
+
+    def _make_layer(self, name):
+        layer, folder = LAYERS[name], self.folder / "layers" / name
+        self._write_stamp({whole: made_of for whole, made_of in self._whole().items() if whole != name})
+        path_file = self._site_packages() / ("flare-%s.pth" % name)
+        with contextlib.suppress(FileNotFoundError):
+            path_file.unlink()
+        remove_tree(folder)
+        self._install([self._lock(name)], ["--target", str(folder)], layer.title)
+        self._try(layer.modules, [self.packages, self._lock(name)], PYTHONPATH=str(folder))
+        path_file.write_text(PATH_FILE % name, encoding="utf-8")
+        self._write_stamp(dict(self._whole(), **{name: self.fingerprint(name)}))
+
+    def _site_packages(self):
+        """Where `.venv` keeps its packages."""
+        found = list(self.folder.glob("lib/python*/site-packages"))
+        return found[0] if found else self.folder / "Lib" / "site-packages"
+
+    def _install(self, locks, options, title):
+        """Install exactly what locks pin: pip has nothing to decide, and nobody's setup.py is run."""
+        exactly = ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
+        files = [word for path in locks for word in ("-r", str(path))]
+        self._run(str(self.python), ["-m", "pip", "install"] + quiet_pip() + exactly + options + files, title)
+
+    def _install_torch(self):
+        """Install PyTorch in the build for this computer, which uv knows; out of uv's reach, in pip's choice."""
+        constraints = self.folder / "constraints.txt"
+        lines = [pin for _, pin in pins(self.packages)] + [self.torch_constraints.read_text(encoding="utf-8")]
+        constraints.write_text("\n".join(lines), encoding="utf-8")
+        wanted = ["--only-binary", ":all:", "-r", str(self.torch), "-c", str(constraints)]
+        uv = ["-m", "uv", "pip", "install", "--python", str(self.python), "--torch-backend", "auto", "--system-certs"]
+        uv += wanted
+        with_uv = {"PYTHONPATH": str(self.uv)}
+        plan = output([str(self.python)] + uv + ["--dry-run"], UV_HTTP_RETRIES="1", **with_uv)
+        if plan is None:
+            say(
+                "      PyTorch's own index is out of reach: taking the build that pip finds where it is set up to look."
+            )
+            say("      From PyPI, Linux gets the one for NVIDIA GPUs: %s." % CUDA_SIZE)
+            self._run(str(self.python), ["-m", "pip", "install"] + quiet_pip() + wanted, "PyTorch")
+        else:
+            build = re.search(r"\+ (torch==\S+)", plan)
+            for_gpu = "\n + nvidia" in plan or build and "+" in build.group(1) and "+cpu" not in build.group(1)
+            if for_gpu:
+                check_disk(self.root, CUDA_DISK_NEEDED_GB, "PyTorch for this GPU")
+            if build:
+                say("      %s: %s" % (build.group(1), CUDA_SIZE if for_gpu else CPU_SIZE))
+            quiet = [] if sys.stderr.isatty() else ["--quiet"]
+            self._run(str(self.python), uv + quiet, "PyTorch", **with_uv)
+        remove_tree(self.uv)
+
+    def _try(self, modules, locks, **variables):
+        """Whether the packages of the locks fit together, as pip sees it, and can be imported."""
+        ours = {name for lock in locks for name, _ in pins(lock)}
+        check = [str(self.python), "-m", "pip", "check", "--disable-pip-version-check"]
+        told = output(check, failing=True, **variables).splitlines()
+        wrong = [line for line in told if canonical(line.partition(" ")[0]) in ours]
+        for line in wrong:
+            say(line)
+        if wrong:
+            raise Refusal("the packages do not fit together, as told above: remove %s, run again." % self.folder, 1)
+        self._run(str(self.python), ["-c", "import " + modules], "importing the packages", **variables)
+
+    def _run(self, python, arguments, what, **variables):
+        process = start([python] + arguments, clean_environment(**variables), stdout=sys.stderr)
         heartbeat = None if sys.stderr.isatty() else 30
         while True:
             try:
                 status = process.wait(timeout=heartbeat)
                 break
             except subprocess.TimeoutExpired:
-                say("      ... %s so far" % minutes(time.monotonic() - started))
+                say("      ... %s so far" % minutes(time.monotonic() - self.started))
         if status:
             hint = " On Debian and Ubuntu: apt-get install python3-venv." if "venv" in arguments else ""
             raise Refusal("%s failed, the reason is above.%s Run the command again to retry." % (what, hint), 1)
+
+
+def quiet_pip():
+    """pip's options that say what it does on a terminal only, and never wait for an answer."""
+    quiet = [] if sys.stderr.isatty() else ["--quiet", "--progress-bar", "off"]
+    return quiet + ["--disable-pip-version-check", "--no-input"]
+
+
+def pins(path):
+    """[(canonical name, "name==version ; marker")] of a requirements file, without extras and hashes."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pinned = [re.sub(r"\[.*?\]|( --|[\\#]).*", "", line).strip() for line in lines if line and line[0] not in "# "]
+    return [(canonical(re.split("[=<> ;]", pin)[0]), pin) for pin in pinned]
+
+
+def canonical(name):
+    """A package's name in the one spelling that all of its spellings mean."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def output(command, failing=False, **variables):
+    """What a program prints; None where it fails, unless `failing` ones are of interest too."""
+    result = subprocess.run(
+        command,
+        env=clean_environment(**variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+    )
+    return result.stdout if failing or not result.returncode else None
+
+
+def check_disk(folder, needed, what):
+    """Refuse where the disk has less than what is needed, in GB."""
+    free = shutil.disk_usage(str(folder)).free / 1e9
+    if free < needed:
+        raise Refusal("%s: %.1f GB free, but %s needs %d GB." % (folder, free, what, needed), 1)
+
+
+def check_computer():
+    """Refuse where the embedded Slicer or PyTorch has no package for the system or the processor."""
+    if (sys.platform, platform.machine().lower()) not in COMPUTERS:
+        raise Refusal(
+            "%s on %s cannot hold the environment: it needs Linux or Windows on x86-64 or macOS on Apple silicon. "
+            "An installed Slicer runs the same: --slicer PATH." % (platform.system(), platform.machine())
+        )
 
 
 def find_python():
@@ -289,10 +507,13 @@ def start(command, environment, stdout=None):
 
 def run(command, environment):
     """Run a program to its end and return its exit status; after Ctrl-C, which it gets too, wait for its own ending."""
+    process = None
     try:
         process = start(command, environment)
     except OSError as error:
-        raise Refusal("%s cannot be started: %s." % (command[0], error.strerror)) from None
+        reason = error.strerror
+    if process is None:
+        raise Refusal("%s cannot be started: %s." % (command[0], reason))
     interrupted = False
     while True:
         try:
@@ -310,12 +531,12 @@ def has_display():
     return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def check_libraries():
-    """Name the Debian packages that Qt and VTK need and the system lacks."""
+def check_libraries(windows=False):
+    """Name the Debian packages that Qt and VTK need, to show `windows` or not, and the system lacks."""
     if not sys.platform.startswith("linux"):
         return
     missing = []
-    for package, library in LIBRARIES.items():
+    for package, library in dict(LIBRARIES, **(WINDOW_LIBRARIES if windows else {})).items():
         try:
             ctypes.CDLL(library)
         except OSError:
@@ -348,15 +569,27 @@ def module_options(root):
     return ["--additional-module-paths"] + found
 
 
-def run_in_slicer(root, slicer, options, environment_variables):
+def layers_for(verb, arguments):
+    """The layers that a command line wants."""
+    words = {verb}.union(word for word in arguments if word.startswith("--"))
+    return [name for name, layer in LAYERS.items() if words.intersection(layer.wanted_by)]
+
+
+def run_in_slicer(root, slicer, options, environment_variables, layers=()):
     """Start a real Slicer (`slicer` its path) or the embedded one (None) with Slicer's options."""
     if slicer:
         return run([slicer_executable(slicer), "--no-splash"] + options, dict(os.environ))
-    check_libraries()
-    environment = Environment(root)
+    check_libraries(windows=shows_windows(environment_variables))
+    environment = Environment(root, layers)
     environment.ensure()
     variables = clean_environment(PYTHONPATH=str(root / "Testing"), **environment_variables)
     return run([environment.python, "-m", "slicerhost", "--no-splash"] + options, variables)
+
+
+def shows_windows(environment_variables):
+    """Whether Qt will open windows on an X server with these variables on top of ours."""
+    chosen = dict(os.environ, **environment_variables).get("QT_QPA_PLATFORM", "xcb")
+    return has_display() and chosen.split(":")[0] in ("", "xcb")
 
 
 def offscreen():
@@ -367,10 +600,10 @@ def offscreen():
 # ---------------------------------------------------------------- verbs
 
 
-def run_script(root, slicer, script, arguments):
+def run_script(root, slicer, verb, arguments):
     """A headless script; everything behind --ignore-rest is the script's own, also words that Slicer knows."""
-    options = ["--no-main-window", "--python-script", root / script]
-    return run_in_slicer(root, slicer, options + ["--ignore-rest"] + arguments, offscreen())
+    options = ["--no-main-window", "--python-script", root / SCRIPTS[verb][0], "--ignore-rest"] + arguments
+    return run_in_slicer(root, slicer, options, offscreen(), layers_for(verb, arguments))
 
 
 def run_gui(root, slicer, arguments):
@@ -390,30 +623,37 @@ def run_gui(root, slicer, arguments):
 
 def run_tools(root, verb, arguments):
     """test, bench and lint: programs of the environment's Python."""
-    check_libraries()
-    environment = Environment(root)
+    benchmarks = chosen_benchmarks(root, arguments) if verb == "bench" else []
+    variables = {} if verb == "test" and has_display() else offscreen()
+    check_libraries(windows=shows_windows(variables))
+    environment = Environment(root, layers_for(verb, arguments))
     environment.ensure()
     python = environment.python
     if verb == "test":
-        variables = clean_environment(**({} if has_display() else offscreen()))
+        variables = clean_environment(**variables)
         os.chdir(str(root))
         whole = ["--cov", "--cov-report=term", "--cov-fail-under=%d" % LEAST_COVERAGE]
         coverage = [] if arguments else whole  # of a part of the suite it says nothing
         return run([python, "-m", "pytest", "-q"] + coverage + arguments, variables)
     if verb == "bench":
-        return run_benchmarks(root, python, arguments)
+        return run_benchmarks(root, python, benchmarks)
     return run_lint(root, python)
 
 
-def run_benchmarks(root, python, names):
-    """The named benchmarks, or all; the first failure's status."""
+def chosen_benchmarks(root, names):
+    """The files of the named benchmarks, or of all."""
     known = {path.stem: path for path in sorted((root / "Testing" / "Benchmarks").glob("*.py"))}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise Refusal("no benchmark %s; there are: %s." % (", ".join(unknown), ", ".join(known)))
+    return [known[name] for name in names or known]
+
+
+def run_benchmarks(root, python, benchmarks):
+    """Run benchmarks, also behind one that fails; the first failure's status."""
     folders = [root / "FlareSegment", root / "FlareSegmentTraining", root / "Testing"]
     variables = clean_environment(PYTHONPATH=os.pathsep.join(str(folder) for folder in folders), **offscreen())
-    statuses = [run([python, known[name]], variables) for name in names or known]
+    statuses = [run([python, path], variables) for path in benchmarks]
     return next((status for status in statuses if status), 0)
 
 
@@ -481,7 +721,7 @@ def main(words, root=ROOT):
     if verb == "gui":
         return run_gui(root, slicer, arguments)
     if verb in SCRIPTS and (root / SCRIPTS[verb][0]).is_file():
-        return run_script(root, slicer, SCRIPTS[verb][0], arguments)
+        return run_script(root, slicer, verb, arguments)
     raise Refusal("there is no verb %s; python3 flare.py --help names them." % verb)
 
 
