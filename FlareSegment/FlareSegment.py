@@ -94,7 +94,7 @@ class FlareSegmentParameterNode:
     modelFolder: str = ""
     organs: list[str]
     roi: vtkMRMLMarkupsROINode
-    reference: Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode]  # noqa: UP007  as the wrapper reads it
+    reference: Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007  as the wrapper reads it
 
 
 class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
