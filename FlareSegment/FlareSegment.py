@@ -41,6 +41,7 @@ from FlareSegmentSlicerLib.panel import installation
 from FlareSegmentSlicerLib.panel.comparison_section import ComparisonSection
 from FlareSegmentSlicerLib.panel.display_section import DisplaySection
 from FlareSegmentSlicerLib.panel.export_section import ExportSection
+from FlareSegmentSlicerLib.panel.message_area import MessageArea
 from FlareSegmentSlicerLib.panel.options_section import OptionsSection, candidate_volumes
 from FlareSegmentSlicerLib.panel.organ_table import OrganTable
 from FlareSegmentSlicerLib.panel.progress_display import ProgressDisplay
@@ -51,7 +52,6 @@ from FlareSegmentSlicerLib.scene.sample_data import PHANTOM, SLICER_SAMPLES, loa
 MODEL_FOLDER = bundled_model_folder()
 DEFAULTS_APPLIED = "FlareSegment.DefaultsApplied"
 EDITED_AFTER_MS = 300
-NARROW_LABEL = 230
 
 
 class FlareSegment(ScriptedLoadableModule):
@@ -123,7 +123,9 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = FlareSegmentLogic()
         self._options = OptionsSection(self.ui, lambda: self._parameterNode, lambda: MODEL_FOLDER)
         self._progress = ProgressDisplay(self.ui.progressBar)
-        self._table = OrganTable(self.ui.organTable, self._onJump)
+        self._message = MessageArea(self.ui.messageFrame, self.ui.messageBar, self.ui.messageLabel)
+        self._warning = MessageArea(self.ui.warningFrame, self.ui.warningBar, self.ui.warningLabel)
+        self._table = OrganTable(self.ui.organNames, self.ui.organTable, self._onJump)
         self._display = DisplaySection(self.ui, self._output)
         self._comparison = ComparisonSection(
             self.ui, self._output, self.logic.startComparison, self._showMessage, self._onCompared
@@ -414,7 +416,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onEditedTimer(self) -> None:
         if self._shownOutput and not self.logic.isRunning:
-            self._fillOrganTable(segmentation_nodes.edited_organs(self._shownOutput))
+            self._fillOrganTable(segmentation_nodes.edited_organ_keys(self._shownOutput))
 
     def _updateState(self, caller=None, event=None) -> None:
         """Enable, label and explain the buttons."""
@@ -458,11 +460,11 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _fillOrganTable(self, edited: Collection[str] = ()) -> None:
         self._table.show(self._shownOutput, edited)
         description = segmentation_nodes.read_description(self._shownOutput)
-        self._showText("warning", "\n".join(description.get(segmentation_nodes.WARNINGS, [])), "warning")
+        self._warning.show("\n".join(description.get(segmentation_nodes.WARNINGS, [])), "warning")
         self.ui.resultCollapsibleButton.setVisible(not self._table.isEmpty)
 
     def _onCompared(self) -> None:
-        self._fillOrganTable(segmentation_nodes.edited_organs(self._shownOutput) if self._shownOutput else ())
+        self._fillOrganTable(segmentation_nodes.edited_organ_keys(self._shownOutput) if self._shownOutput else ())
 
     def _onJump(self, organ: str) -> None:
         segmentID = segmentation_nodes.organ_segments(self._shownOutput).get(organ)
@@ -486,18 +488,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
 
     def _showMessage(self, text: str, kind: str = "information") -> None:
-        self._showText("message", text, kind)
-
-    def _showText(self, place: str, text: str, kind: str) -> None:
-        color = {"information": "#4a90c2", "warning": "#d99a1c", "error": "#c8453b"}[kind]
-        # The bar alone has a style of its own: the text keeps the application's font and colors, whatever they become.
-        getattr(self.ui, f"{place}Bar").styleSheet = f"background: {color};"
-        # Paths are long words: a label breaks them only where it may.
-        label = getattr(self.ui, f"{place}Label")
-        label.text = text.replace("/", "/\u200b").replace("\\", "\\\u200b")
-        # A layout that is short of room takes it from labels that wrap: their last lines would be lost.
-        label.setMinimumHeight(label.heightForWidth(max(label.width, NARROW_LABEL)) if text else 0)
-        getattr(self.ui, f"{place}Frame").setVisible(bool(text))
+        self._message.show(text, kind)
 
 
 class FlareSegmentLogic(SegmentationLogic):

@@ -17,6 +17,7 @@ from FlareSegmentSlicerLib.scene.volume_sequences import frame_sequence
 DEVICE_SETTING = "FlareSegment/Device"
 MODEL_SETTING = "FlareSegment/ModelFolder"
 SHOW_3D_SETTING = "FlareSegment/Show3DWhenDone"
+_NAMED_ORGANS = 2
 
 
 class OptionsSection:
@@ -146,8 +147,14 @@ class OptionsSection:
             action.setChecked(kept)
             action.blockSignals(False)
             names += [action.text] if kept else []
-        all_text = _("All {count}").format(count=len(names))
-        self._ui.organsButton.text = all_text if chosen is None else ", ".join(names)
+        count, listed = len(self._organsMenu.actions()), ", ".join(names)
+        if chosen is None:
+            self._ui.organsButton.text = _("All {count}").format(count=count)
+        elif len(names) <= _NAMED_ORGANS:
+            self._ui.organsButton.text = listed
+        else:
+            self._ui.organsButton.text = _("{kept} of {count}").format(kept=len(names), count=count)
+        self._ui.organsButton.toolTip = _("The organs to keep in the result: {organs}").format(organs=listed)
 
     def _onOrgans(self, checked: bool) -> None:
         chosen = [action.data() for action in self._organsMenu.actions() if action.checked]

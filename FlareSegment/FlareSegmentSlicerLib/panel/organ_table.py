@@ -16,6 +16,7 @@ from FlareSegmentLib.organs import organ_by_key
 from FlareSegmentSlicerLib.scene import display, segmentation_nodes
 
 _NAME, _NOTE = "name", "note"
+_TITLE_PADDING, _NAME_PADDING = 8, 6
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,18 @@ def _columns() -> tuple[_Column, ...]:
 class OrganTable:
     """Fills a QTableWidget with the organs of a segmentation node.
 
-    A click or Enter on an organ shows it in all views; the check box shows or hides it.
+    A click or Enter on an organ shows it in all views; the check box shows or hides it. The names stand in a view of
+    their own beside the table, so that they stay where they are when the numbers are scrolled; neither is ever a reason
+    for the panel to become wider.
     """
 
-    def __init__(self, table: qt.QTableWidget, onJump: Callable[[str], None]) -> None:
-        """onJump: called with the key of the organ that was clicked."""
+    def __init__(self, names: qt.QTableView, table: qt.QTableWidget, onJump: Callable[[str], None]) -> None:
+        """
+        :param names: shows the names of the table's rows
+        :param table: holds everything and shows the numbers
+        :param onJump: called with the key of the organ that was clicked
+        """
+        self._names = names
         self._table = table
         self._onJump = onJump
         self._columns = _columns()
@@ -59,12 +67,21 @@ class OrganTable:
             item = qt.QTableWidgetItem(column.title)
             item.setToolTip(column.tool_tip)
             table.setHorizontalHeaderItem(position, item)
-        header = table.horizontalHeader()
-        header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        header.setMinimumSectionSize(20)
-        header.setStretchLastSection(True)
-        table.verticalHeader().setVisible(False)
-        table.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        names.setModel(table.model())
+        names.setSelectionModel(table.selectionModel())
+        for position in range(1, len(self._columns)):
+            names.setColumnHidden(position, True)
+        table.setColumnHidden(0, True)
+        for view in (names, table):
+            view.horizontalHeader().setMinimumSectionSize(20)
+            view.verticalHeader().setVisible(False)
+        names.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Fixed)
+        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        table.horizontalHeader().setStretchLastSection(True)
+        names.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        names.verticalHeader().connect("sectionResized(int,int,int)", self._onRowResized)
+        names.connect("clicked(QModelIndex)", self._onName)
+        names.connect("activated(QModelIndex)", self._onName)
         table.connect("cellClicked(int,int)", self._onCell)
         table.connect("cellActivated(int,int)", self._onCell)
         table.connect("itemChanged(QTableWidgetItem*)", self._onItemChanged)
@@ -75,7 +92,7 @@ class OrganTable:
         return not self._keys
 
     def show(self, segmentationNode: slicer.vtkMRMLSegmentationNode | None, edited: Collection[str] = ()) -> None:
-        """Show what is known of a result, of which the organs with these names were edited since."""
+        """Show what is known of a result, of which the organs with these keys were edited since."""
         description = segmentation_nodes.read_description(segmentationNode)
         organs = description.get(segmentation_nodes.ORGAN_TABLE, {})
         scores = description.get(segmentation_nodes.COMPARISON, {}).get("organs", {})
@@ -91,16 +108,15 @@ class OrganTable:
         for row, key in enumerate(self._keys):
             for position, text in enumerate(self._texts[row]):
                 self._table.setItem(row, position, self._item(position, text, key, segments.get(key)))
-        for position, column in enumerate(self._columns):
-            empty = not any(texts[position] for texts in self._texts)
-            self._table.setColumnHidden(position, column.optional and empty)
-        self._table.resizeRowsToContents()
-        self._table.setMinimumHeight(self._height())
+        for position in range(1, len(self._columns)):
+            self._table.setColumnHidden(position, not self._isShown(position))
         self._filling = False
+        self._names.resizeRowsToContents()
+        self._fit()
 
     def rows(self) -> list[list[str]]:
         """Titles, then the organs, without columns that are not shown."""
-        shown = [position for position in range(len(self._columns)) if not self._table.isColumnHidden(position)]
+        shown = [position for position in range(len(self._columns)) if self._isShown(position)]
         titles = [column.title for column in self._columns]
         return [[line[position] for position in shown] for line in [titles, *self._texts]]
 
@@ -115,11 +131,31 @@ class OrganTable:
         csv.writer(stream).writerows(self.rows())
         return stream.getvalue()
 
-    def _height(self) -> int:
-        """What all rows, the titles and a scroll bar need: a narrow panel must not cut organs off."""
-        rows = sum(self._table.rowHeight(row) for row in range(self._table.rowCount))
+    def _isShown(self, position: int) -> bool:
+        return not self._columns[position].optional or any(texts[position] for texts in self._texts)
+
+    def _onRowResized(self, row: int, before: int, now: int) -> None:
+        self._table.setRowHeight(row, now)
+        self._fit()
+
+    def _fit(self) -> None:
+        """Give both views the height of all rows, the titles and a scroll bar, and the names the width they need: a
+        narrow panel must not cut organs off.
+        """
+        rows = 0
+        for row in range(self._table.rowCount):
+            height = self._names.rowHeight(row)
+            self._table.setRowHeight(row, height)
+            rows += height
+        titles = qt.QFontMetrics(self._table.font).height() + _TITLE_PADDING
         bar = self._table.style().pixelMetric(qt.QStyle.PM_ScrollBarExtent)
-        return rows + self._table.horizontalHeader().height + bar + 2 * self._table.frameWidth
+        for view in (self._names, self._table):
+            view.horizontalHeader().setFixedHeight(titles)
+            view.setFixedHeight(rows + titles + bar + 2 * view.frameWidth)
+        self._names.resizeColumnToContents(0)
+        width = self._names.columnWidth(0) + _NAME_PADDING
+        self._names.setColumnWidth(0, width)
+        self._names.setFixedWidth(width + 2 * self._names.frameWidth)
 
     def _item(self, position: int, text: str, key: str, segmentID: str | None) -> qt.QTableWidgetItem:
         item = qt.QTableWidgetItem(text)
@@ -135,6 +171,9 @@ class OrganTable:
             item.setCheckState(qt.Qt.Checked if visible else qt.Qt.Unchecked)
         return item
 
+    def _onName(self, index: qt.QModelIndex) -> None:
+        self._onJump(self._keys[index.row()])
+
     def _onCell(self, row: int, column: int) -> None:
         self._onJump(self._keys[row])
 
@@ -147,14 +186,13 @@ class OrganTable:
 
 
 def _text(column: str, key: str, facts: dict[str, Any], scores: dict[str, Any], edited: Collection[str]) -> str:
-    name = _(organ_by_key(key).name)
     found = bool(facts.get("volume_ml"))
     if column == _NAME:
-        return name
+        return _(organ_by_key(key).name)
     if column == _NOTE:
         notes = [] if found else [_("not found")]
         notes += [_("cut by the edge")] if facts.get("touches_border") else []
-        notes += [_("edited since")] if name in edited else []
+        notes += [_("edited since")] if key in edited else []
         return ", ".join(notes)
     if column in ("dice", "nsd"):
         return "" if scores.get(column) is None else f"{scores[column]:.3f}"

@@ -195,9 +195,15 @@ def organ_segments(segmentationNode: slicer.vtkMRMLSegmentationNode) -> dict[str
 
 def edited_organs(segmentationNode: slicer.vtkMRMLSegmentationNode) -> list[str]:
     """Names of the segments that FlareSegment made and that somebody has changed since."""
+    segmentation, segments = segmentationNode.GetSegmentation(), organ_segments(segmentationNode)
+    return [segmentation.GetSegment(segments[key]).GetName() for key in edited_organ_keys(segmentationNode)]
+
+
+def edited_organ_keys(segmentationNode: slicer.vtkMRMLSegmentationNode) -> list[str]:
+    """Keys of the organs whose segments somebody has changed since; another name or color is no change."""
     segmentation = segmentationNode.GetSegmentation()
-    segments = [segmentation.GetSegment(segment_id) for segment_id in organ_segments(segmentationNode).values()]
-    return [segment.GetName() for segment in segments if not _is_untouched(segment)]
+    segments = organ_segments(segmentationNode)
+    return [key for key, one in segments.items() if not _is_untouched(segmentation.GetSegment(one))]
 
 
 def find_result(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLSegmentationNode | None:

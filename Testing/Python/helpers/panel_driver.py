@@ -64,11 +64,25 @@ class Panel:
     def warning(self):
         return self.ui.warningLabel.text.replace("\u200b", "") if self.ui.warningLabel.visible else ""
 
+    def name_rect(self, row):
+        """Where the name of an organ stands, in the viewport of `ui.organNames`."""
+        return self.ui.organNames.visualRect(self.ui.organNames.model().index(row, 0))
+
+    @property
+    def minimum_width(self):
+        """The width below which Slicer's module panel cannot be drawn: it gives a module the width that its layout
+        would like to have.
+        """
+        import slicer
+
+        hints = slicer.app.moduleManager().module("FlareSegment").widgetRepresentation().layout()
+        return max(hints.totalSizeHint().width(), hints.totalMinimumSize().width())
+
     @property
     def table(self):
-        """What the table shows, without its titles."""
+        """What names and table show, without the titles."""
         table = self.ui.organTable
-        columns = [column for column in range(table.columnCount) if not table.isColumnHidden(column)]
+        columns = [column for column in range(table.columnCount) if column == 0 or not table.isColumnHidden(column)]
         return [[table.item(row, column).text() for column in columns] for row in range(table.rowCount)]
 
 

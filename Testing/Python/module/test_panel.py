@@ -393,10 +393,80 @@ def test_a_narrow_panel_shows_everything(panel, screenshots):
     widget.resize(300, widget.minimumSizeHint().height())
     panel.app.processEvents()
     table = panel.ui.organTable
-    assert table.visualItemRect(table.item(3, 0)).bottom() <= table.viewport().height
+    assert panel.name_rect(3).bottom() <= panel.ui.organNames.viewport().height
+    assert table.visualItemRect(table.item(3, 1)).bottom() <= table.viewport().height
     assert widget.grab().save(str(picture))
     for name in SECTIONS:
         getattr(panel.ui, name).collapsed = True
+
+
+def test_the_panel_keeps_its_width_whatever_comes(panel):
+    """Slicer's panel is never narrower than a module's layout would like to be: nothing in it may wish for more."""
+    narrowest = panel.minimum_width
+    scroll_bar = 15
+    assert panel.ui.FlareSegment.minimumWidth + scroll_bar <= 300
+    add_ct("A CT with a rather long name of its own, 5 mm, portal venous")
+    widths = {panel.minimum_width}
+    panel.start("slow")
+    widths.add(panel.minimum_width)
+    panel.click(panel.ui.segmentButton)
+    panel.run()
+    widths.add(panel.minimum_width)
+    for name in SECTIONS:
+        getattr(panel.ui, name).collapsed = False
+        panel.app.processEvents()
+        widths.add(panel.minimum_width)
+    panel.widget._showMessage("/a" * 20 + "/" + "a_file_name_without_any_space_" * 8, "error")
+    panel.ui.organsButton.text = "All organs of the body, each with its name, one after another, in one line"
+    panel.app.processEvents()
+    widths.add(panel.minimum_width)
+    # What is in it is content with that width, so that nothing is cut off at the right.
+    assert panel.ui.FlareSegment.layout().totalMinimumSize().width() <= panel.ui.FlareSegment.minimumWidth
+    for name in SECTIONS:
+        getattr(panel.ui, name).collapsed = True
+    assert widths == {narrowest}
+
+
+def test_names_of_organs_stay_when_the_numbers_are_scrolled(panel, screenshots):
+    """In a panel of 300 pixels: names in sight, every number reached and not abridged, rows side by side."""
+    import qt
+
+    add_ct()
+    panel.run()
+    widget, names, table = panel.ui.FlareSegment, panel.ui.organNames, panel.ui.organTable
+    widget.setMaximumWidth(widget.minimumWidth)
+    panel.app.processEvents()
+    assert names.width >= names.sizeHintForColumn(0)
+    assert table.width >= 100
+    for scrolled in (0, table.horizontalScrollBar().maximum):
+        table.horizontalScrollBar().value = scrolled
+        panel.app.processEvents()
+        for row in range(4):
+            assert panel.name_rect(row).left() == 0 and names.rowHeight(row) == table.rowHeight(row)
+            places = [
+                view.viewport().mapToGlobal(qt.QPoint(0, view.rowViewportPosition(row))).y() for view in (names, table)
+            ]
+            assert places[0] == places[1]
+        assert widget.grab().save(str(screenshots / f"panel_table_{'start' if scrolled == 0 else 'end'}.png"))
+    for column in range(1, table.columnCount):
+        assert table.isColumnHidden(column) or table.columnWidth(column) >= table.sizeHintForColumn(column)
+    widget.setMaximumWidth(16777215)
+
+
+def test_a_long_message_leaves_no_empty_place_behind(panel):
+    label = panel.ui.messageLabel
+    panel.widget._showMessage("One line.")
+    panel.app.processEvents()
+    short = label.minimumHeight
+    panel.widget._showMessage("A long text. " * 60)
+    panel.app.processEvents()
+    tall = label.minimumHeight
+    assert tall > 4 * short
+    label.resize(2 * label.width, label.height)
+    assert short < label.minimumHeight < tall
+    panel.widget._showMessage("One line.")
+    panel.app.processEvents()
+    assert label.minimumHeight == short
 
 
 def test_large_fonts_and_a_dark_theme(panel, screenshots):
@@ -538,7 +608,7 @@ def test_quitting_in_mid_run_leaves_nothing_behind(repository, tmp_path):
     import subprocess
 
     code = (
-        "import sys, time; sys.path[:0] = ['FlareSegment', 'Testing', 'Testing/Python']\n"
+        "import sys, time; sys.path[:0] = ['FlareSegment', 'Testing', 'Testing/Python/helpers']\n"
         "from slicerhost import boot; app = boot(main_window=True)\n"
         "from slicerhost.scripted_modules import load_scripted_module as load\n"
         "load('FlareSegment/FlareSegment.py')\n"

@@ -14,7 +14,7 @@ import pytest
 
 DRIVER = """
 import subprocess, sys, time, os
-sys.path[:0] = ['Testing', 'FlareSegment', 'Testing/Python']
+sys.path[:0] = ['Testing', 'FlareSegment', 'Testing/Python/helpers']
 from slicerhost import boot
 app = boot(main_window=True)
 window = app._main_window
@@ -56,8 +56,9 @@ settle(lambda: logic.isRunning)
 settle(lambda: not logic.isRunning and table.rowCount == 4)
 click(table.viewport(), table.visualItemRect(table.item(3, 1)).center())
 settle(lambda: all(abs(center + 210) < 6 for center in centers()))
-box = table.visualItemRect(table.item(0, 0))
-click(table.viewport(), qt.QPoint(box.left() + 10, box.center().y()))
+names = ui.organNames
+box = names.visualRect(names.model().index(0, 0))
+click(names.viewport(), qt.QPoint(box.left() + 10, box.center().y()))
 display = panel_driver.segmentations()[0].GetDisplayNode()
 settle(lambda: not display.GetSegmentVisibility('liver'))
 module.MODEL_FOLDER = Path('slow')

@@ -75,15 +75,15 @@ def test_the_table_works_with_the_keyboard_alone(panel):
 
     ct = add_ct()
     panel.run()
-    table = panel.ui.organTable
-    table.setFocus()
-    table.setCurrentCell(0, 0)
-    press(panel, table, qt.Qt.Key_Down)
-    press(panel, table, qt.Qt.Key_Down)
-    press(panel, table, qt.Qt.Key_Return)
+    names = panel.ui.organNames
+    names.setFocus()
+    names.setCurrentIndex(names.model().index(0, 0))
+    press(panel, names, qt.Qt.Key_Down)
+    press(panel, names, qt.Qt.Key_Down)
+    press(panel, names, qt.Qt.Key_Return)
     for center in slice_centers():
         np.testing.assert_allclose(center, expected_center(ct, ORGANS[2].label), atol=6)
-    press(panel, table, qt.Qt.Key_Space)
+    press(panel, names, qt.Qt.Key_Space)
     display = segmentations()[0].GetDisplayNode()
     assert [display.GetSegmentVisibility(organ.key) for organ in ORGANS] == [True, True, False, True]
 
@@ -94,9 +94,9 @@ def test_the_check_box_hides_an_organ(panel):
 
     add_ct()
     panel.run()
-    table = panel.ui.organTable
-    rect = table.visualItemRect(table.item(3, 0))
-    QTest.mouseClick(table.viewport(), Qt.LeftButton, pos=QPoint(rect.left() + 10, rect.center().y()))
+    rect = panel.name_rect(3)
+    place = QPoint(rect.left() + 10, rect.center().y())
+    QTest.mouseClick(panel.ui.organNames.viewport(), Qt.LeftButton, pos=place)
     display = segmentations()[0].GetDisplayNode()
     assert [display.GetSegmentVisibility(organ.key) for organ in ORGANS] == [True, True, True, False]
 
@@ -797,3 +797,20 @@ def test_a_dicom_segmentation_of_a_ct_from_dicom_comes_back(panel, tmp_path, mon
     assert "organs.dcm" in panel.message
     read = read_dicom_segmentation(tmp_path / "organs.dcm", like=scan)
     np.testing.assert_array_equal(read.organ_labels().array, labels)
+
+
+def test_an_organ_with_another_name_is_still_known_as_edited(panel):
+    import slicer
+
+    from FlareSegmentSlicerLib.scene import segmentation_nodes
+
+    ct = add_ct()
+    panel.run()
+    (node,) = segmentations()
+    segment = node.GetSegmentation().GetSegment(segmentation_nodes.organ_segments(node)["spleen"])
+    segment.SetName("Splen")
+    assert segmentation_nodes.edited_organ_keys(node) == []
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, "spleen", ct).copy()
+    mask[20:22, 20:22, 20:22] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, "spleen", ct)
+    panel.until(lambda: [row[-1] for row in panel.table] == ["", "", "", "edited since"])

@@ -1,0 +1,60 @@
+"""Text for the user with a colored bar beside it: as tall as its text, at every width of the panel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import qt
+
+_COLORS = {"information": "#4a90c2", "warning": "#d99a1c", "error": "#c8453b"}
+_LONGEST_WORD = 24
+
+
+class MessageArea:
+    """Shows a text in a label that wraps; hidden while there is none."""
+
+    def __init__(self, frame: qt.QWidget, bar: qt.QFrame, label: qt.QLabel) -> None:
+        """frame: holds the bar and the label."""
+        self._frame, self._bar, self._label = frame, bar, label
+        self._width = 0
+        self._resized = _ResizeFilter(self._onResized)
+        label.installEventFilter(self._resized)
+
+    def show(self, text: str, kind: str = "information") -> None:
+        """Show a text, "information", "warning" or "error"; an empty one hides the area."""
+        # The bar alone has a style of its own: the text keeps the application's font and colors, whatever they become.
+        self._bar.styleSheet = f"background: {_COLORS[kind]};"
+        self._label.text = breakable(text)
+        self._fit()
+        self._frame.setVisible(bool(text))
+
+    def _onResized(self) -> None:
+        if self._label.width != self._width:
+            self._fit()
+
+    def _fit(self) -> None:
+        # A layout that is short of room takes it from labels that wrap: their last lines would be lost. The height that
+        # a text needs counts an earlier minimum in.
+        self._width = self._label.width
+        self._label.setMinimumHeight(0)
+        self._label.setMinimumHeight(self._label.heightForWidth(self._width) if self._label.text else 0)
+
+
+class _ResizeFilter(qt.QObject):
+    """Calls a function when the watched widget has another size."""
+
+    def __init__(self, onResized: Callable[[], None]) -> None:
+        qt.QObject.__init__(self)
+        self._onResized = onResized
+
+    def eventFilter(self, watched, event) -> bool:
+        if event.type() == qt.QEvent.Resize:
+            self._onResized()
+        return False
+
+
+def breakable(text: str) -> str:
+    """The text with places where a label may break it: paths and identifiers are long words."""
+    text = re.sub(r"([/\\])", "\\1\u200b", text)
+    return re.sub(rf"([^\s\u200b]{{{_LONGEST_WORD}}})(?=[^\s\u200b])", "\\1\u200b", text)
