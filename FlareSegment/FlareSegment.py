@@ -46,11 +46,12 @@ from FlareSegmentSlicerLib.panel.options_section import OptionsSection, candidat
 from FlareSegmentSlicerLib.panel.organ_table import OrganTable
 from FlareSegmentSlicerLib.panel.progress_display import ProgressDisplay
 from FlareSegmentSlicerLib.rendering.segment_surfaces import DEFAULT_SMOOTHING
-from FlareSegmentSlicerLib.scene import display, export, segmentation_nodes
+from FlareSegmentSlicerLib.scene import comparison, display, export, segmentation_nodes
 from FlareSegmentSlicerLib.scene.sample_data import PHANTOM, SLICER_SAMPLES, load_sample, register_sample_data
 
 MODEL_FOLDER = bundled_model_folder()
 DEFAULTS_APPLIED = "FlareSegment.DefaultsApplied"
+OPTIONAL_NODES = ("outputSegmentation", "roi", "reference")
 EDITED_AFTER_MS = 300
 
 
@@ -143,6 +144,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)
 
         self.ui.segmentButton.connect("clicked(bool)", self.onSegmentButton)
         self.ui.show3DButton.connect("clicked(bool)", self.onShow3DButton)
@@ -191,6 +193,15 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode and node.IsA("vtkMRMLScalarVolumeNode") and not slicer.mrmlScene.IsImporting():
             self._chooseFirstVolume()
 
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAboutToBeRemoved(self, caller, event, node) -> None:
+        """What was chosen and is removed is none from now on: a selector would move on to its neighbor, and the next
+        run would write into somebody's own segmentation.
+        """
+        for name in OPTIONAL_NODES if self._parameterNode else ():
+            if self._parameterNode.getValue(name) is node:
+                self._parameterNode.setValue(name, None)
+
     def initializeParameterNode(self) -> None:
         """Ensure parameter node exists and observed."""
         self.setParameterNode(self.logic.getParameterNode())
@@ -224,9 +235,23 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._inputOfOutput = parameters.inputVolume
             result = segmentation_nodes.find_result(parameters.inputVolume) if parameters.inputVolume else None
             parameters.outputSegmentation = result
+        self._updateOffers()
         self._options.update()
         self._observeOutput(parameters.outputSegmentation)
         self._updateState()
+
+    def _updateOffers(self) -> None:
+        """Offer no segmentation that is made of differences, and no result as its own reference."""
+        parameters, differences = self._parameterNode, comparison.difference_nodes()
+        for selector, name, unfit in (
+            (self.ui.outputSelector, "outputSegmentation", differences),
+            (self.ui.referenceSelector, "reference", [*differences, parameters.outputSegmentation]),
+        ):
+            unfit = [node for node in unfit if node is not None]
+            if parameters.getValue(name) in unfit:
+                parameters.setValue(name, None)
+                selector.setCurrentNode(None)  # a node that is no longer offered would give way to its neighbor
+            selector.sortFilterProxyModel().hiddenNodeIDs = [node.GetID() for node in unfit]
 
     def onSegmentButton(self) -> None:
         """Start, or give up what runs."""
@@ -464,6 +489,8 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.resultCollapsibleButton.setVisible(not self._table.isEmpty)
 
     def _onCompared(self) -> None:
+        if self._parameterNode:
+            self._updateOffers()
         self._fillOrganTable(segmentation_nodes.edited_organ_keys(self._shownOutput) if self._shownOutput else ())
 
     def _onJump(self, organ: str) -> None:

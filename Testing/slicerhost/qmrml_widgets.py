@@ -82,6 +82,21 @@ class _SceneObserverMixin:
             self._scene_tags.append(scene.AddObserver(event, on_scene_changed))
 
 
+class qMRMLSortFilterProxyModel(QObject):
+    """Which nodes a selector lists: here only those that it must not."""
+
+    def __init__(self, selector):
+        super().__init__(selector)
+        self._hidden, self._refresh = (), selector._refresh
+
+    def setHiddenNodeIDs(self, nodeIDs):
+        if tuple(nodeIDs) != self._hidden:
+            self._hidden = tuple(nodeIDs)
+            self._refresh()
+
+    hiddenNodeIDs = pyqtProperty("QStringList", lambda self: self._hidden, setHiddenNodeIDs)
+
+
 class qMRMLNodeComboBox(_SceneObserverMixin, QWidget):
     """Combo box of the scene's nodes, with None, Rename, Edit, Create and Delete items as in Slicer."""
 
@@ -120,6 +135,7 @@ class qMRMLNodeComboBox(_SceneObserverMixin, QWidget):
         self._node_types, self._attributes = [], []
         self._base_names, self._labels, self._menu_actions = {}, {}, []
         self._current_id, self._shown_ids, self._node_tags = "", [], {}
+        self._proxy_model = qMRMLSortFilterProxyModel(self)
         self._combo.activated[int].connect(self._on_activated)
         self.setEnabled(False)
 
@@ -194,7 +210,12 @@ class qMRMLNodeComboBox(_SceneObserverMixin, QWidget):
             wanted = nodes[0].GetID()
         self.setCurrentNodeID(wanted)
 
+    def sortFilterProxyModel(self):
+        return self._proxy_model
+
     def _accepts(self, node):
+        if node.GetID() in self._proxy_model.hiddenNodeIDs:
+            return False
         if node.GetHideFromEditors() and not self.showHidden:
             return False
         for node_type in self._node_types:

@@ -14,8 +14,10 @@ from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import FLARE22_ORGANS, LABEL_TABLES, Organ
 from FlareSegmentSlicerLib.scene import segmentation_nodes
 
-DIFFERENCE_OF = "FlareSegmentDifference.Of"
-"""Attribute of a segmentation that shows differences: the ID of the segmentation they are of."""
+DIFFERENCE = "FlareSegmentDifference"
+"""Attribute of a segmentation that shows differences, and role of its node reference to the result they are of: a scene
+that is read into another one gets new node IDs, which only references follow.
+"""
 
 
 def label_map(
@@ -48,7 +50,8 @@ def show_difference(
     if node is None:
         name = _("{name} difference").format(name=segmentationNode.GetName())
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-        node.SetAttribute(DIFFERENCE_OF, segmentationNode.GetID())
+        node.SetAttribute(DIFFERENCE, "1")
+        node.SetNodeReferenceID(DIFFERENCE, segmentationNode.GetID())
     node.CreateDefaultDisplayNodes()
     node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
     node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
@@ -83,10 +86,16 @@ def difference_node(
     """The node that `show_difference` made for a segmentation, if there is one."""
     if segmentationNode is None:
         return None
-    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
-        if node.GetAttribute(DIFFERENCE_OF) == segmentationNode.GetID():
+    for node in difference_nodes():
+        if node.GetNodeReference(DIFFERENCE) is segmentationNode:
             return node
     return None
+
+
+def difference_nodes() -> list[slicer.vtkMRMLSegmentationNode]:
+    """All nodes of the scene that `show_difference` made: they are neither results nor references."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    return [node for node in nodes if node.GetAttribute(DIFFERENCE) is not None]
 
 
 def organ_of_segment(segment: slicer.vtkSegment) -> Organ | None:

@@ -814,3 +814,83 @@ def test_an_organ_with_another_name_is_still_known_as_edited(panel):
     mask[20:22, 20:22, 20:22] = 1
     slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, "spleen", ct)
     panel.until(lambda: [row[-1] for row in panel.table] == ["", "", "", "edited since"])
+
+
+def offered(selector):
+    """Names that a node selector offers."""
+    return [selector.nodeFromIndex(index).GetName() for index in range(selector.nodeCount())]
+
+
+def test_differences_are_neither_output_nor_reference_and_the_result_is_not_its_own_reference(panel):
+    ct = add_ct()
+    panel.run()
+    node = panel.ui.outputSelector.currentNode()
+    reference, _labels = reference_of(ct, 1)
+    assert offered(panel.ui.referenceSelector) == ["Drawn by hand"]
+    panel.ui.referenceSelector.setCurrentNode(reference)
+    panel.click(panel.ui.compareButton)
+    panel.until(lambda: panel.ui.compareButton.text == "Compare")
+    assert len(segmentations()) == 3
+    assert offered(panel.ui.referenceSelector) == ["Drawn by hand"]
+    assert offered(panel.ui.outputSelector) == [node.GetName(), "Drawn by hand"]
+    assert panel.ui.referenceSelector.currentNode() is reference
+    assert panel.ui.outputSelector.currentNode() is node
+    panel.ui.outputSelector.setCurrentNode(reference)
+    assert panel.ui.referenceSelector.currentNode() is None
+    assert offered(panel.ui.referenceSelector) == [node.GetName()]
+
+
+@pytest.mark.parametrize("entered", [True, False])
+def test_what_was_chosen_and_is_removed_is_none_and_not_its_neighbor(panel, entered):
+    """The next click must not write into a segmentation of the user's own that happened to be next in the list."""
+    import slicer
+
+    add_ct()
+    chosen = {}
+    for name, class_name in (
+        ("output", "vtkMRMLSegmentationNode"),
+        ("reference", "vtkMRMLSegmentationNode"),
+        ("roi", "vtkMRMLMarkupsROINode"),
+    ):
+        for number in range(3):
+            node = slicer.mrmlScene.AddNewNodeByClass(class_name, f"{name} {number}")
+            if number == 1:
+                chosen[name] = node
+    for name, node in chosen.items():
+        getattr(panel.ui, f"{name}Selector").setCurrentNode(node)
+    panel.app.processEvents()
+    if not entered:
+        panel.app._main_window._leave_module()
+    for name, node in chosen.items():
+        assert getattr(panel.ui, f"{name}Selector").currentNode() is node
+        slicer.mrmlScene.RemoveNode(node)
+        panel.app.processEvents()
+    slicer.util.selectModule("FlareSegment")
+    parameters = panel.logic.getParameterNode()
+    assert (parameters.outputSegmentation, parameters.reference, parameters.roi) == (None, None, None)
+    for name in chosen:
+        assert getattr(panel.ui, f"{name}Selector").currentNode() is None
+
+
+def test_a_scene_read_twice_keeps_each_difference_with_its_own_result(panel, tmp_path):
+    import slicer
+
+    from FlareSegmentSlicerLib.scene import comparison, segmentation_nodes
+
+    ct = add_ct()
+    panel.run()
+    reference, _labels = reference_of(ct, 1)
+    panel.ui.referenceSelector.setCurrentNode(reference)
+    panel.click(panel.ui.compareButton)
+    panel.until(lambda: panel.ui.compareButton.text == "Compare")
+    file = str(tmp_path / "scene.mrb")
+    assert slicer.util.saveScene(file)
+    slicer.util.loadScene(file)
+    results = [node for node in segmentations() if segmentation_nodes.read_description(node)]
+    assert len(results) == 2
+    differences = [comparison.difference_node(node) for node in results]
+    assert None not in differences and differences[0] is not differences[1]
+    assert [node.GetNodeReference(comparison.DIFFERENCE) for node in differences] == results
+    for node, difference in zip(results, differences, strict=True):
+        volume = segmentation_nodes.reference_volume
+        assert volume(difference) is volume(node)
