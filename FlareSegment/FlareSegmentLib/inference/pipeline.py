@@ -26,11 +26,11 @@ from FlareSegmentLib.inference.localization import body_midline, find_box, grown
 from FlareSegmentLib.inference.oblique_volumes import labels_on_grid_of, straighten
 from FlareSegmentLib.inference.organ_search import search
 from FlareSegmentLib.inference.plausibility import doubts
-from FlareSegmentLib.inference.postprocessing import correct_sides, describe, drop_doubtful, keep_only, keep_plausible
+from FlareSegmentLib.inference.postprocessing import correct_sides, describe, drop_doubtful, keep_plausible
 from FlareSegmentLib.inference.resampling import labels_on_array, on_grid, resample
 from FlareSegmentLib.inference.run_state import Progress, Run
 from FlareSegmentLib.inference.tiled_network import TiledNetwork
-from FlareSegmentLib.measures.organ_statistics import organ_boxes
+from FlareSegmentLib.measures.organ_statistics import keep_only, organ_boxes
 from FlareSegmentLib.model.intensity import network_input, window
 from FlareSegmentLib.model.model_file import ModelDescription, Stage
 from FlareSegmentLib.organs import Organ, organ_by_key
@@ -159,12 +159,12 @@ class Segmenter:
     def _on_some_device(self, volume: Volume, run: Run) -> np.ndarray:
         try:
             return self._any_orientation(volume, run)
-        except (torch.OutOfMemoryError, RuntimeError, NotImplementedError) as error:
+        except (RuntimeError, NotImplementedError) as error:
             if self.device == "cpu":
                 if "allocate memory" in str(error):
                     raise MemoryError("There is not enough memory for the network.") from error
                 raise
-            reason = "its memory is too small" if isinstance(error, torch.OutOfMemoryError) else "it failed"
+            reason = "its memory is too small" if isinstance(error, torch.cuda.OutOfMemoryError) else "it failed"
             run.warnings.append(f"The CPU was used instead of {self.device}: {reason}.")
         self.device = "cpu"
         self._networks.clear()

@@ -158,20 +158,6 @@ def correct_sides(
     return warnings
 
 
-def keep_only(
-    labels: np.ndarray, organs: Sequence[Organ], region: tuple[slice, slice, slice] | None = None
-) -> np.ndarray:
-    """The label map (z, y, x) with nothing but these organs, and nothing outside the region if there is one."""
-    wanted = np.zeros(256, np.uint8)
-    for organ in organs:
-        wanted[organ.label] = organ.label
-    if region is None:
-        return wanted[labels]
-    kept = np.zeros_like(labels)
-    kept[region] = wanted[labels[region]]
-    return kept
-
-
 def usual_ml(organ: Organ) -> tuple[float, float] | None:
     """Lowest and highest volume of a whole organ that is nothing unusual; None for organs that nothing is known of."""
     return _USUAL_ML.get(organ.key)

@@ -103,3 +103,17 @@ def center_of(mask: np.ndarray, box: tuple[slice, ...]) -> list[float]:
     counts = mask.sum(axis=(1, 2)), plane.sum(axis=1), plane.sum(axis=0)
     total = counts[0].sum()
     return [float(box[axis].start + counts[axis] @ np.arange(counts[axis].size) / total) for axis in (2, 1, 0)]
+
+
+def keep_only(
+    labels: np.ndarray, organs: Sequence[Organ], region: tuple[slice, slice, slice] | None = None
+) -> np.ndarray:
+    """The label map (z, y, x) with nothing but these organs, and nothing outside the region if there is one."""
+    wanted = np.zeros(256, np.uint8)
+    for organ in organs:
+        wanted[organ.label] = organ.label
+    if region is None:
+        return wanted[labels]
+    kept = np.zeros_like(labels)
+    kept[region] = wanted[labels[region]]
+    return kept

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from FlareSegmentLib.inference.plausibility import doubts
-from FlareSegmentLib.inference.postprocessing import keep_only
+from FlareSegmentLib.measures.organ_statistics import keep_only
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.phantom.torso import make_phantom
 from FlareSegmentLib.volume import Volume

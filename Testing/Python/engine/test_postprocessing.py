@@ -12,9 +12,9 @@ from FlareSegmentLib.inference.postprocessing import (
     correct_sides,
     describe,
     drop_doubtful,
-    keep_only,
     keep_plausible,
 )
+from FlareSegmentLib.measures.organ_statistics import keep_only
 from FlareSegmentLib.organs import ORGANS, organ_by_key
 
 RIGHT, LEFT = organ_by_key("right_kidney").label, organ_by_key("left_kidney").label
