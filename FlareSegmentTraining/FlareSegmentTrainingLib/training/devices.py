@@ -67,4 +67,5 @@ def choose_compiled(wanted: bool | None, device: torch.device, steps: int) -> bo
 
 def _cpu_has_bf16() -> bool:
     """Whether bf16 is computed by the CPU and not emulated (measured: emulated it is 4 times slower than fp32)."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # PyTorch 2.2 cannot answer
+    return any(getattr(torch.cpu, question, bool)() for question in questions)

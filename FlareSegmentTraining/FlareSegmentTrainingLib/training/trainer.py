@@ -123,7 +123,7 @@ class StageTrainer:
         self._average.to(device)
         self._average.load_state_dict(self.network.state_dict())
         self._optimizer = _optimizer(self._model, training)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self._scaler = _grad_scaler(device, self.precision == "fp16")
         self._forward: Callable[[torch.Tensor], list[torch.Tensor]] = self._model
         if group.size > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -307,3 +307,9 @@ def _dice(prediction: torch.Tensor, truth: torch.Tensor) -> float:
 def _mean(values: list[float]) -> float:
     counted = [value for value in values if not math.isnan(value)]
     return float(np.mean(counted)) if counted else math.nan
+
+
+def _grad_scaler(device: torch.device, enabled: bool):
+    if not hasattr(torch.amp, "GradScaler"):  # PyTorch 2.2 has that of CUDA alone, which is what trains in fp16
+        return torch.cuda.amp.GradScaler(enabled=enabled)
+    return torch.amp.GradScaler(device.type, enabled=enabled)
