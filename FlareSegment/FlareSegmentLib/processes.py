@@ -1,4 +1,4 @@
-"""Which processes still run, and the private folders that those which were killed have left behind.
+"""Which processes still run, at which priority, and the private folders that those which were killed have left behind.
 
 A folder of files in the making carries the number of its process in its name. Whoever makes the next one beside it
 removes those whose process is gone. No clock is asked: one that jumps must not make a living process look dead.
@@ -14,6 +14,8 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
+
+LOWEST_PRIORITY = 19
 
 
 def is_running(pid: int) -> bool:
@@ -36,6 +38,33 @@ def is_running(pid: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def set_priority(background: bool) -> int:
+    """Give this process the system's normal priority, or the lowest: other programs go first then.
+
+    Slicer lowers its own priority on Linux and macOS, and whatever it starts inherits that. A system lets only the
+    superuser (or a limit that an administrator raised) take it back; Linux shares the processors between sessions
+    before it looks at niceness, so that a process in a session of its own has its fair share all the same where the
+    kernel does so (sched_autogroup). Call it in a process of its own, before it starts threads.
+
+    Returns:
+        The niceness that the process has now: 0 is normal, 19 the lowest priority.
+    """
+    if sys.platform == "win32":
+        import ctypes
+
+        kernel = ctypes.windll.kernel32
+        kernel.SetPriorityClass(kernel.GetCurrentProcess(), 0x40 if background else 0x20)  # IDLE or NORMAL
+        return LOWEST_PRIORITY if background else 0
+    wanted = LOWEST_PRIORITY if background else 0
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, wanted)
+    with contextlib.suppress(OSError):  # it leads a group already, or this is not Linux
+        os.setsid()
+        if background:
+            Path("/proc/self/autogroup").write_text(str(wanted), encoding="ascii")
+    return os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def identity(pid: int) -> str | None:

@@ -32,12 +32,17 @@ class TrainingProcess:
 
     Args:
         python: program that runs the training; by default the Python that Slicer itself uses.
+
+    Attributes:
+        background: whether a training that is started lets other programs go first.
     """
 
     def __init__(self, folder: str | os.PathLike, python: str | None = None):
         self.folder = RunFolder(folder)
         self._python = python or sys.executable
         self._process: subprocess.Popen | None = None
+        self._before: dict = {}
+        self.background = False
 
     def start(self, preset: str, data: Sequence[str], epochs: int | None = None, more: Sequence[str] = ()) -> None:
         """Begin a new run in the folder.
@@ -55,6 +60,8 @@ class TrainingProcess:
         """Continue the folder's run. Raises as `start` does."""
         if self.state() in (STARTING, RUNNING):
             raise InputError(f"A process is training in {self.folder.path} already.")
+        if self._launched:
+            raise InputError(f"The training in {self.folder.path} is just ending. Continue it in a moment.")
         self._launch(["--resume"])
 
     def request_stop(self) -> None:
@@ -63,11 +70,11 @@ class TrainingProcess:
 
     def state(self) -> str:
         """Return one of this file's states."""
-        launched = self._process is not None and self._process.poll() is None
-        state = self.folder.progress().get("state")
-        if launched and state != RUNNING:
-            return STARTING
-        if self._process is not None and not launched and state in (None, LOST, RUNNING):
+        progress = self.folder.progress()
+        state = progress.get("state")
+        if self._launched and (state is None or progress == self._before):
+            return STARTING  # what an earlier process reported, or nothing yet
+        if self._process is not None and not self._launched and state in (None, LOST, RUNNING):
             return FAILED
         if state is None:
             return STOPPED if self.folder.exists() else NOT_BEGUN
@@ -79,17 +86,24 @@ class TrainingProcess:
             return self._last_error() or self.folder.progress().get("message", "")
         return self.folder.progress().get("message", "")
 
+    @property
+    def _launched(self) -> bool:
+        """Whether a process that was started here is still there."""
+        return self._process is not None and self._process.poll() is None
+
     def _launch(self, arguments: Sequence[str]) -> None:
         folder = self.folder.path
+        priority = "background" if self.background else "normal"
         detached: dict = {"start_new_session": True}
         if os.name == "nt":
             detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.folder.stop_file.unlink(missing_ok=True)
+            self._before = self.folder.progress()
             with open(folder / OUTPUT_FILE, "wb") as output:
                 self._process = subprocess.Popen(
-                    [self._python, str(TRAIN_SCRIPT), *arguments, "--output", str(folder)],
+                    [self._python, str(TRAIN_SCRIPT), *arguments, "--output", str(folder), "--priority", priority],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

@@ -27,6 +27,7 @@ for _folder in (_MODULE, _MODULE.parent / "FlareSegment"):
 
 from FlareSegmentLib import command_line  # noqa: E402
 from FlareSegmentLib.errors import InputError  # noqa: E402
+from FlareSegmentLib.processes import set_priority  # noqa: E402
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -63,6 +64,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of prepared cases (default: RUN/prepared)")
     parser.add_argument(
         "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
+    )
+    parser.add_argument(
+        "--priority",
+        choices=("normal", "background"),
+        help="background: other programs go first; normal: even where the program that starts the training has less",
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in RUN; begin it when there is none")
     parser.add_argument(
@@ -170,6 +176,8 @@ def train(options: argparse.Namespace) -> None:
     from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, RunFolder
     from FlareSegmentTrainingLib.training.training_run import TrainingRun
 
+    if options.priority:
+        set_priority(options.priority == "background")
     folder = RunFolder(options.output)
     settings = _settings(options, folder)
     configuration = parse(settings["configuration"])

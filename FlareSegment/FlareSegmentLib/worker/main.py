@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from FlareSegmentLib.errors import Cancelled, FlareSegmentError, ModelError
+from FlareSegmentLib.processes import set_priority
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import (
     PROGRESS_INTERVAL_SECONDS,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 _PARENT_CHECK_SECONDS = 1.0
 _TRACE_LINES = 12
 _SURFACES_SHARE = 0.08
-_NICENESS = 5
 
 
 class Worker:
@@ -60,10 +60,18 @@ class Worker:
         events: lines of JSON out.
         write_surfaces: writes the organs' surfaces into a file (path, labels (z, y, x), boxes, label values, 4x4 matrix
             to RAS in mm, smoothing 0 ... 1, tick); raises ImportError where there is no VTK. None: no surfaces.
+        niceness: of this process, as `processes.set_priority` returned it.
     """
 
-    def __init__(self, requests: BinaryIO, events: BinaryIO, write_surfaces: Callable[..., None] | None = None) -> None:
+    def __init__(
+        self,
+        requests: BinaryIO,
+        events: BinaryIO,
+        write_surfaces: Callable[..., None] | None = None,
+        niceness: int = 0,
+    ) -> None:
         self._requests, self._events = requests, events
+        self._niceness = niceness
         self._surface_writer = write_surfaces
         self._sending = threading.Lock()
         self._waiting: queue.Queue[AnyRequest] = queue.Queue()
@@ -126,9 +134,12 @@ class Worker:
             message = f"The segmentation failed: {reason[0] if reason else type(error).__name__}"
             self._send(Failure(request.id, "internal", message, _trace()))
 
-    def _hello(self, request: Request) -> Ready:
-        import torch
-
+    def _hello(self, request: Request) -> Ready | Failure:
+        try:
+            import torch
+        except Exception as error:  # noqa: BLE001 - not there, or a library of it cannot be loaded: whatever it raises
+            reason = str(error).strip().splitlines()
+            return Failure(request.id, "torch", reason[0] if reason else type(error).__name__, _trace())
         from FlareSegmentLib.inference.compute_devices import compute_devices
 
         name = None
@@ -138,7 +149,8 @@ class Worker:
             device, name = segmenter.device, segmenter.name
         threads = request.threads or torch.get_num_threads()
         version = torch.__version__
-        return Ready(request.id, PROTOCOL_VERSION, os.getpid(), version, device, threads, name, compute_devices())
+        devices = compute_devices()
+        return Ready(request.id, PROTOCOL_VERSION, os.getpid(), version, device, threads, name, devices, self._niceness)
 
     def _segment(self, request: SegmentRequest) -> Result:
         from FlareSegmentLib.measures.organ_statistics import bounding_box, organ_statistics
@@ -273,12 +285,11 @@ def _end_with_parent() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def main(write_surfaces: Callable[..., None] | None = None) -> None:
-    """Serve stdin and stdout; `write_surfaces` as in `Worker`."""
+def main(write_surfaces: Callable[..., None] | None = None, background: bool = False) -> None:
+    """Serve stdin and stdout; `write_surfaces` as in `Worker`. background: let other programs go first."""
     events = _keep_stdout_for_events()
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)  # Slicer's window goes first: both may want all cores
+    niceness = set_priority(background)
     keep_freed_memory()
     _end_with_parent()
-    Worker(sys.stdin.buffer, events, write_surfaces).run()
+    Worker(sys.stdin.buffer, events, write_surfaces, niceness).run()
     os._exit(0)  # a normal end would wait for the reading thread, which waits for stdin

@@ -41,7 +41,7 @@ Events
 event          other fields; ``id`` is the request's, or null when a line could not be read
 =============  ================================================================================================
 ``ready``      answers ``hello``: ``protocol``, ``pid``, ``torch`` version, ``device``, ``threads``, ``model`` or null,
-               ``devices`` (see ``compute_devices``)
+               ``devices`` (see ``compute_devices``), ``niceness`` of the process (see ``processes.set_priority``)
 ``progress``   ``fraction`` 0 to 1 (true share of the work, rising), ``stage`` (text for the user); at most every 50 ms
 ``result``     ``seconds`` {``preprocess``, ``network``, ``postprocess``, ``total``}, ``warnings`` (texts for the user),
                ``device``, ``model``, ``organs`` (see ``organ_statistics``), ``box`` [[start, stop] of z, y, x]: the
@@ -49,8 +49,8 @@ event          other fields; ``id`` is the request's, or null when a line could 
 ``compared``   answers ``compare``: ``organs`` (see ``metrics.evaluate``), ``box``: inside it the difference file now
                holds 1 where only the reference has an organ, 2 where only the labels have one, 3 for different ones
 ``cancelled``  the segmentation was given up; the label file holds nothing of use
-``error``      ``kind`` "input" | "model" | "memory" | "internal", ``message`` (one line for the user), ``details``
-               (last lines of the trace, for a log)
+``error``      ``kind`` "input" | "model" | "memory" | "torch" (``hello``: torch cannot be loaded) | "internal",
+               ``message`` (one line for the user), ``details`` (last lines of the trace, for a log)
 =============  ================================================================================================
 A request gets exactly one of ``ready``, ``result``, ``compared``, ``cancelled`` and ``error``; ``cancel`` and
 ``shutdown`` get no answer of their own. A worker that ends without one (killed, out of memory) is known from the
@@ -80,7 +80,7 @@ from FlareSegmentLib.volume import Volume
 Outcome = TypeVar("Outcome")
 PROTOCOL_VERSION = 2
 PROGRESS_INTERVAL_SECONDS = 0.05
-ERROR_KINDS = ("input", "model", "memory", "internal")
+ERROR_KINDS = ("input", "model", "memory", "torch", "internal")
 _FOLDER_PREFIX = "flaresegment-"
 _PIECE_BYTES = 8 << 20
 
@@ -115,12 +115,13 @@ class SharedArray:
             file.truncate(part.nbytes)
         return [[extent.start, extent.stop] for extent in box]
 
-    def map_box(self, box: Sequence[Sequence[int]]) -> np.ndarray:
-        """The box that `write_box` wrote, mapped read-only. Raises OSError, or ValueError if the file is too short."""
+    def read_box(self, box: Sequence[Sequence[int]]) -> np.ndarray:
+        """The box that `write_box` wrote. Raises OSError, or ValueError if the file is too short.
+
+        It is read and not mapped: Windows cannot remove a file while somebody holds a mapping of it.
+        """
         shape = tuple(stop - start for start, stop in box)
-        if not math.prod(shape):
-            return np.zeros(shape, np.dtype(self.dtype))
-        return np.memmap(self.path, dtype=np.dtype(self.dtype), mode="r", shape=shape)
+        return np.fromfile(self.path, np.dtype(self.dtype), math.prod(shape)).reshape(shape)
 
     def to_json(self) -> dict[str, Any]:
         return {"path": self.path, "dtype": self.dtype, "shape": list(self.shape)}
@@ -359,6 +360,7 @@ class Ready:
     threads: int
     model: str | None
     devices: list[dict[str, Any]] = field(default_factory=list)
+    niceness: int = 0
 
 
 @dataclass(frozen=True)

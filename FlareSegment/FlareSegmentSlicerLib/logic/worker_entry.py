@@ -17,6 +17,9 @@ if __package__ in (None, ""):  # started by its path: the libraries are two fold
 
 from FlareSegmentLib.worker.main import main
 
+IN_BACKGROUND = "--background"
+"""Argument of the worker that shall let other programs go first."""
+
 
 def worker_command(python: str | os.PathLike[str]) -> list[str]:
     """Program and arguments that start the worker with the given Python (Slicer's PythonSlicer, or sys.executable)."""
@@ -35,4 +38,4 @@ def write_surfaces(*arguments: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(write_surfaces)
+    main(write_surfaces, IN_BACKGROUND in sys.argv[1:])

@@ -41,7 +41,7 @@ from FlareSegmentLib.worker.protocol import (
     decode_event,
     encode_request,
 )
-from FlareSegmentSlicerLib.logic.worker_entry import worker_command
+from FlareSegmentSlicerLib.logic.worker_entry import IN_BACKGROUND, worker_command
 from FlareSegmentSlicerLib.rendering.segment_surfaces import read_surfaces, to_polydata
 from FlareSegmentSlicerLib.scene.segmentation_nodes import OrganLabels
 
@@ -56,7 +56,7 @@ class SegmentationListener(Protocol):
         """Share of the work that is done (0 to 1) and what is being done, for the user."""
 
     def onResult(self, labels: OrganLabels, result: Result) -> None:
-        """Labels on the volume's grid; their array is valid during the call only."""
+        """Labels on the volume's grid."""
 
     def onFailure(self, message: str) -> None:
         """One line for the user."""
@@ -84,7 +84,11 @@ class SegmentationSettings:
 class SegmentationWorker(Protocol):
     """What the module's logic needs of a worker."""
 
-    def warm_up(self, model: Path, on_ready: Callable[[Ready], None], on_failure: Callable[[str], None]) -> None: ...
+    def set_background(self, background: bool) -> None: ...
+
+    def warm_up(
+        self, model: Path, on_ready: Callable[[Ready], None], on_failure: Callable[[Failure], None]
+    ) -> None: ...
 
     def segment(self, volume: Volume, settings: SegmentationSettings, listener: SegmentationListener) -> None: ...
 
@@ -142,6 +146,8 @@ class WorkerProcess:
     def __init__(self, command: list[str] | None = None) -> None:
         """command: program and arguments; by default the worker in the Python that Slicer itself uses."""
         self._command = command or worker_command(python_executable())
+        self._background = False
+        self._outdated = False
         self._process: qt.QProcess | None = None
         self._ended_process: qt.QProcess | None = None
         self._worker_pid = 0
@@ -159,14 +165,23 @@ class WorkerProcess:
         self._patience.setInterval(CANCEL_PATIENCE_MS)
         self._patience.connect("timeout()", self._on_patience_lost)
 
-    def warm_up(self, model: Path, on_ready: Callable[[Ready], None], on_failure: Callable[[str], None]) -> None:
+    def set_background(self, background: bool) -> None:
+        """Whether the process shall let other programs go first. One that runs is replaced as soon as it is idle: a
+        process may lower its priority, but not take that back.
+        """
+        self._outdated = self._outdated or background != self._background
+        self._background = background
+        self._replace_outdated()
+
+    def warm_up(self, model: Path, on_ready: Callable[[Ready], None], on_failure: Callable[[Failure], None]) -> None:
         """Let the process load torch and the model folder, so that the next segmentation begins at once."""
+        self._replace_outdated()
 
         def on_event(event: Event) -> None:
             if isinstance(event, Ready):
                 on_ready(event)
             elif isinstance(event, Failure):
-                on_failure(event.message)
+                on_failure(event)
 
         self._send(Request(self._next_id(), "hello", model=str(model)), on_event)
 
@@ -204,6 +219,7 @@ class WorkerProcess:
             settings.smoothing,
         )
         listener.onProgress(0.0, _("Copying the CT"))
+        self._replace_outdated()
         if self._process is None:
             self._start()
         self._copy(pieces, on_event, listener.onFailure)
@@ -224,7 +240,7 @@ class WorkerProcess:
 
         def on_event(request: CompareRequest, event: Event) -> None:
             if isinstance(event, Compared):
-                on_compared(event, request.difference.map_box(event.box))
+                on_compared(event, request.difference.read_box(event.box))
             elif isinstance(event, Failure):
                 on_failure(event.message)
             elif not isinstance(event, Progress):
@@ -256,6 +272,11 @@ class WorkerProcess:
     def process_id(self) -> int:
         """The operating system's number of the worker process, 0 while there is none."""
         return self._worker_pid or (int(self._process.processId()) if self._process is not None else 0)
+
+    def _replace_outdated(self) -> None:
+        if self._outdated and not self._tasks and not self._piecework:
+            self._kill()
+            self._outdated = False
 
     def _next_id(self) -> int:
         self._last_id += 1
@@ -329,7 +350,9 @@ class WorkerProcess:
         self._process.connect("readyReadStandardError()", self._on_error_output)
         self._process.connect("finished(int,QProcess::ExitStatus)", self._on_finished)
         self._process.connect("errorOccurred(QProcess::ProcessError)", self._on_process_error)
-        self._process.start(self._command[0], self._command[1:])
+        self._outdated = False
+        options = [IN_BACKGROUND] if self._background else []
+        self._process.start(self._command[0], self._command[1:] + options)
         # The first answer names the worker's own process: behind Slicer's launcher it is not the one QProcess started.
         self._write(Request(self._next_id(), "hello"))
         for task in self._tasks.values():
@@ -455,7 +478,8 @@ class WorkerProcess:
 def _read(request: SegmentRequest, result: Result) -> Generator[None, None, OrganLabels]:
     """Give what the worker left in the shared folder, read in pieces. Raises OSError or ValueError."""
     z, y, x = (slice(start, stop) for start, stop in result.box)
-    labels = request.labels.map_box(result.box)
+    labels = request.labels.read_box(result.box)
+    yield
     surfaces = {}
     if result.surfaces and request.surfaces:
         for key, surface in read_surfaces(request.surfaces):

@@ -159,7 +159,7 @@ def test_a_worker_killed_at_any_moment(slicer_app, model: Path, volume: Volume, 
 def labels_of(request: SegmentRequest, result: Result) -> np.ndarray:
     """The labels on the whole grid."""
     labels = np.zeros(request.labels.shape, np.uint8)
-    labels[tuple(slice(*sides) for sides in result.box)] = request.labels.map_box(result.box)
+    labels[tuple(slice(*sides) for sides in result.box)] = request.labels.read_box(result.box)
     return labels
 
 

@@ -127,7 +127,7 @@ def folder() -> Iterator[SharedFolder]:
 def received_labels(request: SegmentRequest, result: Result) -> np.ndarray:
     """The whole label map."""
     labels = np.zeros(request.labels.shape, np.uint8)
-    labels[tuple(slice(*sides) for sides in result.box)] = request.labels.map_box(result.box)
+    labels[tuple(slice(*sides) for sides in result.box)] = request.labels.read_box(result.box)
     return labels
 
 
@@ -214,7 +214,7 @@ def test_a_comparison_gives_the_scores_of_the_metrics_and_the_difference(
     compared, _ = shared_client.wait(Compared)
     assert compared.organs == evaluate(labels, reference, (1.0, 2.0, 3.0))
     difference = np.zeros_like(labels)
-    difference[tuple(slice(*sides) for sides in compared.box)] = request.difference.map_box(compared.box)
+    difference[tuple(slice(*sides) for sides in compared.box)] = request.difference.read_box(compared.box)
     expected = np.select([labels == reference, labels == 0, reference == 0], [0, 1, 2], 3)
     np.testing.assert_array_equal(difference, expected)
     assert {1, 2, 3} <= set(np.unique(difference))

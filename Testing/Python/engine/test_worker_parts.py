@@ -71,7 +71,7 @@ def test_without_vtk_there_are_labels_and_no_surfaces(
     result = Conversation().answer(request_with_surfaces)
     assert isinstance(result, Result) and not result.surfaces
     assert os.path.getsize(request_with_surfaces.surfaces) == 0
-    assert np.count_nonzero(request_with_surfaces.labels.map_box(result.box)) > 0
+    assert np.count_nonzero(request_with_surfaces.labels.read_box(result.box)) > 0
 
 
 def test_surfaces_without_room_are_left_to_slicer(

@@ -83,7 +83,7 @@ def test_a_segmentation_request_round_trips_with_its_voxels(places: list[Path]) 
         assert (got.id, got.model, got.device, got.threads) == (7, "model ö", "cpu", 2)
         written = np.arange(60, dtype=np.uint8).reshape(volume.array.shape)
         box = got.labels.write_box(written, (slice(1, 4), slice(0, 2), slice(2, 3)))
-        labels = sent.labels.map_box(box)
+        labels = sent.labels.read_box(box)
         for path in sent.files:
             folder.remove(path)
     np.testing.assert_array_equal(labels, written[1:4, 0:2, 2:3])
@@ -266,7 +266,7 @@ def test_an_answer_gives_back_the_room_that_it_does_not_need(places: list[Path])
         assert os.path.getsize(request.labels.path) == array.size
         sides = request.labels.write_box(array, box)
         assert os.path.getsize(request.labels.path) == 2 * 4 * 3
-        np.testing.assert_array_equal(request.labels.map_box(sides), array[box])
+        np.testing.assert_array_equal(request.labels.read_box(sides), array[box])
         assert request.labels.write_box(array, (slice(0, 0),) * 3) == [[0, 0]] * 3
         assert os.path.getsize(request.labels.path) == 0
 
@@ -293,7 +293,7 @@ def test_blocks_keep_to_their_shape(places: list[Path]) -> None:
                 block.write_box(array, whole)
         Path(block.path).write_bytes(b"123")
         with pytest.raises(ValueError, match="."):
-            block.map_box([[0, 2], [0, 3]])
+            block.read_box([[0, 2], [0, 3]])
         with pytest.raises(ValueError, match="."):
             block.map()
 

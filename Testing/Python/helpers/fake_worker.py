@@ -21,6 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "FlareSegment"))
 
 from FlareSegmentLib.organs import ORGANS
+from FlareSegmentLib.processes import set_priority
 from FlareSegmentLib.worker.main import Worker, offset
 from FlareSegmentLib.worker.protocol import (
     CompareRequest,
@@ -33,6 +34,7 @@ from FlareSegmentLib.worker.protocol import (
     encode_event,
 )
 
+NICENESS = set_priority("--background" in sys.argv)
 DEVICES = [
     {"id": "cpu", "name": "Intel(R) Core(TM) i5", "memory_gb": 15.6},
     {"id": "cuda:0", "name": "NVIDIA RTX A2000", "memory_gb": 11.8},
@@ -64,8 +66,7 @@ def segment(request, cancelled) -> None:
             return
     emit(Progress(request.id, 0.4, "Finding the organs"))
     emit(Progress(request.id, 0.8, "Outlining the organs"))
-    from FlareSegmentLib.inference.postprocessing import keep_only
-    from FlareSegmentLib.measures.organ_statistics import bounding_box, organ_boxes, organ_statistics
+    from FlareSegmentLib.measures.organ_statistics import bounding_box, keep_only, organ_boxes, organ_statistics
 
     volume = request.map_volume()
     labels = np.where(volume.array >= 1000, volume.array - 1000, 0).astype(np.uint8)
@@ -101,7 +102,7 @@ def main() -> None:
     threading.Thread(target=read, daemon=True).start()
     while (request := requests.get()).command != "shutdown":
         if request.command == "hello":
-            emit(Ready(request.id, 1, os.getpid(), "0", "cpu", 1, request.model, DEVICES))
+            emit(Ready(request.id, 1, os.getpid(), "0", "cpu", 1, request.model, DEVICES, NICENESS))
         elif isinstance(request, CompareRequest):
             emit(Worker(sys.stdin.buffer, sys.stdout.buffer)._compare(request))
         else:

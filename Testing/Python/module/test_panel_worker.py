@@ -234,3 +234,41 @@ def test_the_worker_ends_with_its_client(worker, volume, until):
     pid = worker.process_id()
     worker._process.closeWriteChannel()
     until(lambda: not is_running(pid))
+
+
+def test_the_worker_runs_at_the_priority_that_was_asked_for(slicer_app, until):
+    """Whatever Slicer's own is; another one takes another process, as soon as the one that runs is idle."""
+    from FlareSegmentSlicerLib.logic.worker_process import WorkerProcess
+
+    command = [sys.executable, str(FAKE_WORKER)]
+    process, ready = WorkerProcess(command), []
+
+    def niceness():
+        ready.clear()
+        process.warm_up(Path("good"), ready.append, pytest.fail)
+        until(lambda: ready)
+        return ready[0].niceness
+
+    try:
+        first = niceness()
+        own = process.process_id()
+        process.set_background(False)
+        assert process.process_id() == own
+        process.set_background(True)
+        assert not is_running(own)
+        assert niceness() == 19
+        process.set_background(False)
+        assert niceness() == first
+    finally:
+        process.close()
+
+
+def test_no_file_of_a_result_is_held_while_its_labels_live(worker, volume, until, monkeypatch):
+    """Windows cannot remove a file that is mapped into memory."""
+    listener = Listener()
+    worker.segment(volume, settings("good"), listener)
+    until(lambda: listener.results)
+    array = listener.results[0][0].array
+    while array is not None:
+        assert not isinstance(array, np.memmap)
+        array = array.base if isinstance(array, np.ndarray) else None
