@@ -11,6 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from FlareSegmentLib.organs import organ_by_key
+from FlareSegmentSlicerLib.scene.organ_names import organ_name
 from FlareSegmentTrainingLib.training.reports import DICE, read_log
 from FlareSegmentTrainingLib.training.run_folder import LOG_FILE, RunFolder
 
@@ -37,7 +38,7 @@ def show_curves(folder: RunFolder):
     epochs = np.arange(1, len(rows) + 1, dtype=float)
     loss = np.array([row["loss"] for row in rows])
     evaluated = [index for index, row in enumerate(rows) if not np.isnan(row["dice"])]
-    columns = {_("Mean Dice"): "dice", **{_(organ_by_key(key).name): DICE + key for key in organs}}
+    columns = {_("Mean Dice"): "dice", **{organ_name(organ_by_key(key)): DICE + key for key in organs}}
     dice = {title: np.array([rows[index][column] for index in evaluated]) for title, column in columns.items()}
 
     chart = _add("vtkMRMLPlotChartNode", f"{name} training", folder)
@@ -48,7 +49,7 @@ def show_curves(folder: RunFolder):
     _series(chart, loss_table, _("Loss"), _GRAY, slicer.vtkMRMLPlotSeriesNode.LineStyleDash, folder)
     if evaluated:
         dice_table = _table(f"{name} Dice", epochs[evaluated], dice, folder)
-        organ_of_title = {_(organ_by_key(key).name): organ_by_key(key) for key in organs}
+        organ_of_title = {organ_name(organ_by_key(key)): organ_by_key(key) for key in organs}
         for title in dice:
             organ = organ_of_title.get(title)
             color = _GRAY if organ is None else tuple(value / 255 for value in organ.color)
@@ -81,17 +82,14 @@ def _open_with(chart) -> None:
     """Let the scene open in a layout with this chart. Without a window no layout manager has made the nodes that say
     so.
     """
+    arrangement = slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalPlotView
     layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
-    if layout is None:
-        layout = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")
-    layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalPlotView)
+    if layout is None or not layout.IsLayoutDescription(arrangement):
+        logic = slicer.vtkMRMLLayoutLogic()  # describes Slicer's layouts to the node, and makes the views of one
+        logic.SetMRMLScene(slicer.mrmlScene)
+        layout = logic.GetLayoutNode()
+    layout.SetViewArrangement(arrangement)
     view = slicer.mrmlScene.GetSingletonNode(PLOT_VIEW, "vtkMRMLPlotViewNode")
-    if view is None:
-        view = slicer.vtkMRMLPlotViewNode()
-        view.SetName(PLOT_VIEW)
-        view.SetLayoutName(PLOT_VIEW)
-        view.SetSingletonTag(PLOT_VIEW)
-        view = slicer.mrmlScene.AddNode(view)
     view.SetPlotChartNodeID(chart.GetID())
 
 
@@ -112,7 +110,10 @@ def _series(chart, table, column: str, color, line_style: int, folder: RunFolder
     series.SetAndObserveTableNodeID(table.GetID())
     series.SetXColumnName(_("Epoch"))
     series.SetYColumnName(column)
-    series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
+    # A line of one point cannot be drawn: VTK complains at every repaint.
+    line = table.GetNumberOfRows() > 1
+    types = slicer.vtkMRMLPlotSeriesNode
+    series.SetPlotType(types.PlotTypeScatter if line else types.PlotTypeScatterBar)
     series.SetColor(*color)
     series.SetLineStyle(line_style)
     series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
