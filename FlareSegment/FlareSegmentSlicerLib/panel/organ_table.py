@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 
 from FlareSegmentLib.organs import organ_by_key
 from FlareSegmentSlicerLib.scene import display, segmentation_nodes
+from FlareSegmentSlicerLib.scene.organ_names import organ_name
 
 _NAME, _NOTE = "name", "note"
 _TITLE_PADDING, _NAME_PADDING = 8, 6
@@ -188,7 +189,7 @@ class OrganTable:
 def _text(column: str, key: str, facts: dict[str, Any], scores: dict[str, Any], edited: Collection[str]) -> str:
     found = bool(facts.get("volume_ml"))
     if column == _NAME:
-        return _(organ_by_key(key).name)
+        return organ_name(organ_by_key(key))
     if column == _NOTE:
         notes = [] if found else [_("not found")]
         notes += [_("cut by the edge")] if facts.get("touches_border") else []

@@ -22,6 +22,7 @@ from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.measures.organ_statistics import bounding_box
 from FlareSegmentLib.organs import FLARE22_ORGANS, Organ, terminology_entry
 from FlareSegmentLib.volume import Volume
+from FlareSegmentSlicerLib.scene.organ_names import organ_name
 
 ORGAN_TAG = "FlareSegment.Organ"
 FINGERPRINT_TAG = "FlareSegment.Fingerprint"
@@ -209,9 +210,14 @@ def edited_organ_keys(segmentationNode: slicer.vtkMRMLSegmentationNode) -> list[
 def find_result(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLSegmentationNode | None:
     """The newest segmentation that FlareSegment made of this CT, if the scene has one."""
     for node in reversed(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")):
-        if reference_volume(node) is volumeNode and read_description(node):
+        if is_result_of(node, volumeNode):
             return node
     return None
+
+
+def is_result_of(segmentationNode: slicer.vtkMRMLSegmentationNode, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> bool:
+    """Whether FlareSegment made the segmentation of this CT."""
+    return reference_volume(segmentationNode) is volumeNode and bool(read_description(segmentationNode))
 
 
 def reference_volume(segmentationNode: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:
@@ -303,7 +309,7 @@ def _add_segment(
     # All organs share one label map and keep their label values, as segments of one layer do. Slicer's import function
     # would number the segments anew and take their names from a color table.
     segment = slicer.vtkSegment()
-    segment.SetName(_(organ.name))
+    segment.SetName(organ_name(organ))
     segment.SetColor([value / 255 for value in organ.color])
     segment.SetLabelValue(organ.label)
     segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), terminology_entry(organ))
