@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import slicer
+import vtk
 from slicer.i18n import tr as _
+from vtk.util import numpy_support
+
+from FlareSegmentLib import __version__
+from FlareSegmentLib.processes import private_folder
 
 PHANTOM = "FlareSegmentTorsoPhantom"
 SLICER_SAMPLES = ("CTLiver", "CTAAbdomenPanoramix", "CTACardio")
@@ -11,16 +19,33 @@ SLICER_SAMPLES = ("CTLiver", "CTAAbdomenPanoramix", "CTACardio")
 
 
 def register_sample_data() -> None:
-    """Add the torso phantom to the Sample Data module."""
+    """Add the torso phantom to the Sample Data module: for its button, and for `SampleData.downloadSample`."""
     import SampleData
 
-    SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="FlareSegment",
+    class PhantomSource(SampleData.SampleDataSource):
+        """A file that is made when somebody asks where to download it from."""
+
+        @property
+        def uris(self) -> list[str]:
+            return [_phantom_file().as_uri()]
+
+        @uris.setter
+        def uris(self, uris: list[str]) -> None:
+            pass
+
+        def __str__(self) -> str:
+            return PHANTOM
+
+    source = PhantomSource(
         sampleName=PHANTOM,
-        uris=[],
-        fileNames=[],
+        sampleDescription=_("Torso phantom"),
+        uris=[""],
+        fileNames=[f"{PHANTOM}-{__version__}.nrrd"],
+        nodeNames=[_("Torso phantom")],
         customDownloader=lambda source=None: [add_phantom()],
     )
+    if not SampleData.SampleDataLogic.isSampleDataSourceRegistered("FlareSegment", source):
+        slicer.modules.sampleDataSources.setdefault("FlareSegment", []).append(source)
 
 
 def load_sample(name: str) -> slicer.vtkMRMLScalarVolumeNode | None:
@@ -43,3 +68,25 @@ def add_phantom() -> slicer.vtkMRMLScalarVolumeNode:
     node.GetDisplayNode().SetWindowLevel(400, 40)
     slicer.util.setSliceViewerLayers(background=node, fit=True)
     return node
+
+
+def _phantom_file() -> Path:
+    """The phantom as a file among Slicer's temporary ones, made where it is not there yet."""
+    from FlareSegmentLib.phantom.torso import make_phantom
+
+    file = Path(slicer.app.temporaryPath) / f"{PHANTOM}-{__version__}.nrrd"
+    if not file.is_file():
+        volume, _labels = make_phantom()
+        image = vtk.vtkImageData()
+        image.SetDimensions(volume.array.shape[::-1])
+        image.GetPointData().SetScalars(numpy_support.numpy_to_vtk(volume.array.ravel()))
+        node = slicer.vtkMRMLScalarVolumeNode()
+        node.SetAndObserveImageData(image)
+        node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(volume.affine_ras))
+        with private_folder(file.parent) as private:
+            storage = slicer.vtkMRMLNRRDStorageNode()
+            storage.SetFileName(str(Path(private) / file.name))
+            if not storage.WriteData(node):
+                raise OSError(f"{file} cannot be written")
+            os.replace(storage.GetFileName(), file)
+    return file
