@@ -24,9 +24,9 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 from slicer.util import VTKObservationMixin
 
 from FlareSegmentLib.errors import Cancelled, FlareSegmentError, InputError
-from FlareSegmentLib.inference.postprocessing import keep_only
+from FlareSegmentLib.measures.organ_statistics import keep_only
 from FlareSegmentLib.organs import FLARE22_ORGANS
-from FlareSegmentLib.worker.protocol import Compared, Ready
+from FlareSegmentLib.worker.protocol import Compared, Failure, Ready
 from FlareSegmentSlicerLib.logic.segmentation_run import Callbacks, RunOptions, SegmentationRun
 from FlareSegmentSlicerLib.logic.volume_queue import QueueItem, VolumeQueue
 from FlareSegmentSlicerLib.logic.worker_process import SegmentationWorker, WorkerProcess
@@ -68,7 +68,12 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         """Size of what is segmented now, in millions of voxels; 0 if nothing is."""
         return self._run.megavoxels if self._run else 0.0
 
-    def warmUp(self, onReady: Callable[[Ready], None], onError: Callable[[str], None]) -> None:
+    def setBackground(self, background: bool) -> None:
+        """Let other programs go before the worker, or not (as at first): for what is started from now on."""
+        self._worker.set_background(background)
+        self._warm = False
+
+    def warmUp(self, onReady: Callable[[Ready], None], onError: Callable[[Failure], None]) -> None:
         """Start the worker once, so that the first segmentation does not wait for it."""
         if self._warm:
             return
@@ -152,8 +157,7 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             callbacks.onError(str(error))
             return
         self._run = run
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._onNodeRemoved)
+        self._observeScene()
         self._worker.segment(volume, settings, run)
 
     def volumesQueue(
@@ -295,6 +299,8 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def close(self) -> None:
         """End the worker process; another segmentation would start it again."""
         self.cancel()
+        self._undo.clear()
+        self._finish()
         self._worker.close()
         self._warm = False
 
@@ -316,22 +322,30 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         return RunOptions(model or self._bundledModel(), device, keys, roiNode, smoothing)
 
     def _keepForUndo(self, snapshot: segmentation_nodes.Snapshot) -> None:
-        # What belonged to nodes that are gone, with the scene or alone, is not kept in memory.
-        living = {key: one for key, one in self._undo.items() if slicer.mrmlScene.GetNodeByID(key) is one.node}
-        self._undo = living | {snapshot.node.GetID(): snapshot}
+        self._undo[snapshot.node.GetID()] = snapshot
+        self._observeScene()
+
+    def _observeScene(self) -> None:
+        """Follow what happens to the CT that is segmented and to the nodes of which organs are kept."""
+        self.removeObservers()
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._onNodeRemoved)
 
     def _finish(self) -> None:
         self._run = None
-        self.removeObservers()
+        if not self._undo:
+            self.removeObservers()
 
     def _onSceneStartClose(self, caller, event) -> None:
         self._undo.clear()
         self.cancel(_("The scene was closed; the segmentation was stopped."))
+        self._finish()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onNodeRemoved(self, caller, event, node) -> None:
         if self._run is not None and node is self._run.volumeNode:
             self.cancel(_("The CT was removed; the segmentation was stopped."))
+        self._undo.pop(node.GetID(), None)
 
 
 def _waitedFor(start: Callable[[Callbacks], Any], onProgress: Callable[[float, str], None]) -> vtkMRMLSegmentationNode:

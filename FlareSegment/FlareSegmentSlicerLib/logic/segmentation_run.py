@@ -15,7 +15,7 @@ from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import Result
 from FlareSegmentSlicerLib.logic.worker_process import SegmentationSettings
-from FlareSegmentSlicerLib.scene import segmentation_nodes
+from FlareSegmentSlicerLib.scene import display, segmentation_nodes
 from FlareSegmentSlicerLib.scene.region_of_interest import Region, region_of_interest
 from FlareSegmentSlicerLib.scene.segmentation_nodes import OrganLabels, Snapshot
 
@@ -89,7 +89,7 @@ class SegmentationRun:
                 )
             )
         options = self.options
-        settings = SegmentationSettings(options.model, options.device, options.organs, None, options.smoothing)
+        settings = SegmentationSettings(options.model, options.device, options.organs, None, self._smoothing())
         if options.roiNode is not None:
             self._region = region_of_interest(self.volumeNode, volume, options.roiNode)
             volume = self._region.crop(volume)
@@ -120,6 +120,15 @@ class SegmentationRun:
     def onFailure(self, message: str) -> None:
         self.onEnd()
         self.callbacks.onError(message)
+
+    def _smoothing(self) -> float | None:
+        """Smoothing of the surfaces that the worker shall make: those that it can make are Slicer's own by default.
+
+        Where the output's surfaces are decimated, or made with another method, Slicer makes them when they are shown.
+        """
+        if self.segmentationNode is not None and not display.has_default_surfaces(self.segmentationNode):
+            return None
+        return self.options.smoothing
 
     def _check_unchanged(self) -> None:
         image = (self.frameNode or self.volumeNode).GetImageData()

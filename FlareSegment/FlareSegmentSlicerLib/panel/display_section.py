@@ -29,7 +29,7 @@ class DisplaySection:
         volume = segmentation_nodes.reference_volume(node)
         for widget, name, value in (
             (self._ui.smoothingSlider, "value", display.smoothing(node)),
-            (self._ui.opacitySlider, "value", node.GetDisplayNode().GetOpacity3D()),
+            (self._ui.opacitySlider, "value", node.GetDisplayNode().GetOpacity()),
             (self._ui.volumeRenderingCheckBox, "checked", display.is_volume_rendered(volume)),
         ):
             blocked = widget.blockSignals(True)

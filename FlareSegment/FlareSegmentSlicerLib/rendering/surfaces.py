@@ -246,6 +246,12 @@ def _opengl_works() -> bool:
 
 
 def require_opengl() -> None:
+    """Raise RenderingUnavailable where VTK cannot draw.
+
+    A window of Slicer is drawn by the same VTK: whoever sees it need not wait for a second Python that tries.
+    """
+    if _slicer_draws():
+        return
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
     if not _opengl_works():
@@ -253,3 +259,8 @@ def require_opengl() -> None:
             "No 3D picture was made: this machine has no OpenGL. "
             "Install a graphics driver or Mesa (Debian: libegl1, libgl1-mesa-dri)."
         )
+
+
+def _slicer_draws() -> bool:
+    application = getattr(sys.modules.get("slicer"), "app", None)
+    return application is not None and application.layoutManager() is not None

@@ -26,11 +26,29 @@ def set_smoothing(segmentationNode: slicer.vtkMRMLSegmentationNode, factor: floa
         segmentationNode.CreateClosedSurfaceRepresentation()
 
 
+def has_default_surfaces(segmentationNode: slicer.vtkMRMLSegmentationNode) -> bool:
+    """Whether the node's surfaces are made as Slicer makes them by default, whatever their smoothing factor."""
+    rule = slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule
+    names = (
+        rule.GetComputeSurfaceNormalsParameterName(),
+        rule.GetConversionMethodParameterName(),
+        rule.GetDecimationFactorParameterName(),
+        rule.GetJointSmoothingParameterName(),
+    )
+    segmentation, default = segmentationNode.GetSegmentation(), slicer.vtkSegmentation()
+    return all(_number(segmentation, one) == _number(default, one) for one in names)
+
+
+def _number(segmentation: slicer.vtkSegmentation, parameter: str) -> float:
+    return float(segmentation.GetConversionParameter(parameter) or 0)
+
+
 def set_opacity(segmentationNode: slicer.vtkMRMLSegmentationNode, opacity: float) -> None:
-    """Opacity of the surfaces and of the slices' fill and outline, 0 to 1."""
-    display = segmentationNode.GetDisplayNode()
-    display.SetOpacity3D(opacity)
-    display.SetOpacity(opacity)
+    """Opacity of the surfaces and of the slices' fill and outline, 0 to 1.
+
+    The node's own opacity is the factor that slices and 3D views have in common; each has one more of its own.
+    """
+    segmentationNode.GetDisplayNode().SetOpacity(opacity)
 
 
 def set_organ_visible(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentID: str, visible: bool) -> None:

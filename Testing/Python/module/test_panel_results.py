@@ -291,6 +291,20 @@ def test_a_reference_without_organs_is_said(panel):
     assert panel.ui.compareButton.text == "Compare"
 
 
+def shown_opacities():
+    """Opacities with which the 3D view draws surfaces."""
+    import slicer
+
+    actors = slicer.app.layoutManager().activeThreeDRenderer().GetActors()
+    shown = [actors.GetItemAsObject(index) for index in range(actors.GetNumberOfItems())]
+    return [actor.GetProperty().GetOpacity() for actor in shown if is_surface(actor)]
+
+
+def is_surface(actor):
+    data = actor.GetMapper().GetInput() if actor.GetVisibility() and actor.GetMapper() else None
+    return data is not None and data.GetNumberOfPolys() > 100
+
+
 def test_smoothing_opacity_and_volume_rendering(panel, screenshots):
     import slicer
 
@@ -311,7 +325,8 @@ def test_smoothing_opacity_and_volume_rendering(panel, screenshots):
     assert display.smoothing(node) == 1.0
     assert corner_points() != before
     panel.ui.opacitySlider.value = 0.4
-    assert node.GetDisplayNode().GetOpacity3D() == pytest.approx(0.4)
+    panel.app.processEvents()
+    assert shown_opacities() == pytest.approx([0.4] * 4)
     panel.click(panel.ui.volumeRenderingCheckBox)
     rendering = slicer.modules.volumerendering.logic().GetFirstVolumeRenderingDisplayNode(ct)
     assert rendering.GetVisibility()
@@ -894,3 +909,64 @@ def test_a_scene_read_twice_keeps_each_difference_with_its_own_result(panel, tmp
     for node, difference in zip(results, differences, strict=True):
         volume = segmentation_nodes.reference_volume
         assert volume(difference) is volume(node)
+
+
+def test_a_result_that_python_made_is_taken_over_by_the_open_panel(panel):
+    ct = add_ct()
+    panel.use("good")
+    made = panel.logic.segment(ct, model=Path("good"))
+    panel.until(lambda: panel.ui.outputSelector.currentNode() is made)
+    assert [row[0] for row in panel.table] == [organ.name for organ in ORGANS]
+    newer = panel.logic.segment(ct, model=Path("good"))
+    panel.until(lambda: panel.ui.outputSelector.currentNode() is newer)
+    own, _labels = reference_of(ct, 1)
+    panel.ui.outputSelector.setCurrentNode(own)
+    panel.logic.segment(ct, model=Path("good"))
+    panel.app.processEvents()
+    assert panel.ui.outputSelector.currentNode() is own
+
+
+def test_nothing_is_kept_for_undo_of_nodes_that_are_gone(panel):
+    import slicer
+
+    add_ct()
+    panel.run()
+    panel.run()
+    (node,) = segmentations()
+    assert panel.logic.canUndo(node) and panel.logic._undo
+    slicer.mrmlScene.RemoveNode(node)
+    assert not panel.logic._undo
+    panel.run()
+    panel.run()
+    assert panel.logic._undo
+    slicer.mrmlScene.Clear(False)
+    assert not panel.logic._undo
+
+
+def test_surfaces_of_another_kind_than_the_workers_are_made_by_slicer(panel):
+    """Decimation and joint smoothing of the output are kept: the worker knows neither."""
+    import slicer
+
+    add_ct()
+    panel.run()
+    (node,) = segmentations()
+    segmentation = node.GetSegmentation()
+    surface = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+    whole = segmentation.GetSegment("liver").GetRepresentation(surface).GetNumberOfPolys()
+    rule = slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule
+    segmentation.SetConversionParameter(rule.GetDecimationFactorParameterName(), "0.8")
+    panel.run()
+    assert segmentation.GetSegment("liver").GetRepresentation(surface).GetNumberOfPolys() < 0.5 * whole
+
+
+def test_organs_have_names_that_translators_see():
+    import ast
+    import inspect
+
+    from FlareSegmentLib.organs import FLARE22_ORGANS
+    from FlareSegmentSlicerLib.scene import organ_names
+
+    calls = [node for node in ast.walk(ast.parse(inspect.getsource(organ_names))) if isinstance(node, ast.Call)]
+    texts = [call.args[0].value for call in calls if getattr(call.func, "id", "") == "_"]
+    assert texts == [organ.name for organ in FLARE22_ORGANS]
+    assert [organ_names.organ_name(organ) for organ in FLARE22_ORGANS] == texts
