@@ -5,7 +5,7 @@ Only what Slicer expects in a module file is here. A training run is a process o
 it again.
 """
 
-import importlib.util
+import sys
 from pathlib import Path
 
 import qt
@@ -21,12 +21,16 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 
+from FlareSegmentLib import HOMEPAGE
 from FlareSegmentLib.errors import FlareSegmentError
+from FlareSegmentSlicerLib.panel.installation import torch_installed
+from FlareSegmentSlicerLib.panel.message_area import MessageArea
 from FlareSegmentTrainingLib.training.presets import preset_names, read_preset
 from FlareSegmentTrainingLib.training.run_folder import CURVES_FILE
 
 POLL_MS = 1000
 SETTINGS = "FlareSegmentTraining/"
+LIBRARIES = ("FlareSegmentTrainingLib", "FlareSegmentTrainingSlicerLib")
 
 
 class FlareSegmentTraining(ScriptedLoadableModule):
@@ -43,6 +47,7 @@ Trains the networks of FlareSegment on labeled CTs: FLARE22, Medical Segmentatio
 own. Choose the data, a preset and a folder, click <b>Start training</b>. The training goes on when this panel or Slicer
 is closed.
 """)
+        self.parent.helpText += f'<p><a href="{HOMEPAGE}">{HOMEPAGE}</a></p>'
         self.parent.acknowledgementText = _("""
 V-Net: Milletari, Navab, Ahmadi 2016. 3D U-Net: Çiçek et al. 2016.
 """)
@@ -56,7 +61,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         self.logic: FlareSegmentTrainingLogic | None = None
         self._timer: qt.QTimer | None = None
-        self._curvesTime = 0.0
+        self._curvesShown = (0.0, 0)
 
     def setup(self) -> None:
         """Called when the user opens the module the first time and the widget is initialized."""
@@ -65,6 +70,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         self.logic = FlareSegmentTrainingLogic()
+        self._message = MessageArea(self.ui.messageFrame, self.ui.messageBar, self.ui.messageLabel)
 
         for name, description in self.logic.presets().items():
             self.ui.presetComboBox.addItem(name, name)
@@ -72,6 +78,9 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         settings = slicer.app.settings()
         self.ui.dataPathEdit.currentPath = settings.value(SETTINGS + "Data") or ""
         self.ui.outputPathEdit.currentPath = settings.value(SETTINGS + "Output") or ""
+        self.ui.backgroundCheckBox.checked = slicer.util.settingsValue(
+            SETTINGS + "InBackground", False, slicer.util.toBool
+        )
         preset = settings.value(SETTINGS + "Preset") or "flare-organs"
         self.ui.presetComboBox.setCurrentIndex(max(0, self.ui.presetComboBox.findData(preset)))
 
@@ -87,10 +96,18 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         self.ui.outputPathEdit.connect("currentPathChanged(QString)", self.onOutputChanged)
         self.onPresetChanged()
         self.onOutputChanged(self.ui.outputPathEdit.currentPath)
+        if getattr(self.parent, "isEntered", False):  # the panel was reloaded while it was open
+            self._timer.start()
 
     def cleanup(self) -> None:
         """Called when the application closes or the module is reloaded; a training goes on."""
         self._timer.stop()
+
+    def onReload(self) -> None:
+        """Read the module's libraries anew, too: what is imported already would be taken again."""
+        for name in [name for name in sys.modules if name.partition(".")[0] in LIBRARIES]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
 
     def enter(self) -> None:
         """Called each time the user opens this module."""
@@ -113,7 +130,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
     def onOutputChanged(self, path: str) -> None:
         """Another run folder was chosen: show the run in it, if there is one."""
         self.logic.open(path)
-        self._curvesTime = 0.0
+        self._curvesShown = (0.0, 0)
         self.updateState()
 
     def onStartButton(self) -> None:
@@ -122,6 +139,8 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         settings.setValue(SETTINGS + "Data", self.ui.dataPathEdit.currentPath)
         settings.setValue(SETTINGS + "Output", self.ui.outputPathEdit.currentPath)
         settings.setValue(SETTINGS + "Preset", self.ui.presetComboBox.currentData)
+        settings.setValue(SETTINGS + "InBackground", self.ui.backgroundCheckBox.checked)
+        self.logic.setBackground(self.ui.backgroundCheckBox.checked)
         try:
             if self.logic.state() == training_process.NOT_BEGUN:
                 epochs = self.ui.epochsSpinBox.value
@@ -156,10 +175,11 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         active = state in (training_process.STARTING, training_process.RUNNING)
         begun = state != training_process.NOT_BEGUN
         data, output = ui.dataPathEdit.currentPath, ui.outputPathEdit.currentPath
-        ready = importlib.util.find_spec("torch") is not None
+        ready = torch_installed()
         for widget in (ui.dataPathEdit, ui.presetComboBox, ui.epochsSpinBox):
             widget.enabled = not begun
         ui.outputPathEdit.enabled = not active
+        ui.backgroundCheckBox.enabled = not active
         ui.stopButton.enabled = state == training_process.RUNNING and not self.logic.stopRequested()
         ui.startButton.text = _("Continue training") if begun and not active else _("Start training")
         if not ready:
@@ -194,23 +214,19 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         return self.logic.message()
 
     def _showCurves(self) -> None:
-        """Show curves.png when it has changed."""
+        """Show curves.png when it or the panel's width has changed."""
         file = self.logic.curvesFile()
-        time = file.stat().st_mtime if file and file.is_file() else 0.0
-        if time != self._curvesTime:
-            self._curvesTime = time
+        time, width = file.stat().st_mtime if file and file.is_file() else 0.0, self.ui.curvesLabel.width
+        if (time, width) != self._curvesShown:
+            self._curvesShown = time, width
             pixmap = qt.QPixmap(str(file)) if time else qt.QPixmap()
             if time:
-                pixmap = pixmap.scaledToWidth(max(300, self.ui.curvesLabel.width), qt.Qt.SmoothTransformation)
+                pixmap = pixmap.scaledToWidth(width, qt.Qt.SmoothTransformation)
             self.ui.curvesLabel.setPixmap(pixmap)
         self.ui.curvesCollapsibleButton.setVisible(bool(time))
 
     def _showMessage(self, text: str, kind: str = "information") -> None:
-        color = {"information": "#4a90c2", "error": "#c8453b"}[kind]
-        self.ui.messageLabel.styleSheet = f"border: none; border-left: 3px solid {color}; padding: 3px 8px;"
-        # Paths are long words: a label breaks them only where it may.
-        self.ui.messageLabel.text = text.replace("/", "/\u200b").replace("\\", "\\\u200b")
-        self.ui.messageLabel.setVisible(bool(text))
+        self._message.show(text, kind)
 
 
 class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic):
@@ -226,6 +242,7 @@ class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic):
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         self._process: TrainingProcess | None = None
+        self._background = False
 
     def presets(self) -> dict[str, str]:
         """Return the presets' names and descriptions."""
@@ -238,16 +255,22 @@ class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic):
         elif self._process is None or self._process.folder.path != Path(folder):
             self._process = TrainingProcess(folder)
 
+    def setBackground(self, background: bool) -> None:
+        """Let a training that is started from now on run while other programs go first, or not (as at first)."""
+        self._background = background
+
     def start(self, preset: str, data: str, epochs: int | None = None) -> None:
         """Begin a run. Raises FlareSegmentError with one clear line.
 
         :param data: folder, archive, list, or phantom:N; several separated by semicolons
         :param epochs: of every stage; None takes the preset's
         """
+        self._process.background = self._background
         self._process.start(preset, [place.strip() for place in data.split(";") if place.strip()], epochs)
 
     def resume(self) -> None:
         """Continue the run. Raises FlareSegmentError with one clear line."""
+        self._process.background = self._background
         self._process.resume()
 
     def stop(self) -> None:

@@ -5,3 +5,4 @@ Importable without slicer, vtk or Qt, and without torch: only the files that run
 """
 
 __version__ = "0.1.0"
+HOMEPAGE = "https://github.com/FlareSegment/SlicerFlareSegment"

@@ -7,6 +7,7 @@ package that Slicer itself brings is touched.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import platform
@@ -15,7 +16,34 @@ import sys
 import slicer
 from slicer.i18n import tr as _
 
-TORCH_REQUIREMENT = ">=2.4"
+TORCH_REQUIREMENT = ">=2.2"
+"""The last PyTorch for Macs with an Intel processor is 2.2; it needs numpy < 2, which such a Slicer has."""
+
+
+class Torch:
+    """Whether PyTorch can be used.
+
+    Looking for it takes no time; whether it can be loaded is known only by loading it, which takes seconds and is the
+    worker's first act: what it stumbled over is told here.
+    """
+
+    def __init__(self) -> None:
+        self.problem = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is there and nobody has failed to load it."""
+        return torch_installed() and not self.problem
+
+    def install(self) -> None:
+        """Install it; asks before it downloads. One that cannot be loaded is removed first. Raises an exception that
+        says why it failed.
+        """
+        if self.problem:
+            slicer.util.pip_uninstall("torch")
+            importlib.invalidate_caches()
+        install_torch()
+        self.problem = ""
 
 
 def torch_installed() -> bool:
@@ -24,7 +52,9 @@ def torch_installed() -> bool:
 
 
 def install_torch() -> None:
-    """Install PyTorch; asks before it downloads. Raises an exception that says why it failed."""
+    """Install PyTorch; asks before it downloads, and does nothing where the user declines. Raises an exception that
+    says why it failed.
+    """
     try:
         import PyTorchUtils
     except ModuleNotFoundError:
@@ -56,4 +86,6 @@ def _install_by_pip() -> None:
         if slicer.util.confirmOkCancelDisplay(question):
             slicer.util.pip_install([requirement])
     else:
-        pip_ensure(requirement, requester="FlareSegment")
+        # Its one RuntimeError in the main thread says that the user declined; pip's own failures are of another class.
+        with contextlib.suppress(RuntimeError):
+            pip_ensure(requirement, requester="FlareSegment")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,26 +13,40 @@ from slicer.i18n import tr as _
 
 from FlareSegmentLib.errors import ModelError
 from FlareSegmentLib.model.model_card import ModelCard, read_model_card
+from FlareSegmentSlicerLib.scene.organ_names import organ_name
 from FlareSegmentSlicerLib.scene.volume_sequences import frame_sequence
 
 DEVICE_SETTING = "FlareSegment/Device"
 MODEL_SETTING = "FlareSegment/ModelFolder"
 SHOW_3D_SETTING = "FlareSegment/Show3DWhenDone"
+BACKGROUND_SETTING = "FlareSegment/InBackground"
 _NAMED_ORGANS = 2
 
 
 class OptionsSection:
     """Widgets of the section; what is chosen lives in the parameter node, and as defaults in Slicer's settings."""
 
-    def __init__(self, ui: Any, parameters: Callable[[], Any], bundledModel: Callable[[], Path]) -> None:
-        """parameters: gives the parameter node, or None; bundledModel: folder of the model that needs no choice."""
+    def __init__(
+        self,
+        ui: Any,
+        parameters: Callable[[], Any],
+        bundledModel: Callable[[], Path],
+        onBackground: Callable[[bool], None],
+    ) -> None:
+        """
+        :param parameters: gives the parameter node, or None
+        :param bundledModel: folder of the model that needs no choice
+        :param onBackground: is told whether other programs shall go first, now and whenever the user chooses it
+        """
         self._ui = ui
+        self._onBackgroundChosen = onBackground
         self._parameters = parameters
         self._bundledModel = bundledModel
         self._card: ModelCard | None = None
         self._cardOf: Path | None = None
         self._cardWindow: qt.QDialog | None = None
         self._moreVolumes: set[str] = set()
+        self._priorityTold = False
         ui.deviceComboBox.addItem(_("Automatic"), "auto")
         ui.deviceComboBox.addItem(_("CPU"), "cpu")
         self._organsMenu = qt.QMenu(ui.organsButton)
@@ -41,10 +56,13 @@ class OptionsSection:
         self._volumesMenu.connect("aboutToShow()", self._fillVolumesMenu)
         ui.autoShow3DCheckBox.checked = slicer.util.settingsValue(SHOW_3D_SETTING, True, slicer.util.toBool)
         ui.autoShow3DCheckBox.connect("toggled(bool)", self._onAutoShow3D)
+        ui.backgroundCheckBox.checked = slicer.util.settingsValue(BACKGROUND_SETTING, False, slicer.util.toBool)
+        ui.backgroundCheckBox.connect("toggled(bool)", self._onBackground)
         ui.deviceComboBox.connect("activated(int)", self._onDevice)
         ui.modelPathEdit.connect("currentPathChanged(QString)", self._onModel)
         ui.modelCardButton.connect("clicked(bool)", self._onCard)
         ui.roiSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._onRegionAdded)
+        onBackground(ui.backgroundCheckBox.checked)
 
     def applyDefaults(self) -> None:
         """Give a scene in which nothing was chosen yet what the user chose last."""
@@ -82,6 +100,20 @@ class OptionsSection:
                 combo.setItemText(index, text)
         if self._parameters():
             self.update()
+
+    def showPriority(self, niceness: int) -> None:
+        """Say at which priority the worker really runs (see `processes.set_priority`)."""
+        text = _("Other programs and Slicer itself go first: takes longer while they work.")
+        if niceness and not self._ui.backgroundCheckBox.checked:
+            text += "\n" + _(
+                "Now its niceness is {niceness} anyway: Slicer lowers its own, and the system does not let what it "
+                "starts take that back. Where SLICER_BACKGROUND_THREAD_PRIORITY=0 is in the environment, Slicer "
+                "does not."
+            ).format(niceness=niceness)
+            if not self._priorityTold:
+                logging.info("FlareSegment's worker process runs at niceness %d, which Slicer's own is.", niceness)
+            self._priorityTold = True
+        self._ui.backgroundCheckBox.toolTip = text
 
     @property
     def device(self) -> str:
@@ -133,7 +165,7 @@ class OptionsSection:
     def _fillOrgansMenu(self) -> None:
         self._organsMenu.clear()
         for organ in self._card.organs if self._card else ():
-            action = self._organsMenu.addAction(_(organ.name))
+            action = self._organsMenu.addAction(organ_name(organ))
             action.setCheckable(True)
             action.setData(organ.key)
             action.connect("toggled(bool)", self._onOrgans)
@@ -192,6 +224,10 @@ class OptionsSection:
     def _onAutoShow3D(self, checked: bool) -> None:
         qt.QSettings().setValue(SHOW_3D_SETTING, checked)
 
+    def _onBackground(self, checked: bool) -> None:
+        qt.QSettings().setValue(BACKGROUND_SETTING, checked)
+        self._onBackgroundChosen(checked)
+
     def _onCard(self) -> None:
         if self._cardWindow is None:
             self._cardWindow = qt.QDialog(self._ui.modelCardButton.window())
@@ -226,6 +262,8 @@ def candidate_volumes() -> list[slicer.vtkMRMLScalarVolumeNode]:
 
 
 def _summary(card: ModelCard) -> str:
-    scores = ", ".join(f"{_(organ.name)} {card.dice[organ.key]:.2f}" for organ in card.organs if organ.key in card.dice)
+    scores = ", ".join(
+        f"{organ_name(organ)} {card.dice[organ.key]:.2f}" for organ in card.organs if organ.key in card.dice
+    )
     text = f"{card.name} {card.version}, {card.license}"
     return text + (_("; mean Dice: {scores}").format(scores=scores) if scores else "")

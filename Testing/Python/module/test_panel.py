@@ -365,6 +365,159 @@ def test_a_failed_installation_is_said(panel, monkeypatch):
     assert panel.ui.installTorchButton.enabled
 
 
+def test_declining_the_installation_is_no_error(panel, monkeypatch, caplog):
+    def declined(*arguments, **keywords):
+        raise RuntimeError("User declined package installation")
+
+    import slicer.packaging
+
+    monkeypatch.setattr(panel.module.installation, "torch_installed", lambda: False)
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    monkeypatch.setattr(slicer.packaging, "pip_ensure", declined)
+    panel.widget._updateState()
+    caplog.clear()
+    panel.click(panel.ui.installTorchButton)
+    assert panel.message == "PyTorch was not installed."
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_pytorch_that_cannot_be_loaded_is_said_and_can_be_installed_anew(panel, monkeypatch):
+    import slicer
+
+    from FlareSegmentLib.worker.protocol import Failure
+
+    calls = []
+    add_ct()
+    panel.widget.onWarmUpFailed(Failure(1, "torch", "libtorch_cpu.so: cannot open shared object file", "trace"))
+    assert panel.ui.torchFrame.visible and not panel.ui.segmentButton.enabled
+    assert "cannot be loaded: libtorch_cpu.so" in panel.ui.torchLabel.text.replace("\u200b", "")
+    assert not panel.message
+    monkeypatch.setattr(slicer.util, "pip_uninstall", calls.append)
+    monkeypatch.setattr(panel.module.installation, "install_torch", lambda: calls.append("installed"))
+    panel.click(panel.ui.installTorchButton)
+    assert calls == ["torch", "installed"]
+    assert not panel.ui.torchFrame.visible and panel.ui.segmentButton.enabled
+
+
+def test_segmenting_in_the_background_is_a_choice_that_is_kept(panel):
+    import qt
+
+    ui = panel.ui
+    ui.advancedCollapsibleButton.collapsed = False
+    panel.app.processEvents()
+    assert not ui.backgroundCheckBox.checked
+    panel.click(ui.backgroundCheckBox)
+    assert panel.logic._worker._background
+    panel.until(lambda: panel.logic._worker.process_id())
+    assert qt.QSettings().value("FlareSegment/InBackground") in (True, "true")
+    panel.click(ui.backgroundCheckBox)
+    assert not panel.logic._worker._background
+    panel.widget._options.showPriority(19)
+    assert "SLICER_BACKGROUND_THREAD_PRIORITY" in ui.backgroundCheckBox.toolTip
+    panel.widget._options.showPriority(0)
+    assert "SLICER_BACKGROUND_THREAD_PRIORITY" not in ui.backgroundCheckBox.toolTip
+    ui.advancedCollapsibleButton.collapsed = True
+
+
+def test_reload_reads_the_libraries_anew_and_warms_the_worker(panel, monkeypatch):
+    import slicer
+
+    add_ct()
+    panel.run()
+    old = sys.modules["FlareSegmentSlicerLib.scene.display"]
+    worker = panel.logic._worker
+    warmed = []
+    kept = {name: one for name, one in sys.modules.items() if name.partition(".")[0] in panel.module.LIBRARIES}
+    try:
+        panel.widget.onReload()
+        widget = slicer.util.getModuleWidget("FlareSegment")
+        assert widget is not panel.widget
+        assert worker.process_id() == 0
+        assert sys.modules["FlareSegmentSlicerLib.scene.display"] is not old
+        assert type(widget.logic._worker).__module__ == "FlareSegmentSlicerLib.logic.worker_process"
+        assert type(widget.logic._worker) is not type(worker)
+        assert widget.logic._worker.process_id() > 0
+        assert widget.ui.organTable.rowCount == 4
+        warmed.append(widget)
+    finally:
+        slicer.util.getModuleWidget("FlareSegment").logic.close()
+        sys.modules.update(kept)
+        sys.modules["FlareSegment"] = panel.module
+        slicer.util.reloadScriptedModule("FlareSegment")
+
+
+def test_the_self_test_says_when_there_is_no_pytorch(panel, monkeypatch):
+    """On machines that build extensions; the panel is opened all the same."""
+    said = []
+    monkeypatch.setattr(panel.module.installation, "torch_installed", lambda: False)
+    test = panel.module.FlareSegmentTest()
+    monkeypatch.setattr(test, "delayDisplay", said.append)
+    test.runTest()
+    assert "PyTorch is not installed" in said[-1]
+    assert not segmentations()
+
+
+def test_the_self_test_fails_where_the_panel_is_broken(panel, monkeypatch):
+    def broken(*arguments):
+        raise TypeError("Unable to write value")
+
+    monkeypatch.setattr(panel.widget, "onSegmentButton", broken)
+    panel.ui.segmentButton.disconnect("clicked(bool)")
+    test = panel.module.FlareSegmentTest()
+    monkeypatch.setattr(test, "delayDisplay", lambda text: None)
+    try:
+        with pytest.raises(AssertionError):
+            test.runTest()
+    finally:
+        panel.ui.segmentButton.connect("clicked(bool)", type(panel.widget).onSegmentButton.__get__(panel.widget))
+
+
+def test_the_phantom_is_a_sample_for_python_too(panel):
+    import SampleData
+    import slicer
+
+    panel.module.register_sample_data()
+    panel.module.register_sample_data()
+    assert len(slicer.modules.sampleDataSources["FlareSegment"]) == 1
+    node = SampleData.downloadSample(panel.module.PHANTOM)
+    made = panel.module.load_sample(panel.module.PHANTOM)
+    assert node.GetName() == "Torso phantom"
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(node), slicer.util.arrayFromVolume(made))
+    for volume in (node, made):
+        assert volume.GetSpacing() == pytest.approx(made.GetSpacing())
+        assert volume.GetOrigin() == pytest.approx(made.GetOrigin())
+
+
+def test_the_homepage_is_linked_from_both_modules(panel, load_module, repository):
+    import re
+
+    import slicer
+
+    from FlareSegmentLib import HOMEPAGE
+
+    assert re.search(r'EXTENSION_HOMEPAGE "(.*)"', (repository / "CMakeLists.txt").read_text())[1] == HOMEPAGE
+    load_module(repository / "FlareSegmentTraining" / "FlareSegmentTraining.py")
+    for name in ("FlareSegment", "FlareSegmentTraining"):
+        assert f'href="{HOMEPAGE}"' in slicer.app.moduleManager().module(name).helpText
+
+
+def test_loading_both_modules_imports_nothing_heavy(repository):
+    """Slicer loads module files at every start, whether anybody opens them or not."""
+    import subprocess
+
+    code = (
+        "import sys; sys.path[:0] = ['FlareSegment', 'FlareSegmentTraining', 'Testing']\n"
+        "from slicerhost import boot; boot()\n"
+        "before = set(sys.modules)\n"
+        "import FlareSegment, FlareSegmentTraining\n"
+        "heavy = {'torch', 'scipy', 'SimpleITK', 'nibabel', 'matplotlib', 'pydicom', 'highdicom', 'cc3d', 'monai'}\n"
+        "print(*sorted(heavy & set(sys.modules) - before), flush=True)\n"
+        "import os; os._exit(0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and not done.stdout.strip(), done.stdout + done.stderr
+
+
 def test_devices_are_offered_by_name_and_memory(panel):
     combo = panel.ui.deviceComboBox
     panel.until(lambda: combo.count == 4)

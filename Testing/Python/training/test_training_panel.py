@@ -86,6 +86,48 @@ def finished_run(folder, epochs=6):
     return run
 
 
+def test_the_panel_keeps_its_width(panel, slicer_app, tmp_path):
+    import slicer
+
+    layout = slicer.app.moduleManager().module("FlareSegmentTraining").widgetRepresentation().layout()
+    narrowest = layout.totalSizeHint().width()
+    finished_run(tmp_path / ("a_long_name_of_a_run_" * 6))
+    panel.ui.outputPathEdit.currentPath = str(tmp_path / ("a_long_name_of_a_run_" * 6))
+    slicer_app.processEvents()
+    panel.updateState()
+    slicer_app.processEvents()
+    assert panel.ui.curvesCollapsibleButton.visible
+    assert layout.totalSizeHint().width() == narrowest <= 310
+    assert panel.ui.FlareSegmentTraining.layout().totalMinimumSize().width() <= 284
+
+
+def test_a_training_that_has_ended_is_not_starting(panel, slicer_app, tmp_path, monkeypatch):
+    """Its process takes seconds to end after its last report, and its first report takes seconds to come."""
+    from FlareSegmentTrainingSlicerLib import training_process
+
+    script = tmp_path / "slow_to_end.py"
+    script.write_text(FAKE_TRAINING + "time.sleep(60)\n")
+    monkeypatch.setattr(training_process, "TRAIN_SCRIPT", script)
+    process = training_process.TrainingProcess(tmp_path / "run")
+    process.background = True
+    process.start("dice-vnet", ["phantom:4"])
+    assert process.state() == training_process.STARTING
+    until(slicer_app, panel, lambda: process.state() == training_process.RUNNING)
+    assert json.loads((tmp_path / "run" / "arguments.json").read_text())[-2:] == ["--priority", "background"]
+    process.request_stop()
+    until(slicer_app, panel, lambda: process.state() == training_process.STOPPED)
+    assert process._launched
+    with pytest.raises(Exception, match="just ending"):
+        process.resume()
+    process._process.kill()
+    process._process.wait()
+    process.resume()
+    assert process.state() == training_process.STARTING  # the report that lies there is the one before
+    until(slicer_app, panel, lambda: process.state() == training_process.RUNNING)
+    process._process.kill()
+    process._process.wait()
+
+
 def test_an_empty_panel_says_what_to_do(panel, screenshots):
     ui = panel.ui
     assert ui.presetComboBox.count == 6
@@ -183,6 +225,35 @@ def test_curves_become_tables_and_a_chart_that_a_saved_scene_shows(panel, tmp_pa
     assert view.GetPlotChartNodeID() == chart.GetID()
     layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
     assert layout.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalPlotView
+
+
+def test_curves_of_one_epoch_are_no_lines(panel, tmp_path):
+    """VTK cannot draw a line of one point, and says so at every repaint."""
+    import slicer
+
+    finished_run(tmp_path / "run", epochs=2)
+    panel.ui.outputPathEdit.currentPath = str(tmp_path / "run")
+    panel.ui.plotButton.click()
+    (chart,) = slicer.util.getNodesByClass("vtkMRMLPlotChartNode")
+    for index in range(chart.GetNumberOfPlotSeriesNodes()):
+        series = chart.GetNthPlotSeriesNode(index)
+        line = series.GetPlotType() == slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter
+        assert line == (series.GetTableNode().GetNumberOfRows() > 1), series.GetName()
+
+
+def test_a_scene_without_a_window_opens_with_the_curves_and_no_warning(repository, tmp_path):
+    finished_run(tmp_path / "run")
+    code = (
+        "import sys; sys.path[:0] = ['FlareSegment', 'FlareSegmentTraining', 'Testing']\n"
+        "from pathlib import Path\nfrom slicerhost import boot; boot()\n"
+        "from FlareSegmentTrainingLib.training.run_folder import RunFolder\n"
+        "from FlareSegmentTrainingSlicerLib import curves_nodes\n"
+        f"print(curves_nodes.save_scene(RunFolder(Path({str(tmp_path / 'run')!r}))), flush=True)\n"
+        "import os; os._exit(0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=120)
+    assert (tmp_path / "run" / "curves.mrb").is_file(), done.stderr
+    assert "layout" not in done.stdout + done.stderr
 
 
 def test_showing_curves_twice_replaces_them(panel, tmp_path):
