@@ -15,8 +15,6 @@ if __package__ in (None, ""):  # started by its path: the libraries are two fold
     _MODULE = os.path.dirname(os.path.dirname(_HERE))
     sys.path[:] = [_MODULE, *(entry for entry in sys.path if os.path.abspath(entry or ".") != _HERE)]
 
-from FlareSegmentLib.worker.main import main
-
 IN_BACKGROUND = "--background"
 """Argument of the worker that shall let other programs go first."""
 
@@ -38,4 +36,6 @@ def write_surfaces(*arguments: Any) -> None:
 
 
 if __name__ == "__main__":
+    from FlareSegmentLib.worker.main import main
+
     main(write_surfaces, IN_BACKGROUND in sys.argv[1:])

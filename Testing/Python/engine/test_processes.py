@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from FlareSegmentLib import processes
-from FlareSegmentLib.processes import identity, is_running, private_folder, remove_abandoned
+from FlareSegmentLib.processes import LOWEST_PRIORITY, identity, is_running, private_folder, remove_abandoned
 from FlareSegmentTrainingLib.training.run_folder import DEAD_AFTER_SECONDS, ProgressReporter, RunFolder
 
 YEAR = 365 * 86400
@@ -181,3 +181,34 @@ def test_nothing_is_measured_with_a_clock_that_can_be_set(repository: Path) -> N
                     if name in ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today"):
                         found.append(path.name)
     assert found == ["run_folder.py"]
+
+
+def priority_of(background: bool, before: str = "") -> list[int]:
+    """What `set_priority` returned in a process of its own, its niceness then, and whether it leads a session."""
+    code = (
+        f"import os, sys; sys.path.insert(0, {str(Path(processes.__file__).parents[1])!r}); {before}\n"
+        f"from FlareSegmentLib.processes import set_priority; told = set_priority({background})\n"
+        "print(told, os.getpriority(os.PRIO_PROCESS, 0), int(os.getsid(0) == os.getpid()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    return [int(word) for word in done.stdout.split()]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="niceness of POSIX")
+def test_priority_is_what_was_asked_for_or_said_to_be_another() -> None:
+    assert priority_of(True) == [LOWEST_PRIORITY, LOWEST_PRIORITY, 1]
+    told, real, leads = priority_of(False, "os.nice(19)")
+    assert told == real and leads == 1
+    if os.geteuid() == 0 and may_lower_niceness():
+        assert told == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="niceness of POSIX")
+def test_a_priority_that_the_system_refuses_is_told() -> None:
+    forbidden = "os.nice(19)\ndef refuse(*arguments): raise PermissionError\nos.setpriority = refuse\n"
+    assert priority_of(False, forbidden)[:2] == [19, 19]
+
+
+def may_lower_niceness() -> bool:
+    done = subprocess.run([sys.executable, "-c", "import os; os.nice(1); os.nice(-1)"], capture_output=True)
+    return done.returncode == 0
