@@ -110,3 +110,17 @@ def test_half_precision_needs_a_gpu(machine) -> None:
 def test_long_runs_on_a_cpu_are_compiled(monkeypatch, wanted, device, steps, compilers, expected) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: name if compilers else None)
     assert choose_compiled(wanted, torch.device(device), steps) is expected
+
+
+def test_pytorch_2_2_is_enough(machine, monkeypatch: pytest.MonkeyPatch):
+    """It cannot say what the CPU computes, and has a scaler of gradients for CUDA alone."""
+    from FlareSegmentTrainingLib.training.trainer import _grad_scaler
+
+    machine()
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert choose_precision("auto", torch.device("cpu")) == "fp32"
+    monkeypatch.delattr(torch.amp, "GradScaler")
+    with pytest.warns(FutureWarning):  # newer versions would like the other name
+        scaler = _grad_scaler(torch.device("cpu"), enabled=False)
+    assert not scaler.is_enabled()
