@@ -181,7 +181,7 @@ class OptionsSection:
             names += [action.text] if kept else []
         count, listed = len(self._organsMenu.actions()), ", ".join(names)
         if chosen is None:
-            self._ui.organsButton.text = _("All {count}").format(count=count)
+            self._ui.organsButton.text = _("All {count}").format(count=count) if count else "–"
         elif len(names) <= _NAMED_ORGANS:
             self._ui.organsButton.text = listed
         else:
