@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from measuring import Row, matrix_gflops, report
 
-from FlareSegmentLib.inference.compute_devices import has_amx
+from FlareSegmentLib.inference.compute_devices import has_fast_bfloat16
 from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.training.batches import BatchSource
 from FlareSegmentTrainingLib.training.configuration import Configuration, parse
@@ -81,7 +81,7 @@ def main() -> None:
         for measured in ways:
             measured.run(-(-STEPS // ROUNDS), count=True)
     rows = [Row(f"{way.name}, one step", "s", way.seconds) for way in ways]
-    fast = device.type == "cuda" or has_amx()
+    fast = device.type == "cuda" or has_fast_bfloat16()
     for other in ways[1:]:
         ratios = [slow / own for slow, own in zip(ways[0].seconds, other.seconds)]
         last = other is ways[-1]

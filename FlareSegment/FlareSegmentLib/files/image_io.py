@@ -20,6 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.files.disk_space import why_not_written
 from FlareSegmentLib.files.file_headers import read_header, unreadable
 from FlareSegmentLib.volume import Volume
 
@@ -116,15 +117,20 @@ def write_labels(path: str | os.PathLike[str], labels: np.ndarray, like: Volume)
     image.SetSpacing(like.spacing)
     image.SetOrigin(like.origin)
     image.SetDirection(like.direction.ravel().tolist())
+    reason = ""
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
             part = Path(folder) / f"labels{extension}"
-            with quiet_itk():
-                sitk.WriteImage(image, str(part), extension != ".nii")
-            _check_written(part, labels.size)
-            os.replace(part, path)
+            try:
+                with quiet_itk():
+                    sitk.WriteImage(image, str(part), extension != ".nii")
+                _check_written(part, labels.size)
+                os.replace(part, path)
+            except (OSError, RuntimeError) as error:
+                reason = why_not_written(path.parent, error)
+                raise
     except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "the disk may be full"
+        reason = reason or why_not_written(path.parent, error)
         raise InputError(f"{path} cannot be written ({reason}): choose another output folder.") from error
 
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.image_io import check_is_ct
+from FlareSegmentLib.inference.box_growth import Look, grid_beyond, joined, with_context
 from FlareSegmentLib.inference.compute_devices import choose_device, number_type
 from FlareSegmentLib.inference.grids import Box, Grid, cell_volume_ml, cut_grid, stage_grid
 from FlareSegmentLib.inference.localization import body_midline, find_box, grown_box, without_air
@@ -83,7 +84,7 @@ class Segmenter:
         model: from `model_file.load_model`.
         device: "auto" takes CUDA or MPS if there is one.
         threads: CPU threads of the network; None for one per core.
-        precision: "auto" takes bfloat16 where the CPU multiplies matrices in it (Intel AMX) and on CUDA, else float32.
+        precision: one of `compute_devices.PRECISIONS`; "auto" takes bfloat16 where the device computes it fast.
 
     Raises:
         InputError: the device does not exist here.
@@ -228,16 +229,20 @@ class Segmenter:
         run: Run,
     ) -> tuple[torch.Tensor, Grid]:
         """The CT within the window on the stage's grid, (z, y, x) of LPS axes, and that grid."""
-        intensity = self.model.description.intensity
         with run.timed("preprocess"):
             run.begin(what, share)
             multiple = self.model.stage_multiple(stage.name)
-            grid = stage_grid(stage, multiple, volume, order, box, intensity)
-            image = window(resample(volume.array, grid, intensity.lower, self.device, run.tick), intensity)
-            image = image.permute(order.permutation)
+            grid = stage_grid(stage, multiple, volume, order, box, self.model.description.intensity)
+            image = self._windowed(volume, grid, order, run)
             if stage.region == "volume" and stage.shape is None:
                 image, grid = without_air(image, grid, order, multiple)
             return image.contiguous(), grid
+
+    def _windowed(self, volume: Volume, grid: Grid, order: AxisOrder, run: Run) -> torch.Tensor:
+        """The CT within the window on a grid, (z, y, x) of LPS axes."""
+        intensity = self.model.description.intensity
+        image = window(resample(volume.array, grid, intensity.lower, self.device, run.tick), intensity)
+        return image.permute(order.permutation)
 
     def _probabilities(
         self,
@@ -254,23 +259,25 @@ class Segmenter:
         the box that the stage before found.
         """
 
-        def look(spacing: tuple[float, float, float] | None, part: float) -> tuple[torch.Tensor, Grid, torch.Tensor]:
+        def look(spacing: tuple[float, float, float] | None, part: float) -> Look:
             image, grid = self._image(replace(stage, spacing_mm=spacing), volume, order, box, what, 0.3 * part, run)
             with run.timed("network"):
                 run.begin(what, 0.7 * part)
-                pixels = network_input(image, self.model.description.intensity)
-                return image, grid, torch.softmax(self._network(stage)(pixels, run.tick), dim=0)
+                return Look(image, grid, self._softmax(stage, image, run))
 
         spacings = (stage.spacing_mm, *stage.further_spacings_mm)
         cells = [1.0 / float(np.prod(spacing)) if spacing else 1.0 for spacing in spacings]
         first, *others = np.argsort(cells, kind="stable").tolist()
         looks = {first: look(spacings[first], share * cells[first] / sum(cells))}
         for _ in range(_MOST_GROWTHS):
-            grown = box and grown_box(box, looks[first][2], looks[first][1], order, volume)
+            grown = box and grown_box(box, looks[first].probabilities, looks[first].grid, order, volume)
             if grown is None:
                 break
             box = grown
-            looks[first] = look(spacings[first], 0.0)
+            if stage.shape is not None or self.model.description.intensity.standardize:
+                looks[first] = look(spacings[first], 0.0)  # all cells or values have changed
+            else:
+                looks[first] = self._look_farther(stage, volume, order, looks[first], box, what, run)
         for number in others:
             looks[number] = look(spacings[number], share * cells[number] / sum(cells))
         image, grid, total = looks.pop(0)
@@ -279,6 +286,29 @@ class Segmenter:
                 source, target = ([axes[axis] for axis in order.permutation] for axes in (other, grid))
                 total += on_grid(probabilities, source, target)
             return image, grid, total / total.sum(dim=0) if looks else total
+
+    def _look_farther(
+        self, stage: Stage, volume: Volume, order: AxisOrder, look: Look, box: Box, what: str, run: Run
+    ) -> Look:
+        """What was seen, continued to the sides of a grown box: side by side only the new cells are computed."""
+        for position in range(3):
+            for low in (True, False):
+                multiple = self.model.stage_multiple(stage.name)
+                beyond = grid_beyond(look.grid, order, volume.array.shape, position, low, box, multiple)
+                if beyond is None:
+                    continue
+                with run.timed("preprocess"):
+                    run.begin(what, 0.0)
+                    image = self._windowed(volume, beyond, order, run)
+                with run.timed("network"):
+                    run.begin(what, 0.0)
+                    image = with_context(image, look.image, position, low)
+                    look = joined(look, Look(image, beyond, self._softmax(stage, image, run)), order, position, low)
+        return look
+
+    def _softmax(self, stage: Stage, image: torch.Tensor, run: Run) -> torch.Tensor:
+        pixels = network_input(image, self.model.description.intensity)
+        return torch.softmax(self._network(stage)(pixels, run.tick), dim=0)
 
     def _without_doubtful(self, scores: torch.Tensor, grid: Grid, volume: Volume, run: Run) -> torch.Tensor:
         minimum = self.model.description.minimum_sure
