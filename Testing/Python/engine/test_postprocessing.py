@@ -12,6 +12,7 @@ from FlareSegmentLib.inference.postprocessing import (
     correct_sides,
     describe,
     drop_doubtful,
+    find_boxes,
     keep_plausible,
 )
 from FlareSegmentLib.measures.organ_statistics import keep_only
@@ -345,6 +346,35 @@ def test_usual_volumes(shape: tuple[int, ...], change: int, usual: bool) -> None
     labels[shape[0] + (change > 0), 1, 1] = int(change >= 0)  # one voxel more, or one less
     text = f"Liver: {np.prod(shape) + change} ml is unusual (500 to 4000 ml are common); look at the result."
     assert describe(labels, ORGANS[:1], 1.0) == ([] if usual else [text])
+
+
+@pytest.mark.parametrize(("side", "cut", "words"), [(16, True, "unusual"), (23, True, "people"), (23, False, "people")])
+def test_more_than_people_have_is_said_of_cut_organs_too(side: int, cut: bool, words: str) -> None:
+    labels = np.zeros((30, 30, 30), np.uint8)
+    start = 0 if cut else 1
+    labels[start : start + side, 1 : 1 + side, 1 : 1 + side] = 1
+    told = [warning for warning in describe(labels, ORGANS[:1], 1.0) if warning.startswith("Liver")]
+    assert len(told) == 1 and words in told[0] and f"{side**3} ml" in told[0]
+    labels[labels > 0] = 0
+    labels[0:3, 1:4, 1:4] = 1  # a small piece of a cut organ is nothing strange
+    assert not any(warning.startswith("Liver") for warning in describe(labels, ORGANS[:1], 1.0))
+
+
+@pytest.mark.parametrize("with_cc3d", [True, False])
+def test_boxes_of_numbers(with_cc3d: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not with_cc3d:
+        monkeypatch.setitem(sys.modules, "cc3d", None)
+    numbers = np.zeros((6, 7, 8), np.uint8)
+    numbers[1:3, 2, 4:8] = 2
+    numbers[5, 6, 7] = 2
+    numbers[0, 0, 0] = 4
+    boxes = [None, (slice(1, 6), slice(2, 7), slice(4, 8)), None, (slice(0, 1),) * 3]
+    assert find_boxes(numbers) == boxes
+    assert find_boxes(numbers, 6)[:4] == boxes and find_boxes(numbers, 6)[4:6] == [None, None]
+    assert find_boxes(np.zeros((3, 3, 3), np.uint8)) == []
+    assert find_boxes(np.zeros((0, 3, 3), np.uint8), 2) == [None, None]
+    found, counts = components(numbers == 2)
+    assert sorted(counts[1:]) == [1, 8] and found.max() == 2
 
 
 def test_of_other_organs_no_volume_is_unusual() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from panel_driver import add_ct, segmentations
 
+from FlareSegmentLib.measures.result_table import COLUMNS
 from FlareSegmentLib.organs import ORGANS
 
 pytest_plugins = ("panel_driver",)
@@ -129,7 +130,11 @@ def test_the_table_goes_to_the_clipboard_and_into_a_file(panel, tmp_path, monkey
     monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: str(path))
     panel.click(panel.ui.saveTableButton)
     with open(path, encoding="utf-8", newline="") as file:
-        assert list(csv.reader(file)) == lines
+        rows = list(csv.DictReader(file))
+    assert [row["organ"] for row in rows] == ["liver", "right_kidney", "left_kidney", "spleen"]
+    assert list(rows[0]) == ["organ", *COLUMNS]  # as the headless script writes it
+    assert f"{float(rows[0]['volume_ml']):.1f}" == lines[1][1].removeprefix("≥ ")
+    assert all(value == "" or float(value) >= -1024 for row in rows for key, value in row.items() if key != "organ")
     assert str(path) in panel.message
     monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: str(tmp_path / "no" / "place.csv"))
     panel.click(panel.ui.saveTableButton)
