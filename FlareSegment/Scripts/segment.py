@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from FlareSegmentLib import command_line
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.files.output_files import OutputFiles, check_writable, not_writable
-from FlareSegmentLib.measures.result_table import csv_text, organ_rows, text_lines, volume_text
+from FlareSegmentLib.measures.result_table import AT_LEAST, csv_text, organ_rows, text_lines, volume_text
 from FlareSegmentLib.organs import LABEL_TABLES, ORGANS, Organ, organ_by_key
 from FlareSegmentLib.processes import python_executable
 from FlareSegmentLib.volume import Volume
@@ -408,7 +408,7 @@ def _results(
 def _volumes(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
     for key, row in rows.items():
         volume = row["volume_ml"]
-        found = f"{volume_text(volume, bool(row['cut']), 0)} mL" if volume else "not found"
+        found = f"{volume_text(volume, bool(row['cut']), 0, AT_LEAST)} mL" if volume else "not found"
         yield f"{organ_by_key(key).name} {found}"
 
 

@@ -11,6 +11,8 @@ from FlareSegmentLib.organs import organ_by_key
 
 SCORES = ("dice", "nsd", "hd95_mm")
 EXTENTS = ("left_right_mm", "front_back_mm", "head_foot_mm")
+AT_LEAST = ">="
+"""In terminals, which may know ASCII only."""
 COLUMNS = ("label", "volume_ml", "cut", "mean_hu", "sd_hu", *EXTENTS)
 """Of every table, in this order; SCORES follow where there is a reference."""
 
@@ -47,9 +49,9 @@ def organ_rows(
     return rows
 
 
-def volume_text(volume_ml: float, cut: bool, digits: int = 1) -> str:
-    """A volume for people: with \u2265 where the scan cuts the organ."""
-    return ("\u2265 " if cut else "") + f"{volume_ml:.{digits}f}"
+def volume_text(volume_ml: float, cut: bool, digits: int = 1, at_least: str = "\u2265") -> str:
+    """A volume for people: with \u2265 where the scan cuts the organ, or what stands for it in a terminal, AT_LEAST."""
+    return f"{at_least} " * cut + f"{volume_ml:.{digits}f}"
 
 
 def csv_text(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -79,7 +81,7 @@ def _cell(row: Mapping[str, Any], name: str, digits: int) -> str:
     if row.get(name) is None:
         return "-"
     if name == "volume_ml":
-        return volume_text(row[name], bool(row["cut"]), digits)
+        return volume_text(row[name], bool(row["cut"]), digits, AT_LEAST)
     return f"{row[name]:.{digits}f}"
 
 

@@ -62,5 +62,5 @@ def test_people_are_told_what_is_cut(statistics: dict) -> None:
     assert lines[0].split() == ["Organ", "Volume", "(mL)", "Mean", "HU"]
     assert lines[1].split() == ["Liver", "0.1", "62.0"]
     assert lines[3].split() == ["Left", "kidney", "0.0", "-"]
-    assert lines[4].split() == ["Spleen", "\u2265", "0.0", "-20.0"]
+    assert lines[4].split() == ["Spleen", ">=", "0.0", "-20.0"]
     assert text_lines(organ_rows(statistics, {}))[1].split()[-3:] == ["-", "-", "-"]

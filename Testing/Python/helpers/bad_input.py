@@ -7,7 +7,6 @@ nothing else and counts.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import os
@@ -81,9 +80,14 @@ def use_known_model(monkeypatch) -> None:
     def picture(path: Path, *_arguments: object) -> None:
         sitk.WriteImage(sitk.Image([1, 1], sitk.sitkUInt8), str(path))
 
-    class NoRenderer(contextlib.nullcontext):
-        def request(self, *_arguments: object) -> None:
+    class NoRenderer:
+        def __init__(self, *_arguments: object) -> None:
             pass
+
+        def __enter__(self) -> NoRenderer:
+            return self
+
+        __exit__ = request = __init__
 
     monkeypatch.setattr(pipeline, "Segmenter", partial(pipeline.Segmenter, threads=1))
     monkeypatch.setattr(model_file, "load_model", lambda folder: FakeModel(COARSE, FINE, kind=BrightnessNetwork))

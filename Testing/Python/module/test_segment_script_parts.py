@@ -217,7 +217,7 @@ def test_several_cts_are_a_line_and_the_files_each(several, capsys):
     assert several("a.nii", "b.nii") == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[0] == "[1/2] a.nii: Liver \u2265 12 mL, Spleen not found; 1.0 s"
+    assert lines[0] == "[1/2] a.nii: Liver >= 12 mL, Spleen not found; 1.0 s"
     assert lines[1] == "Wrote a.csv" and lines[2].startswith("[2/2] b.nii") and lines[4].startswith("2 of 2 CTs")
     assert err == "Warning: a: careful\nWarning: b: careful\n"
     assert len(several.loaded) == 1
