@@ -149,7 +149,7 @@ def find_cases(
     """Return the cases of one or several locations, sorted by name within each.
 
     Args:
-        locations: folders, archives (.zip, .tar, .tar.gz), CSV or JSON lists, or `phantom:N` (N torsos, a tenth of
+        locations: folders, archives (.zip, .tar, .tar.gz ...), CSV or JSON lists, or `phantom:N` (N torsos, a tenth of
             them to validate on).
         label_map: replaces what the data sets say about their labels' values.
         layout: forces one of `dataset_layouts.LAYOUTS`.
@@ -351,6 +351,11 @@ def _unpacked(archive: Path, unpack_to: Path | None, say: Callable[[str], None])
     target = (unpack_to or archive.parent) / f"{archive_stem(archive)}_unpacked"
     result = unpack(archive, target, say=say)
     say(f"{archive.name}: {result.written} files unpacked, {result.present} were there, {result.skipped} not needed")
+    if result.archives:
+        inner = f"{archive.name} holds archives ({', '.join(result.archives[:3])})"
+        if not result.written + result.present:
+            raise InputError(f"{inner}: unpack them and name the folder.")
+        say(f"Warning: {inner}, which stay packed")
     return target
 
 

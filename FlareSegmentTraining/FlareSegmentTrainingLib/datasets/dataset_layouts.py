@@ -117,8 +117,8 @@ def _no_list(file: Path) -> InputError:
     if is_volume_name(file.name):
         return InputError(f"{file} is one volume: name the folder that holds images and labels, or a list of pairs.")
     return InputError(
-        f"{file} is neither a list (.csv, .json) nor an archive that can be read ({', '.join(ARCHIVE_SUFFIXES)}): unpack "
-        "it and name the folder."
+        f"{file} is neither a list (.csv, .json) nor an archive that can be read ({', '.join(ARCHIVE_SUFFIXES)}): "
+        "unpack it and name the folder."
     )
 
 

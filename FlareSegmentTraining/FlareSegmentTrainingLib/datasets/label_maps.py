@@ -76,8 +76,8 @@ class LabelMap:
         if self.ignored & set(unknown):
             values = ", ".join(str(value) for value in sorted(self.ignored & set(unknown)))
             raise InputError(
-                f'it holds voxels to be ignored (value {values}, "ignore" in {self.source or self.name}), which would be '
-                "taken for background"
+                f'it holds voxels to be ignored (value {values}, "ignore" in {self.source or self.name}), which would '
+                "count as background"
             )
         if unknown:
             shown = ", ".join(str(value) for value in unknown[:6]) + (", ..." if len(unknown) > 6 else "")

@@ -27,6 +27,7 @@ from FlareSegmentTrainingLib.datasets.file_pairs import LeftOut
 
 HU_RANGE = (-1024, 3071)
 """Values of a CT's 12 bits."""
+MEMORY_FILE = "scans.json"
 SHORT = 16
 """Hexadecimal digits of a hash that are enough to tell scans apart in a model's description."""
 _SPACING_STEP_MM = 0.01
@@ -72,12 +73,11 @@ class ScanHashes:
         return str(earlier[-1])
 
     def save(self) -> None:
-        """Write the file, whole or not at all; a disk that does not take it costs only time later."""
-        if self._file is None or not self._known:
+        """Write the file, whole or not at all, where its folder is; a disk that does not take it costs time later."""
+        if self._file is None or not self._known or not self._file.parent.is_dir():
             return
         part = self._file.with_name(f".saving-{os.getpid()}-{self._file.name}")
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
             part.write_text(json.dumps(self._known), encoding="utf-8")
             os.replace(part, self._file)
         except OSError:
