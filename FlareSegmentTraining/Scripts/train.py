@@ -4,9 +4,9 @@
     PythonSlicer -m torch.distributed.run --nproc-per-node 2 train.py --preset NAME --data DIR --output RUN
 
 FlareSegmentTrainingLib/training/run_folder.py describes the run's folder; RUN/best is a model for `segment.py --model
-RUN/best`. Ctrl-C, SIGTERM or a file RUN/stop saves and ends the run; --resume --output RUN continues it as if it had not
-been stopped. Where the data moved, --data names their new place; any other option has to be what the run began with.
-To train longer or otherwise, begin a new run with --start-from RUN/best.
+RUN/best`. Ctrl-C, SIGTERM or a file RUN/stop saves and ends the run; --resume --output RUN continues it as if it had
+not been stopped. Where the data moved, --data names their new place; any other option has to be what the run began
+with. To train longer or otherwise, begin a new run with --start-from RUN/best.
 
 Exit status: 0 done; 2 bad input or usage, with one line on standard error; 1 anything else, also stopped, in one line
 (FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises, so every way out ends in

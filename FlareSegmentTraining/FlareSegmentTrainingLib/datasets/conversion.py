@@ -390,7 +390,7 @@ def write_nifti(path: Path, array: np.ndarray, volume: Volume) -> None:
 def _line(outcome: Outcome) -> str:
     name = outcome.source if outcome.source == outcome.name else f"{outcome.source} -> {outcome.name}"
     if outcome.result == "left out":
-        return f"{name} is left out: {outcome.reason}"
+        return f"{outcome.source} is left out: {outcome.reason}"
     size = " x ".join(str(count) for count in outcome.facts["size"])
     volumes = ", ".join(f"{key} {volume:.0f} ml" for key, volume in outcome.facts["organs_ml"].items())
     return f"{name} {outcome.result}: {size}; {volumes or 'no labels'}"

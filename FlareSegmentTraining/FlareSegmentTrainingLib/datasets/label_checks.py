@@ -142,13 +142,18 @@ def sample_of(labels: Volume, label_map: LabelMap) -> Sample | None:
 
 
 def check_convention(
-    location: str, label_map: LabelMap, label_maps: Iterable[Callable[[], Volume]], option: str = "--label-map"
+    location: str,
+    label_map: LabelMap,
+    label_maps: Iterable[Callable[[], Volume]],
+    option: str = "--label-map",
+    complete: bool = True,
 ) -> None:
     """Ask for `--label-map` where label maps do not bear out a table that only names of files suggest.
 
     Args:
         label_maps: read one label map each; those that cannot be read are passed over.
         option: what the user is to give.
+        complete: whether each of the four organs has to be in one of them; a program's labels may lack one.
 
     Raises:
         InputError: one of the four organs is in none of them, organs lie inside of others or are larger than any
@@ -162,7 +167,7 @@ def check_convention(
             continue
         if sample is not None:
             samples.append(sample)
-    reason = _against(samples, label_map) if samples else None
+    reason = _against(samples, label_map, complete) if samples else None
     if reason is not None:
         raise InputError(
             f"{location} does not say what its label values mean. {label_map.source[:1].upper()}{label_map.source[1:]} "
@@ -171,10 +176,10 @@ def check_convention(
         )
 
 
-def _against(samples: Sequence[Sample], label_map: LabelMap) -> str | None:
+def _against(samples: Sequence[Sample], label_map: LabelMap, complete: bool) -> str | None:
     seen = {key for sample in samples for key in sample.volumes}
     never = [key for _, key in label_map.organs if key not in seen and key in {organ.key for organ in ORGANS}]
-    if never:
+    if never and complete:
         values = ", ".join(str(value) for value, key in label_map.organs if key in never)
         return f"value {values} is in none of the {len(samples)} label maps looked at"
     for sample in samples:

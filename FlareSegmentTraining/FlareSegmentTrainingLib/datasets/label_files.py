@@ -116,6 +116,15 @@ def read_case_labels(labels: Path, label_map: LabelMap, volume: Volume, image: P
     return label_map.apply(_on_grid(labels, volume).array), []
 
 
+def read_labels_alone(labels: Path, label_map: LabelMap) -> Volume:
+    """Labels without their image, on their own grid, in FlareSegment's values. Raises InputError."""
+    if _layers(label_map) > 1 or _components(labels) > 1:
+        place = _stored_layers(labels)[0]
+        return place.with_array(_read_layers(labels, label_map, place)[0])
+    found = read_labels(labels)
+    return found.with_array(label_map.apply(found.array))
+
+
 def _on_grid(labels: Path, volume: Volume) -> Volume:
     """A label map on the volume's grid, its axes reordered where they run otherwise."""
     found = read_labels(labels)
@@ -162,16 +171,7 @@ def _read_layers(labels: Path, label_map: LabelMap, volume: Volume) -> tuple[np.
             f"its labels ({labels.name}) have several values in each voxel, as overlapping segments do, and no names: "
             "export them from Slicer as a label map"
         )
-    try:
-        with quiet_itk():
-            image = sitk.ReadImage(str(labels))
-    except RuntimeError as error:
-        raise InputError(f"{labels} is damaged or incomplete: its voxels cannot be read") from error
-    stored = sitk.GetArrayFromImage(image)
-    stored = stored[..., None] if stored.ndim == 3 else stored
-    place = Volume(
-        stored[..., 0], image.GetSpacing(), image.GetOrigin(), np.array(image.GetDirection()).reshape(3, 3), str(labels)
-    )
+    place, stored = _stored_layers(labels)
     canonical, order = place.to_lps_view()[0], place.axis_order()
     target, back = volume.to_lps_view()[0], volume.axis_order()
     if canonical.array.shape != target.array.shape:
@@ -191,6 +191,19 @@ def _read_layers(labels: Path, label_map: LabelMap, volume: Volume) -> tuple[np.
         result[mask & (result == 0)] = label
     remarks = [f"{overlap} voxels lie in two organs: the first one in the file counts."] if overlap else []
     return np.ascontiguousarray(back.undo(result)), remarks
+
+
+def _stored_layers(labels: Path) -> tuple[Volume, np.ndarray]:
+    """The grid of a segmentation file and its layers, (z, y, x, layer). Raises InputError."""
+    try:
+        with quiet_itk():
+            image = sitk.ReadImage(str(labels))
+    except RuntimeError as error:
+        raise InputError(f"{labels} is damaged or incomplete: its voxels cannot be read") from error
+    stored = sitk.GetArrayFromImage(image)
+    stored = stored[..., None] if stored.ndim == 3 else stored
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    return Volume(stored[..., 0], image.GetSpacing(), image.GetOrigin(), direction, str(labels)), stored
 
 
 # Masks --------------------------------------------------------------------------------------------

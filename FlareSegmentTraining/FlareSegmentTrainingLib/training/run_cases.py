@@ -1,8 +1,8 @@
-"""Which scans a run trains and validates on, by their content: what a resumed run and an evaluation hold theirs against.
+"""Which scans a run trains and validates on, by their content: what a resumed run and an evaluation compare with.
 
 `cases.json` in the run's folder has for each case its side, patient, the hash of its files and meaning
-(`Case.content_hash`) and the hash of its scan (`scan_identity.scan_hash`). Names alone would say nothing: other data may
-use the same, and data that moved or were prepared may have others.
+(`Case.content_hash`) and the hash of its scan (`scan_identity.scan_hash`). Names alone would say nothing: other data
+may use the same, and data that moved or were prepared may have others.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def read_cases(folder: Path) -> dict[str, dict]:
 def cases_of_run(
     folder: RunFolder, split: Split, cases: Sequence[Case], say: Callable[[str], None] = lambda line: None
 ) -> list[Case]:
-    """The run's own cases among those that lie at its locations now, under their names in the run, wherever they are and
-    whatever they are called now.
+    """The run's own cases among those that lie at its locations now, under their names in the run, wherever they are
+    and whatever they are called now.
 
     Args:
         say: told which cases are there that are not the run's.
