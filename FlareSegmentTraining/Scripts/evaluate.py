@@ -152,8 +152,11 @@ def evaluate(options: argparse.Namespace) -> dict:
             )
     for line in label_maps_in_use(cases, options.data or [options.reference]):
         command_line.say(line)
+    extra: list[str] = []
     if options.predictions is not None:
-        _tell_of_predictions(options.predictions, predictor.folder, [case.name for case in cases])
+        for line in predictor.folder.meanings():
+            command_line.say(f"{options.predictions}: {line}")
+        extra = predictor.folder.extra(case.name for case in cases)
     cases = with_patients(cases, pattern)[: options.limit_cases]
     organs = organs_to_measure(predictor, cases, keys)
     evaluation = evaluate_cases(cases, predictor, organs, options.output, draw_case, left_out, command_line.say)
@@ -171,18 +174,11 @@ def evaluate(options: argparse.Namespace) -> dict:
             command_line.warn(f"{name}: {warning}")
     for item in evaluation.left_out:
         command_line.warn(item)
-    command_line.say(f"Report: {report}")
-    return {"output": str(options.output), "report": str(report), "reused": evaluation.reused, **content}
-
-
-def _tell_of_predictions(place: Path, folder, cases: Sequence[str]) -> None:
-    """Say what the predictions' values were taken to mean, and which of them belong to no case."""
-    for line in folder.meanings():
-        command_line.say(f"{place}: {line}")
-    extra = folder.extra(cases)
     if extra:
         names = ", ".join(extra[:5]) + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
         command_line.warn(f"{len(extra)} predictions belong to none of the cases: {names}")
+    command_line.say(f"Report: {report}")
+    return {"output": str(options.output), "report": str(report), "reused": evaluation.reused, **content}
 
 
 def _model_folder(name: str) -> Path:

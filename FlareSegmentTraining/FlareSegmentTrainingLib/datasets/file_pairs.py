@@ -138,10 +138,11 @@ def case_keys(stem: str) -> list[str]:
     """The names that a case may have whose label map has this stem, the longest first: "x_ct_labels" may belong to the
     case x_ct or x.
     """
-    keys, rest = [stem], stem.removesuffix(_SEGMENTATION_SUFFIX)
-    while rest not in keys:
-        keys.append(rest)
-        rest = _ENDING.sub("", rest)
+    keys, rest = [stem], ""
+    shorter = stem.removesuffix(_SEGMENTATION_SUFFIX)
+    while shorter != rest:
+        rest, shorter = shorter, _ENDING.sub("", shorter)
+        keys += [rest] if rest not in keys else []
     keys += [key for stem in keys if (key := _AFFIX.sub("", stem)) and key not in keys]
     return keys
 

@@ -28,6 +28,7 @@ _PLACE = 0.1
 """How far labels may lie off their image, in the smallest voxel side: programs round headers differently."""
 _SOFT_HU = (-50.0, 300.0)
 _SOFT_FRACTION = 0.9
+_INTERCEPT = "0028|1052"
 _PICTURES = (".png", ".bmp", ".tif", ".tiff", ".jpg")
 
 
@@ -275,11 +276,14 @@ def _soft(volume: Volume, mask: np.ndarray) -> float:
 def _slice(file: Path, volume: Volume) -> np.ndarray:
     try:
         with quiet_itk():
-            array = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+            image = sitk.ReadImage(str(file))
     except RuntimeError as error:
         raise InputError(f"{file} is damaged or no picture: its mask cannot be read") from error
+    array = sitk.GetArrayFromImage(image)
+    # the stored pixels are the mask: a rescale intercept taken over from the CT moves them
+    nothing = float(image.GetMetaData(_INTERCEPT) or 0) if image.HasMetaDataKey(_INTERCEPT) else 0.0
     array = array.reshape(array.shape[-2:]) if array.ndim == 3 and array.shape[0] == 1 else array
     array = array.max(axis=-1) if array.ndim == 3 else array
     if array.shape != volume.array.shape[1:]:
         raise InputError(f"{file} has {array.shape[1]} x {array.shape[0]} pixels, the CT's slices others")
-    return array > 0
+    return array > nothing

@@ -36,7 +36,16 @@ from FlareSegmentTrainingLib.datasets.label_files import read_case_labels, read_
 from FlareSegmentTrainingLib.datasets.label_maps import LabelMap
 from FlareSegmentTrainingLib.datasets.scan_identity import scan_hash
 from FlareSegmentTrainingLib.evaluation.label_folders import LabelFolder
-from FlareSegmentTrainingLib.evaluation.roles import NEW, SAME_PATIENT, TRAINED, made_with, roles_of_cases
+from FlareSegmentTrainingLib.evaluation.roles import (
+    NEW,
+    SAME_PATIENT,
+    TRAINED,
+    made_with,
+    roles_of_cases,
+)
+from FlareSegmentTrainingLib.evaluation.roles import (
+    VALIDATED as VALIDATED,  # those who read `Evaluation.roles` need all
+)
 from FlareSegmentTrainingLib.training.run_folder import save_whole
 
 if TYPE_CHECKING:
