@@ -324,7 +324,8 @@ def _print_summary(content: dict) -> None:
 
 def _warn_of_trained(content: dict) -> None:
     """Say which cases tell nothing about new CTs, and what the others come to."""
-    from FlareSegmentTrainingLib.evaluation.measurements import SAME_PATIENT, TRAINED, mean_dice
+    from FlareSegmentTrainingLib.evaluation.measurements import mean_dice
+    from FlareSegmentTrainingLib.evaluation.roles import SAME_PATIENT, TRAINED
 
     followed = [name for name, role in content["roles"].items() if role == SAME_PATIENT]
     if followed:

@@ -199,15 +199,22 @@ def _open_zip(archive: Path) -> Iterator[_ZipReader]:
 
 @contextmanager
 def _open_tar(archive: Path) -> Iterator[_TarReader]:
-    with open(archive, "rb") as raw:
-        start = raw.read(6)
-    openers = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-    opener = next((opener for mark, opener in openers.items() if start.startswith(mark)), open)
     with (
-        opener(archive, "rb") as stream,
+        _unpacked_stream(archive) as stream,
         tarfile.open(fileobj=_InPieces(stream, archive), mode="r:") as file,
     ):
         yield _TarReader(file, archive)
+
+
+def _unpacked_stream(archive: Path) -> io.BufferedIOBase:
+    """The tar file inside of what gzip, bzip2 or xz made of it, told by its first bytes."""
+    with open(archive, "rb") as raw:
+        start = raw.read(6)
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.open(archive, "rb")
+    if start.startswith(b"BZh"):
+        return bz2.open(archive, "rb")
+    return lzma.open(archive, "rb") if start.startswith(b"\xfd7zXZ\0") else open(archive, "rb")
 
 
 class _InPieces(io.BufferedIOBase):

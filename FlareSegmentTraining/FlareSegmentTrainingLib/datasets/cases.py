@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -312,7 +313,7 @@ def _check_conventions(location: str, cases: Sequence[Case]) -> None:
         return
     chosen = doubtful[:: -(-len(doubtful) // SAMPLES)]
     files = [case.labels for case in chosen if case.labels is not None]
-    check_convention(location, doubtful[0].label_map, [lambda file=file: read_labels(file) for file in files])
+    check_convention(location, doubtful[0].label_map, [partial(read_labels, file) for file in files])
 
 
 def _grades(pair: Pair) -> dict[str, str]:

@@ -239,7 +239,7 @@ def _rows_of_json(file: Path) -> tuple[list[dict], LabelMap | None]:
     if isinstance(content, dict):
         if isinstance(content.get("labels"), dict):
             names = label_map_of_names(str(file), content["labels"]).from_source(file.name)
-        parts = [(None, content.get("cases", []))]
+        parts: list[tuple[str | None, object]] = [(None, content.get("cases", []))]
         parts += [(side, content[key]) for key in content if (side := side_of_word(key)) in (TRAINING, VALIDATION)]
         rows = [(row, side) for side, listed in parts for row in _array(listed, file)]
         fixed = any(side == VALIDATION for _, side in rows)

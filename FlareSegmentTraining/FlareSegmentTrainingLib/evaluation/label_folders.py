@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from FlareSegmentLib.errors import InputError
@@ -50,7 +51,7 @@ class LabelFolder:
         files = [file for file in self.files.values() if self.meaning(file).conventional]
         chosen = files[:: -(-len(files) // SAMPLES)] if files else []
         check_convention(
-            str(folder), self.label_map, [lambda file=file: read_labels(file) for file in chosen], self._option, False
+            str(folder), self.label_map, [partial(read_labels, file) for file in chosen], self._option, False
         )
 
     def meaning(self, file: Path) -> LabelMap:

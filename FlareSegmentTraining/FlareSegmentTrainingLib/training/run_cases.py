@@ -78,13 +78,15 @@ def cases_of_run(
                 by_content.setdefault(case.content_hash(), case)
             except InputError:
                 continue  # if it is one of the run's it will be missed
-    result, changed, missing = [], [], []
+    result: list[Case] = []
+    changed: list[str] = []
+    missing: list[str] = []
     for name in (*split.training, *split.validation):
         entry = known.get(name)
-        case = by_name.get(name) if entry is None else by_content.get(str(entry.get("content_sha256")))
-        if case is not None:
-            patient = case.patient if entry is None else str(entry.get("patient", case.patient))
-            result.append(replace(case, name=name, patient=patient))
+        own = by_name.get(name) if entry is None else by_content.get(str(entry.get("content_sha256")))
+        if own is not None:
+            patient = own.patient if entry is None else str(entry.get("patient", own.patient))
+            result.append(replace(own, name=name, patient=patient))
         else:
             (changed if name in by_name else missing).append(name)
     if changed or missing:

@@ -1,4 +1,4 @@
-"""One scan is one scan whatever it is called, and one patient stays on one side: in prepare, train, resume and evaluate."""
+"""One scan is one scan whatever it is called, one patient stays on one side: in prepare, train, resume, evaluate."""
 
 from __future__ import annotations
 
