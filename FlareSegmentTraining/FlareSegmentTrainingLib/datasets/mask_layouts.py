@@ -15,6 +15,7 @@ from FlareSegmentTrainingLib.datasets.file_pairs import (
     Found,
     LeftOut,
     Pair,
+    composed,
     folders_in,
     is_volume_name,
     volume_files,
@@ -72,10 +73,11 @@ def _subject(folder: Path) -> Pair | LeftOut | None:
     if masks is not None:
         organs = organs_of_masks(masks)
         if not organs:
-            return LeftOut(folder.name, f"{masks.name}/ holds no mask of an organ")
-        return Pair(folder.name, image, masks, _table_of(organs, f"names of the masks in {masks.name}/"))
-    labels = next((volumes[name] for name in _LABELS if name in volumes), None)
-    return Pair(folder.name, image, labels) if labels is not None else LeftOut(folder.name, "it has no labels")
+            return LeftOut(composed(folder.name), f"{masks.name}/ holds no mask of an organ")
+        return Pair(composed(folder.name), image, masks, _table_of(organs, f"names of the masks in {masks.name}/"))
+    name = composed(folder.name)
+    labels = next((volumes[stem] for stem in _LABELS if stem in volumes), None)
+    return Pair(name, image, labels) if labels is not None else LeftOut(name, "it has no labels")
 
 
 def organs_of_masks(folder: Path) -> dict[str, list[Path]]:
@@ -118,7 +120,9 @@ def ircad(folder: Path) -> Found | None:
         if not image.is_dir() or not masks.is_dir():
             continue
         organs = organs_of_masks(masks)
-        pairs.append(Pair(entry.name, image, masks, _table_of(organs, "names of the folders in MASKS_DICOM/")))
+        pairs.append(
+            Pair(composed(entry.name), image, masks, _table_of(organs, "names of the folders in MASKS_DICOM/"))
+        )
     return Found("ircad", tuple(pairs)) if pairs else None
 
 
@@ -132,5 +136,5 @@ def chaos(folder: Path) -> Found | None:
         if not any(re.match(r"liver", mask.name, re.IGNORECASE) for mask in masks.glob("*.png")):
             continue
         name = f"{folder.name}_{entry.name}" if entry != folder else f"{folder.parent.name}_{folder.name}"
-        pairs.append(Pair(name, image, masks, _table_of(["liver"], "pictures called liver in Ground/")))
+        pairs.append(Pair(composed(name), image, masks, _table_of(["liver"], "pictures called liver in Ground/")))
     return Found("chaos", tuple(pairs)) if pairs else None
