@@ -35,6 +35,8 @@ READERS = {
 MAXIMUM_VOXELS = 1 << 30
 SMALLEST_SPACING_MM = 0.01
 LARGEST_EXTENT_MM = 10_000.0
+LABEL_ROUNDING = 0.02
+"""How far a label may lie off its whole number: programs that store labels scaled (nibabel does) read 2.996 for 3."""
 _DETACHED = (".nhdr", ".mhd")
 _GZIP_LIMIT = 1032  # Deflate cannot shrink data further than this.
 
@@ -65,7 +67,7 @@ def read_volume(path: str | os.PathLike[str]) -> tuple[Volume, list[str]]:
 
 
 def read_labels(path: str | os.PathLike[str], like: Volume | None = None) -> Volume:
-    """Read a label map as uint8.
+    """Read a label map as uint8; values within LABEL_ROUNDING of a whole number are that number.
 
     Args:
         like: the volume it belongs to. Labels stored in another axis order of the same grid are reordered.
@@ -77,12 +79,13 @@ def read_labels(path: str | os.PathLike[str], like: Volume | None = None) -> Vol
     if _is_folder(path):
         raise InputError(f"{path} is a folder: name a label map file ({', '.join(READERS)}).")
     volume = _read_file(path)[0]
-    lowest, highest = volume.array.min(), volume.array.max()
-    if not (lowest >= 0 and highest <= 255) or (
-        volume.array.dtype.kind == "f" and np.any(volume.array != np.rint(volume.array))
-    ):
+    array = volume.array
+    if array.dtype.kind == "f":
+        whole = np.rint(array)
+        array = whole if np.all(np.abs(array - whole) <= LABEL_ROUNDING) else np.full_like(array, -1)
+    if not (array.min() >= 0 and array.max() <= 255):
         raise InputError(f"{path} is not a label map: its values are not whole numbers from 0 to 255.")
-    labels = volume.with_array(volume.array.astype(np.uint8))
+    labels = volume.with_array(array.astype(np.uint8))
     if like is None or labels.same_grid(like):
         return labels
     canonical, order = labels.to_lps_view()[0], like.axis_order()

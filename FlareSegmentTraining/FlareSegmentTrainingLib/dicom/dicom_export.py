@@ -28,6 +28,7 @@ from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.archives import sha256
 from FlareSegmentTrainingLib.datasets.cases import Case
 from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut
+from FlareSegmentTrainingLib.datasets.label_checks import doubts_of_labels
 from FlareSegmentTrainingLib.datasets.organ_names import organ_of_name
 from FlareSegmentTrainingLib.dicom.dicom_series import require_pydicom, straight
 from FlareSegmentTrainingLib.dicom.structure_sets import read_structure_set, structure_organs, structure_set_series
@@ -100,7 +101,8 @@ class DicomCase(Case):
         volume, marked, done = straight(series, labels)
         if done:
             remarks.append(f"{done}; values were interpolated")
-        return volume, marked if marked is not None else labels, remarks
+        final = marked if marked is not None else labels
+        return volume, final, [*remarks, *doubts_of_labels(volume, final)]
 
     def content_hash(self) -> str:
         """SHA-256 over the series' and the label objects' files. Raises InputError."""

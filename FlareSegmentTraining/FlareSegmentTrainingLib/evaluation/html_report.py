@@ -21,10 +21,10 @@ from FlareSegmentTrainingLib.evaluation.measurements import (
     MISSED,
     NOT_LABELED,
     PICTURES,
-    TRAINED,
     file_name,
     mean_dice,
 )
+from FlareSegmentTrainingLib.evaluation.roles import TRAINED
 from FlareSegmentTrainingLib.training.run_folder import save_whole
 
 REPORT_FILE = "report.html"

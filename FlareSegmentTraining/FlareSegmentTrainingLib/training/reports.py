@@ -13,7 +13,18 @@ from pathlib import Path
 from FlareSegmentLib.organs import organ_by_key, picture_color
 from FlareSegmentTrainingLib.training.run_folder import CURVES_FILE, LOG_FILE, VALIDATION_FILE, RunFolder, save_whole
 
-COLUMNS = ("stage", "epoch", "step", "loss", "learning_rate", "seconds_per_step", "loader_wait", "accuracy", "dice")
+COLUMNS = (
+    "stage",
+    "epoch",
+    "step",
+    "loss",
+    "learning_rate",
+    "seconds_per_step",
+    "loader_wait",
+    "accuracy",
+    "dice",
+    "false_positive_ml",
+)
 DICE = "dice_"
 
 

@@ -2,6 +2,7 @@
 
 ``config.json``      the whole configuration, the data, and what was chosen on this machine (device, precision)
 ``split.json``       which cases train and which validate
+``cases.json``       the content of these cases, by which they are known again wherever they lie
 ``log.csv``          one row for each epoch; ``curves.png`` draws it, ``tensorboard/`` holds it for TensorBoard
 ``validation.csv``   Dice of each validation case and organ of the best model
 ``best/``, ``last/`` models (model.json, weights.pt), which `segment.py --model` takes
