@@ -1,6 +1,6 @@
 """The one command of FlareSegment's working tree: `python3 flare.py VERB ...` on Linux, macOS and Windows.
 
-On first use it makes the folder `.venv` with what requirements-run.txt pins, then runs the verb in the embedded Slicer
+On first use it makes the folder `.venv` with what Testing/Locks/requirements-run.txt pins, then runs the verb in the embedded Slicer
 (Testing/slicerhost) or, where `--slicer PATH` or the environment variable SLICER names one, in a real Slicer. What only
 some verbs need comes on top when one of them is first used. It needs nothing but Python's standard library, and old
 Pythons down to 2.7 parse it, far enough to say that they are too old.
@@ -92,7 +92,7 @@ TOOLS = {
 }
 
 
-# What comes on top of what every verb runs, in a folder of its own, for these verbs and options: requirements-NAME.txt.
+# What comes on top of what every verb runs, in a folder of its own, for these verbs: Testing/Locks/requirements-NAME.txt.
 Layer = collections.namedtuple("Layer", ["wanted_by", "title", "size", "modules"])
 LAYERS = {
     "check": Layer(
@@ -102,7 +102,7 @@ LAYERS = {
         "coverage, hypothesis, mypy, pytest, pytest_cov, surface_distance",
     ),
     "cohort": Layer(
-        ("cohort", "test"),
+        ("cohort",),
         "Dask",
         "61 MB to download, 220 MB on disk",
         "dask, dask_jobqueue, distributed, pyarrow",
@@ -160,14 +160,15 @@ class Environment:
         self.begun = self.folder / "flare-begun"
         windows = os.name == "nt"
         self.python = self.folder / ("Scripts" if windows else "bin") / ("python.exe" if windows else "python")
-        self.torch = self.root / "requirements-torch.txt"
-        self.torch_constraints = self.root / "constraints-torch.txt"
+        self.locks = self.root / "Testing" / "Locks"
+        self.torch = self.locks / "requirements-torch.txt"
+        self.torch_constraints = self.locks / "constraints-torch.txt"
         self.packages = self._lock("run")
         self.without_dependencies = self.root / "Testing" / "slicerhost" / "requirements-no-deps.txt"
         self.uv = self.folder / "uv"
 
     def _lock(self, name):
-        return self.root / ("requirements-%s.txt" % name)
+        return self.locks / ("requirements-%s.txt" % name)
 
     def fingerprint(self, layer=None):
         """Hash of everything that decides what is installed: of a layer, or of what runs."""

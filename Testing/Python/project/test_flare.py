@@ -88,15 +88,15 @@ class Tree:
         self.python = folder / "stand-in"
         self.python.write_text(STAND_IN.format(python=sys.executable), encoding="utf-8")
         self.python.chmod(0o755)
-        for name in ("FlareSegment", "FlareSegmentTraining", "Testing/slicerhost"):
+        for name in ("FlareSegment", "FlareSegmentTraining", "Testing/slicerhost", "Testing/Locks"):
             (self.root / name).mkdir(parents=True)
         text = (REPOSITORY / "flare.py").read_text(encoding="utf-8")
         assert "base = find_python()" in text
         text = text.replace("base = find_python()", "base = os.environ['FLARE_TEST_PYTHON']")
         (self.root / "flare.py").write_text(text, encoding="utf-8")
         for name in ("torch", "run", "check", "cohort", "video", "uv"):
-            (self.root / f"requirements-{name}.txt").write_text(f"{name}==1 # comment\n", encoding="utf-8")
-        (self.root / "constraints-torch.txt").write_text("cuda<=1\n", encoding="utf-8")
+            (self.root / "Testing" / "Locks" / f"requirements-{name}.txt").write_text(f"{name}==1 # comment\n", encoding="utf-8")
+        (self.root / "Testing" / "Locks" / "constraints-torch.txt").write_text("cuda<=1\n", encoding="utf-8")
         without = self.root / "Testing" / "slicerhost" / "requirements-no-deps.txt"
         without.write_text("package==1\n", encoding="utf-8")
         for module in ("FlareSegment", "FlareSegmentTraining"):
@@ -136,7 +136,7 @@ def installs(result):
 
 RUN = [["requirements-run.txt", "requirements-no-deps.txt"]]
 WHOLE = [*RUN, ["requirements-uv.txt"], ["requirements-torch.txt"]]
-LAYERS = [["requirements-check.txt"], ["requirements-cohort.txt"], ["requirements-video.txt"]]
+LAYERS = [["requirements-check.txt"], ["requirements-video.txt"]]
 
 
 def test_first_use_makes_the_environment_and_runs(tree):
@@ -190,9 +190,9 @@ def test_failure_is_explained_in_one_line_after_the_reason(tree):
 
 def test_changed_requirements_update_the_environment(tree):
     tree.run("segment")
-    (tree.root / "requirements-run.txt").write_text("# another comment\nrun==1\n", encoding="utf-8")
+    (tree.root / "Testing" / "Locks" / "requirements-run.txt").write_text("# another comment\nrun==1\n", encoding="utf-8")
     assert len(tree.run("segment").started) == 1, "comments change nothing"
-    (tree.root / "requirements-run.txt").write_text("run==2\n", encoding="utf-8")
+    (tree.root / "Testing" / "Locks" / "requirements-run.txt").write_text("run==2\n", encoding="utf-8")
     broken = tree.run("segment", FLARE_TEST_KILL="no-deps")
     assert ["-m", "venv"] not in [words[:2] for words in broken.started]
     assert "incomplete" in tree.run("segment").stderr, "an interrupted update is no whole environment"
@@ -200,7 +200,7 @@ def test_changed_requirements_update_the_environment(tree):
 
 def test_update_removes_what_is_no_longer_needed_and_keeps_the_layers(tree):
     tree.run("lint")
-    (tree.root / "constraints-torch.txt").write_text("cuda<=2\n", encoding="utf-8")
+    (tree.root / "Testing" / "Locks" / "constraints-torch.txt").write_text("cuda<=2\n", encoding="utf-8")
     update = tree.run("lint", FLARE_TEST_LEFTOVERS="mypy pytest")
     assert ["-m", "pip", "uninstall", "--quiet", "--yes", "mypy", "pytest"] in update.started
     leftovers = next(words for words in update.started if words[:2] == ["-I", "-c"])
@@ -227,7 +227,7 @@ def test_environment_from_before_there_were_layers_is_brought_up_to_date(tree):
         (["cohort", "DIR"], ["cohort"]),
         (["lint"], ["check"]),
         (["bench"], ["check"]),
-        (["test", "-k", "dice"], ["check", "cohort", "video"]),
+        (["test", "-k", "dice"], ["check", "video"]),
     ],
 )
 def test_a_command_adds_only_the_layers_that_it_wants(flare, words, layers):
@@ -240,7 +240,7 @@ def test_layers_come_on_top_when_first_used(tree):
     assert first.returncode == 0, first.stderr
     assert installs(first) == LAYERS
     targets = [words[words.index("--target") + 1] for words in first.started if "--target" in words]
-    assert targets == [str(tree.venv / "layers" / name) for name in ("check", "cohort", "video")]
+    assert targets == [str(tree.venv / "layers" / name) for name in ("check", "video")]
     assert all("--require-hashes" in words and "--no-deps" in words for words in first.started if "--target" in words)
     assert "[3/3] ffmpeg" in first.stderr
     assert len(tree.run("test").started) == 1
@@ -274,7 +274,7 @@ def test_broken_layer_does_no_harm_to_what_runs(tree, how, step):
 
 def test_changed_layer_is_made_anew_alone(tree):
     tree.run("test")
-    (tree.root / "requirements-check.txt").write_text("check==2\n", encoding="utf-8")
+    (tree.root / "Testing" / "Locks" / "requirements-check.txt").write_text("check==2\n", encoding="utf-8")
     assert len(tree.run("segment").started) == 1
     broken = tree.run("test", FLARE_TEST_KILL="requirements-check")
     assert installs(broken) == [["requirements-check.txt"]]
