@@ -1,7 +1,7 @@
 """The one command of FlareSegment's working tree: `python3 flare.py VERB ...` on Linux, macOS and Windows.
 
-On first use it makes the folder `.venv` with what Testing/Locks/requirements-run.txt pins, then runs the verb in the embedded Slicer
-(Testing/slicerhost) or, where `--slicer PATH` or the environment variable SLICER names one, in a real Slicer. What only
+On first use it makes the folder `.venv` with what Testing/Locks/requirements-run.txt pins, then runs the verb in the
+embedded Slicer (Testing/slicerhost) or, where `--slicer PATH` or the environment variable SLICER names one, in a real Slicer. What only
 some verbs need comes on top when one of them is first used. It needs nothing but Python's standard library, and old
 Pythons down to 2.7 parse it, far enough to say that they are too old.
 
@@ -92,7 +92,7 @@ TOOLS = {
 }
 
 
-# What comes on top of what every verb runs, in a folder of its own, for these verbs: Testing/Locks/requirements-NAME.txt.
+# What comes on top of what every verb runs, in a folder of its own, for these verbs: requirements-NAME.txt.
 Layer = collections.namedtuple("Layer", ["wanted_by", "title", "size", "modules"])
 LAYERS = {
     "check": Layer(
