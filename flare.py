@@ -1,9 +1,9 @@
 """The one command of FlareSegment's working tree: `python3 flare.py VERB ...` on Linux, macOS and Windows.
 
 On first use it makes the folder `.venv` with what Testing/Locks/requirements-run.txt pins, then runs the verb in the
-embedded Slicer (Testing/slicerhost) or, where `--slicer PATH` or the environment variable SLICER names one, in a real Slicer. What only
-some verbs need comes on top when one of them is first used. It needs nothing but Python's standard library, and old
-Pythons down to 2.7 parse it, far enough to say that they are too old.
+embedded Slicer (Testing/slicerhost) or, where `--slicer PATH` or the environment variable SLICER names one, in a real
+Slicer. What only some verbs need comes on top when one of them is first used. It needs nothing but Python's standard
+library, and old Pythons down to 2.7 parse it, far enough to say that they are too old.
 
 Exit status: that of the program that ran; 2 for bad usage, 1 where the environment cannot be made, 130 after Ctrl-C.
 """
