@@ -1,0 +1,82 @@
+"""The training panel: a small training from Start to its curves and its model. The training needs PyTorch."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+import unittest
+
+import slicer
+from slicer_checks.hand import open_module, output_folder, process_events, take_picture
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+class TestTrainingPanel(unittest.TestCase):
+    def setUp(self):
+        slicer.mrmlScene.Clear(False)
+        self.widget = open_module("FlareSegmentTraining")
+        self.ui = self.widget.ui
+
+    def until(self, condition, seconds=300.0):
+        end = time.monotonic() + seconds
+        while not condition():
+            self.assertLess(time.monotonic(), end, f"waited in vain; the panel says: {self.ui.messageLabel.text!r}")
+            process_events(0.1)
+
+    def test_open(self):
+        self.ui.dataPathEdit.currentPath = ""
+        self.ui.outputPathEdit.currentPath = ""
+        process_events()
+        self.assertGreaterEqual(self.ui.presetComboBox.count, 6)
+        self.assertFalse(self.ui.startButton.enabled)
+        self.assertTrue(self.ui.messageLabel.text)
+        take_picture("training_open")
+
+    def test_bad_data_is_said(self):
+        if not HAS_TORCH:
+            raise unittest.SkipTest("PyTorch is not installed in this Slicer")
+        self.ui.dataPathEdit.currentPath = str(output_folder() / "no such folder")
+        self.ui.outputPathEdit.currentPath = str(output_folder() / "bad run")
+        process_events()
+        self.ui.startButton.click()
+        self.until(lambda: "no such folder" in self.ui.messageLabel.text)
+
+    @unittest.skipUnless(HAS_TORCH, "PyTorch is not installed in this Slicer")
+    def test_train_and_look_at_the_curves_of_one_epoch(self):
+        from FlareSegmentTrainingSlicerLib import training_process
+
+        run = output_folder() / "panel run"
+        script = output_folder() / "small_training.py"
+        script.write_text(
+            f"import runpy, sys\nsys.argv += {json.dumps(SMALL)}\n"
+            f"sys.argv[0] = {str(training_process.TRAIN_SCRIPT)!r}\n"
+            f"sys.path.insert(0, {str(training_process.TRAIN_SCRIPT.parent)!r})\n"
+            f"runpy.run_path({str(training_process.TRAIN_SCRIPT)!r}, run_name='__main__')\n",
+            encoding="utf-8",
+        )
+        before, training_process.TRAIN_SCRIPT = training_process.TRAIN_SCRIPT, script
+        self.addCleanup(setattr, training_process, "TRAIN_SCRIPT", before)
+        self.ui.dataPathEdit.currentPath = "phantom:2"
+        self.ui.outputPathEdit.currentPath = str(run)
+        self.ui.presetComboBox.setCurrentIndex(self.ui.presetComboBox.findData("dice-vnet"))
+        self.ui.epochsSpinBox.value = 1
+        process_events()
+        self.assertTrue(self.ui.startButton.enabled, self.ui.messageLabel.text)
+        self.ui.startButton.click()
+        self.until(lambda: self.widget.logic.state() == "finished")
+        self.assertTrue(self.ui.useModelButton.enabled)
+        self.ui.plotButton.click()
+        process_events(0.5)
+        take_picture("training_curves")
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLPlotChartNode"), 1)
+        self.ui.useModelButton.click()
+        process_events(0.1)
+        self.assertEqual(slicer.util.selectedModule(), "FlareSegment")
+        self.ui.outputPathEdit.currentPath = ""
+        sys.modules["FlareSegment"]  # the model's module is there
+
+
+SMALL = ["--device", "cpu", "--set", "training.patch=[32,32,32]", "--set", "training.steps_per_epoch=2"]
