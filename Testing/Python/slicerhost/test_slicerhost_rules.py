@@ -176,13 +176,13 @@ def test_the_panels_least_width_is_the_docks_and_is_never_given_back(dock, slice
     dock, child = dock
     child.setMinimumWidth(300)
     settle(slicer_app)
-    slicer.util.mainWindow().resizeDocks([dock], [350], qt.Qt.Horizontal)
+    slicer.util.mainWindow().resizeDocks([dock], [400], qt.Qt.Horizontal)
     settle(slicer_app)
-    assert width_of(dock) == 350, "the width that the user chose is kept"
+    assert width_of(dock) == 400, "the width that the user chose is kept"
     child.setMinimumWidth(500)
     settle(slicer_app)
     assert width_of(dock) >= 500 + 10, "the panel and a scroll bar"
-    slicer.util.mainWindow().resizeDocks([dock], [350], qt.Qt.Horizontal)
+    slicer.util.mainWindow().resizeDocks([dock], [400], qt.Qt.Horizontal)
     settle(slicer_app)
     assert width_of(dock) >= 500, "it cannot be dragged narrower"
     child.setMinimumWidth(300)
@@ -231,7 +231,7 @@ def test_a_sample_with_a_downloader_alone_cannot_be_downloaded_by_name(slicer_ap
     volume = slicer.util.addVolumeFromArray(np.zeros((3, 4, 5), np.int16), name="CT")
     file = tmp_path / "ct.nrrd"
     assert slicer.util.saveNode(volume, str(file), {})
-    register(category="Rules", sampleName="file", uris=file.as_uri(), fileNames="sample.nrrd", nodeNames="Sample")
+    register(category="Rules", sampleName="file", uris=[file.as_uri()], fileNames=["sample.nrrd"], nodeNames=["Sample"])
     assert SampleData.downloadSample("file").GetName() == "Sample"
-    with pytest.raises(ValueError, match="same length"):
+    with pytest.raises(ValueError, match="lengths"):
         register(category="Rules", sampleName="bad", uris=["a", "b"], fileNames=["a"])

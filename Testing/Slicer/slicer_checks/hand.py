@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 import unittest
@@ -12,6 +13,7 @@ import numpy as np
 import qt
 import slicer
 
+from FlareSegmentLib.model.model_card import bundled_model_folder
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.phantom.torso import make_phantom
 
@@ -115,7 +117,7 @@ class PanelCheck(unittest.TestCase):
     def setUp(self):
         slicer.mrmlScene.Clear(False)
         qt.QSettings().remove("FlareSegment")
-        self.questions = []
+        self.questions, self.answer = [], True
         slicer.util.confirmOkCancelDisplay = self._ask
         self.attach(open_module("FlareSegment"))
 
@@ -141,11 +143,15 @@ class PanelCheck(unittest.TestCase):
 
     def _ask(self, text, *arguments, **options):
         self.questions.append(text)
-        return True
+        return self.answer
 
     def use(self, kind):
-        """What the worker without networks shall do: see fake_worker.py."""
-        sys.modules["FlareSegment"].MODEL_FOLDER = Path(kind)
+        """What the worker without networks shall do, said by its model's name: see fake_worker.py."""
+        folder = output_folder() / "models" / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (bundled_model_folder() / "model.json", bundled_model_folder() / "MODEL_CARD.md"):
+            shutil.copy(file, folder)
+        sys.modules["FlareSegment"].MODEL_FOLDER = folder
 
     def click(self, button):
         self.assertTrue(button.enabled, f"{button.objectName} is not enabled: {self.ui.hintLabel.text}")
