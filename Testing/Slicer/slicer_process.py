@@ -65,6 +65,8 @@ class SlicerUnderTest:
             environment.update(PYTHONPATH=str(ROOT / "Testing"))
             if not os.environ.get("DISPLAY"):
                 environment.update(QT_QPA_PLATFORM="offscreen")
+        elif not os.environ.get("DISPLAY"):
+            environment.pop("QT_QPA_PLATFORM", None)  # Slicer's views need a display: xvfb-run brings one
         output.mkdir(parents=True, exist_ok=True)
         process = subprocess.run(
             self.command(*options),
@@ -116,8 +118,8 @@ def modules_options() -> list[object]:
 def run_checks(slicer: SlicerUnderTest, module: str, output: Path) -> tuple[Ending, dict[str, dict]]:
     """Run a module of checks; returns the ending and the recorded rows by check."""
     results = output / "results.jsonl"
-    output.mkdir(parents=True, exist_ok=True)
-    results.unlink(missing_ok=True)
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
     script = ["--python-script", CHECKS.parent / "run_in_slicer.py", "--ignore-rest", module, results]
     ending = slicer.run(*modules_options(), *script, output=output)
     lines = results.read_text(encoding="utf-8").splitlines() if results.is_file() else []

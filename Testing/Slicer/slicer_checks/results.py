@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.util
 import sys
 import unittest
+from pathlib import Path
 
 import numpy as np
 import slicer
-from slicer_checks.hand import ROOT, Answers, PanelCheck, add_ct, choose, output_folder, process_events, take_picture
-
-sys.path.append(str(ROOT / "Testing" / "Python" / "helpers"))
+from slicer_checks.hand import Answers, PanelCheck, add_ct, choose, output_folder, process_events, take_picture
 
 
 class TestResults(PanelCheck):
@@ -57,9 +56,9 @@ class TestResults(PanelCheck):
     def test_export_label_map(self):
         file = self.export("labels", output_folder() / "organs.nii.gz")
         self.assertIn("Wrote", self.message)
-        from FlareSegmentLib.files.image_io import read_volume
+        from FlareSegmentLib.files.image_io import read_labels
 
-        found = set(np.unique(read_volume(file).array).astype(int).tolist())
+        found = set(np.unique(read_labels(file).array).tolist())
         self.assertEqual(found, {0, 1, 2, 3, 4})
 
     def test_export_stl(self):
@@ -88,12 +87,17 @@ class TestResults(PanelCheck):
         if importlib.util.find_spec("highdicom") is None:
             raise unittest.SkipTest("the package highdicom is not installed")
         import FlareSegmentSlicerLib.panel.export_section as section
-        from dicom_files import patient
         from FlareSegmentLib.files.dicom_segmentation import read_dicom_segmentation
+        from FlareSegmentLib.phantom.torso import make_phantom
         from FlareSegmentSlicerLib.scene import segmentation_nodes
+        from FlareSegmentTrainingLib.dicom.dicom_patients import write_patient
 
-        _volume, labels, files = patient(output_folder() / "ct", "Doe^Jane")
+        volume, labels = make_phantom(0, (6.0, 6.0, 6.0))
+        folder = write_patient(output_folder() / "patients", "Doe", volume, None)
+        files = sorted(Path(folder).rglob("*.dcm"))
         ct = slicer.util.loadVolume(str(files[0]))
+        array = slicer.util.arrayFromVolume(ct)
+        labels = labels if np.array_equal(array, volume.array) else labels[::-1]
         node = segmentation_nodes.create_segmentation(
             ct, labels, description={"OrganTable": {"liver": {"volume_ml": 0.0}}}
         )
