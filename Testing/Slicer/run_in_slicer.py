@@ -31,7 +31,12 @@ class Recorder(unittest.TestResult):
         print(f"== {test.id()}", file=sys.stderr, flush=True)
 
     def _record(self, test, outcome, text=""):
-        row = {"check": test.id(), "outcome": outcome, "seconds": round(time.monotonic() - self._began, 2), "text": text}
+        row = {
+            "check": test.id(),
+            "outcome": outcome,
+            "seconds": round(time.monotonic() - self._began, 2),
+            "text": text,
+        }
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
 

@@ -1,6 +1,6 @@
 """Prints the table `check x {real, stand-in}` of what the last runs of the tests in here found.
 
-    python3 Testing/Slicer/table.py [FOLDER]
+python3 Testing/Slicer/table.py [FOLDER]
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ CHECKS = [(group, name) for group in GROUPS for name in check_names(group)]
 SEGMENT = ROOT / "FlareSegment" / "Scripts" / "segment.py"
 TRAINING_SCRIPTS = ROOT / "FlareSegmentTraining" / "Scripts"
 SMALL_PRESET = "dice-vnet"
-SMALL = ("--device", "cpu", "--epochs", "1", "--set", "training.patch=[32,32,32]", "--set", "training.steps_per_epoch=2")
+SMALL = ("--device", "cpu", "--epochs", "1", "--set", "training.patch=[32,32,32]")
+SMALL += ("--set", "training.steps_per_epoch=2")
 
 
 @pytest.fixture(scope="session")
@@ -55,12 +56,13 @@ def rows(output):
 @pytest.fixture(scope="session")
 def started(slicer, output, request):
     """The starts of all groups that selected tests ask for, two at a time."""
-    wanted = {item.callspec.params["group"] for item in request.session.items if "group" in getattr(
-        getattr(item, "callspec", None), "params", {})}
+    wanted = {
+        item.callspec.params["group"]
+        for item in request.session.items
+        if "group" in getattr(getattr(item, "callspec", None), "params", {})
+    }
     with ThreadPoolExecutor(2) as pool:
-        yield {
-            group: pool.submit(run_checks, slicer, group, output / group) for group in GROUPS if group in wanted
-        }
+        yield {group: pool.submit(run_checks, slicer, group, output / group) for group in GROUPS if group in wanted}
 
 
 @pytest.mark.parametrize(("group", "name"), CHECKS, ids=[f"{group}-{name}" for group, name in CHECKS])
@@ -68,8 +70,11 @@ def test_check(started, rows, group, name):
     ending, results = started[group].result()
     row = results.get(name)
     if row is None:
-        row = {"outcome": "failed", "seconds": 0, "text": f"Slicer ended with status {ending.status} before:\n"
-               + ending.log[-3000:]}
+        row = {
+            "outcome": "failed",
+            "seconds": 0,
+            "text": f"Slicer ended with status {ending.status} before:\n" + ending.log[-3000:],
+        }
     rows[f"{group}: {name}"] = row
     if row["outcome"] == "skipped":
         pytest.skip(row["text"])
@@ -83,7 +88,9 @@ def test_end_and_log(slicer, started, rows, output, group):
     lines = slicer.ours(ending, True, output)
     is_good = ending.status == 0 and not lines
     rows[f"{group}: end and log"] = {
-        "outcome": "passed" if is_good else "failed", "seconds": 0, "text": "\n".join(lines)
+        "outcome": "passed" if is_good else "failed",
+        "seconds": 0,
+        "text": "\n".join(lines),
     }
     assert ending.status == 0, ending.log[-3000:]
     assert not lines, "\n".join(lines[:40])
@@ -174,7 +181,9 @@ def test_start_without_a_window(slicer, rows, output):
     lines = slicer.ours(ending, False, output)
     is_good = ending.status == 0 and not lines
     rows["start: without a window"] = {
-        "outcome": "passed" if is_good else "failed", "seconds": 0, "text": "\n".join(lines)
+        "outcome": "passed" if is_good else "failed",
+        "seconds": 0,
+        "text": "\n".join(lines),
     }
     assert ending.status == 0, ending.log[-3000:]
     assert not lines, "\n".join(lines)

@@ -155,9 +155,39 @@ def namespace(declaration, package):
 
 def probes(names, nodes):
     """Values to write: of each kind, fitting and not."""
-    values = [None, True, False, 0, 7, -3, 2.5, "", "text", [], [1], ["a", "b"], [2.5, 1], [[1], [2]], [None], (), (1,),
-              (1, 2), (1, "a"), ("a", 2), {}, {"a": 1}, {1: 2.0}, {"a": None}, pathlib.Path("a/b"),
-              pathlib.PurePosixPath("c"), qt.QColor(255, 0, 0), *nodes, [nodes[0]], [nodes[0], None], (nodes[0], 1)]
+    values = [
+        None,
+        True,
+        False,
+        0,
+        7,
+        -3,
+        2.5,
+        "",
+        "text",
+        [],
+        [1],
+        ["a", "b"],
+        [2.5, 1],
+        [[1], [2]],
+        [None],
+        (),
+        (1,),
+        (1, 2),
+        (1, "a"),
+        ("a", 2),
+        {},
+        {"a": 1},
+        {1: 2.0},
+        {"a": None},
+        pathlib.Path("a/b"),
+        pathlib.PurePosixPath("c"),
+        qt.QColor(255, 0, 0),
+        *nodes,
+        [nodes[0]],
+        [nodes[0], None],
+        (nodes[0], 1),
+    ]
     for one in list(names.values()):
         if isinstance(one, type) and issubclass(one, enum.Enum) and one.__module__ == "declared":
             values += list(one)
@@ -175,7 +205,7 @@ def behavior(declaration, package, nodes):
             return list(_behavior(declaration, package, nodes))
     finally:
         logging.disable(logging.NOTSET)
-        pythonqt.slot_errors.clear()  # of observers, from values that were taken and cannot be read, such as True for int
+        pythonqt.slot_errors.clear()  # of observers: what was taken cannot always be read, such as True for int
 
 
 def _behavior(declaration, package, nodes):

@@ -100,10 +100,10 @@ class Answers:
         return getattr(qt, name)
 
     @property
-    def QFileDialog(self):  # noqa: N802  (Qt's name)
+    def QFileDialog(self):
         return self
 
-    def getSaveFileName(self, *arguments):  # noqa: N802
+    def getSaveFileName(self, *arguments):
         return self._answer
 
     getExistingDirectory = getSaveFileName

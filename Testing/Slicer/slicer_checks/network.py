@@ -6,6 +6,7 @@ import importlib.util
 import unittest
 
 import slicer
+
 from slicer_checks.hand import PanelCheck, add_ct, take_picture, voxels
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None

@@ -8,6 +8,7 @@ import numpy as np
 import qt
 import slicer
 import vtk
+
 from slicer_checks.hand import (
     PanelCheck,
     add_ct,
@@ -275,6 +276,7 @@ class TestPanel(PanelCheck):
 
     def test_the_phantom_is_a_sample_by_name(self):
         import SampleData
+
         from FlareSegmentSlicerLib.scene.sample_data import PHANTOM
 
         node = SampleData.downloadSample(PHANTOM)

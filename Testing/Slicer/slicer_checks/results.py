@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import slicer
+
 from slicer_checks.hand import Answers, PanelCheck, add_ct, choose, output_folder, process_events, take_picture
 
 

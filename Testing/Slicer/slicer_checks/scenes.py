@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import slicer
+
 from slicer_checks.hand import PanelCheck, add_ct, open_module, output_folder, process_events, segmentations, voxels
 
 

@@ -73,7 +73,7 @@ def _init(self, *args, **kwargs):
             raise TypeError(f"{type(self).__name__}: unknown or repeated value '{name}'")
         given[name] = value
     for name, info in self.allParameters.items():
-        setattr(self, name, given[name] if name in given else info.default.value)
+        setattr(self, name, given.get(name, info.default.value))
 
 
 def _eq(self, other):
