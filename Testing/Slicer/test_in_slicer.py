@@ -54,15 +54,20 @@ def rows(output):
 
 
 @pytest.fixture(scope="session")
-def started(slicer, output, request):
-    """The starts of all groups that selected tests ask for, two at a time."""
-    wanted = {
-        item.callspec.params["group"]
-        for item in request.session.items
-        if "group" in getattr(getattr(item, "callspec", None), "params", {})
-    }
+def started(slicer, output, phantoms, tmp_path_factory, request):
+    """Every start of the application that the selected tests ask for, two at a time, by group or headless name."""
+    asked = [getattr(getattr(item, "callspec", None), "params", {}) for item in request.session.items]
+    groups = {parameters.get("group") for parameters in asked}
+    scripts = {parameters.get("script") for parameters in asked}
     with ThreadPoolExecutor(2) as pool:
-        yield {group: pool.submit(run_checks, slicer, group, output / group) for group in GROUPS if group in wanted}
+        yield {
+            **{group: pool.submit(run_checks, slicer, group, output / group) for group in GROUPS if group in groups},
+            **{
+                name: pool.submit(run_headless, slicer, name, phantoms, output / name, tmp_path_factory.mktemp("run"))
+                for name in HEADLESS
+                if name in scripts
+            },
+        }
 
 
 @pytest.mark.parametrize(("group", "name"), CHECKS, ids=[f"{group}-{name}" for group, name in CHECKS])
@@ -106,9 +111,9 @@ def test_quitting_in_mid_run_leaves_no_worker(started, rows, output, group):
         while time.monotonic() < end:
             os.kill(worker, 0)
             time.sleep(0.1)
-        rows["quit: no worker is left"] = {"outcome": "failed", "seconds": 0, "text": ""}
+        rows["quit: no worker is left"] = {"outcome": "failed", "text": ""}
         pytest.fail(f"the worker {worker} lives on")
-    rows["quit: no worker is left"] = {"outcome": "passed", "seconds": 0, "text": ""}
+    rows["quit: no worker is left"] = {"outcome": "passed", "text": ""}
 
 
 @pytest.fixture(scope="session")
@@ -148,24 +153,26 @@ HEADLESS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HEADLESS)
-def test_headless(slicer, rows, output, phantoms, tmp_path, name):
-    status, script, arguments, needs_torch = HEADLESS[name]
-    words = [word.format(data=phantoms, out=tmp_path / "out") for word in arguments]
-    began = time.monotonic()
-    ending = slicer.run(
-        "--no-main-window", "--python-script", script, "--ignore-rest", *words, output=output / name, cwd=tmp_path
-    )
+def run_headless(slicer, name, phantoms, output, folder):
+    """Run a script without a window, in a folder of its own."""
+    _, script, arguments, _ = HEADLESS[name]
+    words = [word.format(data=phantoms, out=folder / "out") for word in arguments]
+    options = ("--no-main-window", "--python-script", script, "--ignore-rest", *words)
+    return slicer.run(*options, output=output, cwd=folder)
+
+
+@pytest.mark.parametrize("script", HEADLESS)
+def test_headless(slicer, started, rows, output, script):
+    status, _, _, needs_torch = HEADLESS[script]
+    ending = started[script].result()
+    title = f"headless: {script}"
     if needs_torch and "PyTorch" in ending.log and ending.status != status:
-        rows[f"headless: {name}"] = {"outcome": "skipped", "seconds": 0, "text": "PyTorch is not installed"}
+        rows[title] = {"outcome": "skipped", "text": "PyTorch is not installed"}
         pytest.skip("PyTorch is not installed in this Slicer")
     lines = slicer.ours(ending, False, output) if status == 0 else []
     is_good = ending.status == status and not lines and "Traceback" not in ending.log
-    rows[f"headless: {name}"] = {
-        "outcome": "passed" if is_good else "failed",
-        "seconds": round(time.monotonic() - began, 1),
-        "text": "\n".join(lines) if ending.status == status else ending.log[-2000:],
-    }
+    text = "\n".join(lines) if ending.status == status else ending.log[-2000:]
+    rows[title] = {"outcome": "passed" if is_good else "failed", "text": text}
     assert ending.status == status, ending.log[-3000:]
     assert "Traceback" not in ending.log, ending.log[-3000:]
     assert not lines, "\n".join(lines[:40])
