@@ -23,9 +23,7 @@ GROUPS = ("start", "panel", "results", "scenes", "quit", "network", "training")
 CHECKS = [(group, name) for group in GROUPS for name in check_names(group)]
 SEGMENT = ROOT / "FlareSegment" / "Scripts" / "segment.py"
 TRAINING_SCRIPTS = ROOT / "FlareSegmentTraining" / "Scripts"
-SMALL_PRESET = "dice-vnet"
-SMALL = ("--device", "cpu", "--epochs", "1", "--set", "training.patch=[32,32,32]")
-SMALL += ("--set", "training.steps_per_epoch=2")
+SMALL_PRESET = str(Path(__file__).with_name("small_training.json"))
 
 
 @pytest.fixture(scope="session")
@@ -138,14 +136,14 @@ def phantoms(tmp_path_factory) -> Path:
 HEADLESS = {
     "segment a CT": (0, SEGMENT, ["{data}/images/case0.nii.gz", "--output", "{out}", "--device", "cpu"], True),
     "segment nothing": (2, SEGMENT, ["{data}/nothing.nii.gz", "--output", "{out}"], False),
-    "prepare cases": (0, TRAINING_SCRIPTS / "prepare.py", ["--data", "{data}", "--output", "{out}"], False),
+    "prepare cases": (0, TRAINING_SCRIPTS / "prepare.py", ["--data", "{data}", "--output", "{out}", "--label-map", "flaresegment"], False),
     "prepare nothing": (2, TRAINING_SCRIPTS / "prepare.py", ["--data", "{data}/no", "--output", "{out}"], False),
     "evaluate predictions": (0, TRAINING_SCRIPTS / "evaluate.py", [
-        "--predictions", "{data}/labels", "--data", "{data}", "--output", "{out}"], False),
+        "--predictions", "{data}/labels", "--data", "{data}", "--output", "{out}", "--label-map", "flaresegment"], False),
     "evaluate nothing": (2, TRAINING_SCRIPTS / "evaluate.py", [
         "--predictions", "{data}/no", "--data", "{data}", "--output", "{out}"], False),
     "train": (0, TRAINING_SCRIPTS / "train.py", [
-        "--preset", SMALL_PRESET, "--data", "{data}", "--output", "{out}/run", *SMALL], True),
+        "--preset", SMALL_PRESET, "--data", "phantom:2", "--output", "{out}/run", "--device", "cpu"], True),
     "train on nothing": (2, TRAINING_SCRIPTS / "train.py", [
         "--preset", SMALL_PRESET, "--data", "{data}/no", "--output", "{out}/run"], True),
 }  # fmt: skip

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import time
 import unittest
 
 import slicer
 
-from slicer_checks.hand import open_module, output_folder, process_events, take_picture
+from slicer_checks.hand import ROOT, open_module, output_folder, process_events, take_picture
 
+SMALL_PRESET = str(ROOT / "Testing" / "Slicer" / "small_training.json")
+AS_SMALL = """
+import os, runpy, sys
+if __name__ == "__main__":
+    sys.argv[sys.argv.index("--preset") + 1] = {preset!r}
+    sys.argv += ["--device", "cpu"]
+    sys.argv[0] = {train!r}
+    sys.path.insert(0, os.path.dirname(sys.argv[0]))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""The training script with a preset that takes seconds; the panel offers those of the module only."""
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
@@ -50,13 +60,8 @@ class TestTrainingPanel(unittest.TestCase):
 
         run = output_folder() / "panel run"
         script = output_folder() / "small_training.py"
-        script.write_text(
-            f"import runpy, sys\nsys.argv += {json.dumps(SMALL)}\n"
-            f"sys.argv[0] = {str(training_process.TRAIN_SCRIPT)!r}\n"
-            f"sys.path.insert(0, {str(training_process.TRAIN_SCRIPT.parent)!r})\n"
-            f"runpy.run_path({str(training_process.TRAIN_SCRIPT)!r}, run_name='__main__')\n",
-            encoding="utf-8",
-        )
+        train = str(training_process.TRAIN_SCRIPT)
+        script.write_text(AS_SMALL.format(preset=SMALL_PRESET, train=train), encoding="utf-8")
         before, training_process.TRAIN_SCRIPT = training_process.TRAIN_SCRIPT, script
         self.addCleanup(setattr, training_process, "TRAIN_SCRIPT", before)
         self.ui.dataPathEdit.currentPath = "phantom:2"
@@ -76,6 +81,3 @@ class TestTrainingPanel(unittest.TestCase):
         process_events(0.1)
         self.assertEqual(slicer.util.selectedModule(), "FlareSegment")
         self.ui.outputPathEdit.currentPath = ""
-
-
-SMALL = ["--device", "cpu", "--set", "training.patch=[32,32,32]", "--set", "training.steps_per_epoch=2"]
