@@ -23,7 +23,7 @@ GROUPS = ("start", "panel", "results", "scenes", "quit", "network", "training")
 CHECKS = [(group, name) for group in GROUPS for name in check_names(group)]
 SEGMENT = ROOT / "FlareSegment" / "Scripts" / "segment.py"
 TRAINING_SCRIPTS = ROOT / "FlareSegmentTraining" / "Scripts"
-SMALL_PRESET = str(Path(__file__).with_name("small_training.json"))
+SMALL_PRESET = Path(__file__).with_name("small_training.json")
 
 
 @pytest.fixture(scope="session")
@@ -133,26 +133,26 @@ def phantoms(tmp_path_factory) -> Path:
     return folder
 
 
-HEADLESS = {
-    "segment a CT": (0, SEGMENT, ["{data}/images/case0.nii.gz", "--output", "{out}", "--device", "cpu"], True),
-    "segment nothing": (2, SEGMENT, ["{data}/nothing.nii.gz", "--output", "{out}"], False),
-    "prepare cases": (0, TRAINING_SCRIPTS / "prepare.py", ["--data", "{data}", "--output", "{out}", "--label-map", "flaresegment"], False),
-    "prepare nothing": (2, TRAINING_SCRIPTS / "prepare.py", ["--data", "{data}/no", "--output", "{out}"], False),
-    "evaluate predictions": (0, TRAINING_SCRIPTS / "evaluate.py", [
-        "--predictions", "{data}/labels", "--data", "{data}", "--output", "{out}", "--label-map", "flaresegment"], False),
-    "evaluate nothing": (2, TRAINING_SCRIPTS / "evaluate.py", [
-        "--predictions", "{data}/no", "--data", "{data}", "--output", "{out}"], False),
-    "train": (0, TRAINING_SCRIPTS / "train.py", [
-        "--preset", SMALL_PRESET, "--data", "phantom:2", "--output", "{out}/run", "--device", "cpu"], True),
-    "train on nothing": (2, TRAINING_SCRIPTS / "train.py", [
-        "--preset", SMALL_PRESET, "--data", "{data}/no", "--output", "{out}/run"], True),
+PREPARE, EVALUATE, TRAIN = (TRAINING_SCRIPTS / f"{name}.py" for name in ("prepare", "evaluate", "train"))
+HEADLESS = {  # status, script, arguments, whether PyTorch is needed
+    "segment a CT": (0, SEGMENT, "{data}/images/case0.nii.gz --output {out} --device cpu", True),
+    "segment nothing": (2, SEGMENT, "{data}/nothing.nii.gz --output {out}", False),
+    "prepare cases": (0, PREPARE, "--data {data} --output {out} --label-map flaresegment", False),
+    "prepare nothing": (2, PREPARE, "--data {data}/no --output {out}", False),
+    "evaluate label maps": (
+        0, EVALUATE, "--predictions {data}/labels --data {data} --output {out} --label-map flaresegment", False
+    ),
+    "evaluate nothing": (2, EVALUATE, "--predictions {data}/no --data {data} --output {out}", False),
+    "train": (0, TRAIN, "--preset {preset} --data phantom:2 --output {out} --device cpu", True),
+    "train on nothing": (2, TRAIN, "--preset {preset} --data {data}/no --output {out}", True),
 }  # fmt: skip
 
 
 def run_headless(slicer, name, phantoms, output, folder):
     """Run a script without a window, in a folder of its own."""
     _, script, arguments, _ = HEADLESS[name]
-    words = [word.format(data=phantoms, out=folder / "out") for word in arguments]
+    places = {"data": phantoms, "out": folder / "out", "preset": SMALL_PRESET}
+    words = [word.format(**places) for word in arguments.split()]
     options = ("--no-main-window", "--python-script", script, "--ignore-rest", *words)
     return slicer.run(*options, output=output, cwd=folder)
 
