@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -54,13 +55,17 @@ def take_picture(name: str) -> None:
     slicer.util.mainWindow().grab().save(str(output_folder() / f"{name}.png"))
 
 
-def add_ct(name: str = "CT", organs_marked: bool = True, shift: float = 0.0, seed: int = 0):
+@functools.cache
+def coarse_phantom(seed: int):
+    """The phantom of a seed, (volume, labels): made once."""
+    return make_phantom(seed, (COARSE_MM,) * 3)
+
+
+def add_ct(name: str = "CT", organs_marked: bool = True, seed: int = 0):
     """The phantom as a volume node, coarse; its organs have the HU that the worker without networks looks for."""
-    volume, labels = make_phantom(seed, (COARSE_MM,) * 3)
+    volume, labels = coarse_phantom(seed)
     array = np.where(labels > 0, ORGAN_MARK + labels.astype(np.int16), volume.array) if organs_marked else volume.array
-    matrix = np.array(volume.affine_ras)
-    matrix[0, 3] += shift
-    node = slicer.util.addVolumeFromArray(array.astype(np.int16), ijkToRAS=matrix, name=name)
+    node = slicer.util.addVolumeFromArray(array.astype(np.int16), ijkToRAS=volume.affine_ras, name=name)
     node.CreateDefaultDisplayNodes()
     slicer.util.setSliceViewerLayers(background=node, fit=True)
     return node

@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 import slicer
 
-from slicer_checks.hand import Answers, PanelCheck, add_ct, choose, output_folder, process_events, take_picture
+from slicer_checks.hand import (
+    Answers,
+    PanelCheck,
+    add_ct,
+    choose,
+    coarse_phantom,
+    output_folder,
+    process_events,
+    take_picture,
+)
 
 
 class TestResults(PanelCheck):
@@ -89,11 +98,10 @@ class TestResults(PanelCheck):
             raise unittest.SkipTest("the package highdicom is not installed")
         import FlareSegmentSlicerLib.panel.export_section as section
         from FlareSegmentLib.files.dicom_segmentation import read_dicom_segmentation
-        from FlareSegmentLib.phantom.torso import make_phantom
         from FlareSegmentSlicerLib.scene import segmentation_nodes
         from FlareSegmentTrainingLib.dicom.dicom_patients import write_patient
 
-        volume, labels = make_phantom(0, (6.0, 6.0, 6.0))
+        volume, labels = coarse_phantom(0)
         folder = write_patient(output_folder() / "patients", "Doe", volume, None)
         files = sorted(Path(folder).rglob("*.dcm"))
         ct = slicer.util.loadVolume(str(files[0]))
