@@ -239,7 +239,7 @@ class qMRMLPlotWidget(_ViewWidget):
         return self._controller
 
     def mrmlPlotViewNode(self):
-        return self._view.mrmlPlotViewNode()
+        return self._view._node
 
 
 class qSlicerLayoutManager(QObject):
@@ -340,8 +340,8 @@ class qSlicerLayoutManager(QObject):
         self._widgets["ThreeD"].threeDView().resetFocalPoint()
 
     def setRenderPaused(self, pause):
-        for widget in self._widgets.values():
-            widget.viewWidget().setRenderPaused(pause)
+        for name in (*_SLICE_VIEWS, "ThreeD"):
+            self._widgets[name].viewWidget().setRenderPaused(pause)
 
     def pauseRender(self):
         self.setRenderPaused(True)

@@ -12,7 +12,7 @@ import vtk
 from PyQt5 import sip
 from PyQt5.QtCore import QEvent, Qt
 from PyQt5.QtGui import QImage, QPainter
-from PyQt5.QtWidgets import QWidget
+from PyQt5.QtWidgets import QVBoxLayout, QWidget
 from vtk.util.numpy_support import vtk_to_numpy
 
 from slicerhost.ctk_widgets import ctkAxesWidget
@@ -294,12 +294,37 @@ class qMRMLThreeDView(_RenderView):
         self.scheduleRender()
 
 
+class _Canvas(QWidget):
+    """Paints what a render window shows, anew when it is told to."""
+
+    def __init__(self, render_window):
+        super().__init__()
+        self._render_window, self._picture = render_window, None
+
+    def renew(self):
+        if not sip.isdeleted(self):
+            self._picture = None
+            self.update()
+
+    def resizeEvent(self, event):
+        self._render_window.SetSize(event.size().width(), event.size().height())
+        self.renew()
+
+    def paintEvent(self, event):
+        if self._picture is None:
+            self._picture = picture_of(self._render_window)
+        height, width, _ = self._picture.shape
+        painter = QPainter(self)
+        painter.drawImage(0, 0, QImage(self._picture.data, width, height, 3 * width, QImage.Format_RGB888))
+        painter.end()
+
+
 class qMRMLPlotView(QWidget):
     """The picture of one plot view node's chart. What VTK's charts complain of, they complain of here too."""
 
     def __init__(self, core, name):
         super().__init__()
-        self._scene, self._picture = core.scene, None
+        self._scene = core.scene
         self._context_view = vtk.vtkContextView()
         self._context_view.GetRenderWindow().SetOffScreenRendering(1)
         self._chart = vtk.vtkChartXY()
@@ -311,26 +336,15 @@ class qMRMLPlotView(QWidget):
         self._node = core.scene.AddNode(self._node)
         self._node.AddObserver("ModifiedEvent", self._on_modified)
         self._observed = None
+        self._canvas = _Canvas(self._context_view.GetRenderWindow())
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._canvas)
         self.setMinimumSize(160, 120)
-
-    def mrmlPlotViewNode(self):
-        return self._node
-
-    def chart(self):
-        return self._chart
-
-    def scheduleRender(self):
-        if not sip.isdeleted(self):
-            self._picture = None
-            self.update()
-
-    def setRenderPaused(self, paused):
-        if not paused:
-            self.scheduleRender()
 
     def _on_modified(self, caller, event):
         self._update_chart()
-        self.scheduleRender()
+        self._canvas.renew()
 
     def _update_chart(self):
         chart = self._scene.GetNodeByID(self._node.GetPlotChartNodeID() or "")
@@ -376,12 +390,3 @@ class qMRMLPlotView(QWidget):
             plot.SetMarkerStyle(marks.get(series.GetMarkerStyle(), vtk.vtkPlotPoints.NONE))
             plot.SetMarkerSize(series.GetMarkerSize())
         return plot
-
-    def paintEvent(self, event):
-        if self._picture is None:
-            self._context_view.GetRenderWindow().SetSize(self.size.width(), self.size.height())
-            self._picture = picture_of(self._context_view.GetRenderWindow())
-        height, width, _ = self._picture.shape
-        painter = QPainter(self)
-        painter.drawImage(0, 0, QImage(self._picture.data, width, height, 3 * width, QImage.Format_RGB888))
-        painter.end()
