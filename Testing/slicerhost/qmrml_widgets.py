@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import slicer
+import vtk
 from PyQt5 import sip
 from PyQt5.QtCore import QObject, Qt, pyqtProperty, pyqtSignal
 from PyQt5.QtWidgets import QDialog, QHBoxLayout, QInputDialog, QWidget
@@ -61,6 +62,8 @@ class qMRMLRangeWidget(_SceneHolder, ctkRangeWidget):
 class _SceneObserverMixin:
     """Observes the scene for a widget and stops when the C++ widget is gone."""
 
+    _leaving_id = ""
+
     def _observe_scene(self, scene, callback):
         for tag in getattr(self, "_scene_tags", ()):
             self._observed_scene.RemoveObserver(tag)
@@ -69,17 +72,25 @@ class _SceneObserverMixin:
             return
         events = slicer.vtkMRMLScene
 
+        @vtk.calldata_type(vtk.VTK_OBJECT)
+        def on_node_leaves(caller, event, node):
+            if not sip.isdeleted(self) and not scene.IsClosing() and not scene.IsBatchProcessing():
+                self._leaving_id = node.GetID()
+                callback()
+                self._leaving_id = ""
+
         def on_scene_changed(caller, event):
             if sip.isdeleted(self):
                 for tag in self._scene_tags:
                     scene.RemoveObserver(tag)
                 self._scene_tags = []
-            elif not scene.IsBatchProcessing():
+            elif not scene.IsBatchProcessing() and not scene.IsClosing():
                 callback()
 
-        changes = (events.NodeAddedEvent, events.NodeRemovedEvent, events.EndBatchProcessEvent, events.EndCloseEvent)
-        for event in changes:
+        for event in (events.NodeAddedEvent, events.EndBatchProcessEvent, events.EndCloseEvent):
             self._scene_tags.append(scene.AddObserver(event, on_scene_changed))
+        # A node's row goes before the node does, but behind everybody else who hears of it.
+        self._scene_tags.append(scene.AddObserver(events.NodeAboutToBeRemovedEvent, on_node_leaves, -10.0))
 
 
 class qMRMLSortFilterProxyModel(QObject):
@@ -233,7 +244,7 @@ class qMRMLNodeComboBox(_SceneObserverMixin, QWidget):
         if self._scene is None:
             return []
         every = (self._scene.GetNthNode(index) for index in range(self._scene.GetNumberOfNodes()))
-        return [node for node in every if self._accepts(node)]
+        return [node for node in every if self._accepts(node) and node.GetID() != self._leaving_id]
 
     def nodeCount(self):
         return len(self._nodes())
@@ -453,7 +464,8 @@ class _SubjectHierarchySelector(_SceneObserverMixin):
         return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self._scene) if self._scene else None
 
     def _on_scene_changed(self):
-        if self._item and self.currentNode() is None:
+        node = self.currentNode()
+        if self._item and (node is None or node.GetID() == self._leaving_id):
             self.setCurrentItem(0)
 
     def setNodeTypes(self, nodeTypes):

@@ -777,7 +777,8 @@ def test_a_sample_is_one_click_away(panel):
     assert panel.ui.inputSelector.currentNode().GetName() == "Torso phantom"
     assert not panel.ui.sampleButton.visible
     panel.module.register_sample_data()
-    assert "FlareSegmentTorsoPhantom" in slicer.modules.sampleDataSources["FlareSegment"]
+    names = [source.sampleName for source in slicer.modules.sampleDataSources["FlareSegment"]]
+    assert "FlareSegmentTorsoPhantom" in names
 
 
 def test_the_way_without_network_is_told(panel, monkeypatch):

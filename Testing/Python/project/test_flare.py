@@ -57,7 +57,7 @@ if words[:3] == ["-m", "pip", "check"]:
 if words[:2] == ["-I", "-c"]:
     print(os.environ.get("FLARE_TEST_LEFTOVERS", ""))
 if words[:1] == ["-m"] and words[1] in ("slicerhost", "pytest"):
-    print("ran", words[1])
+    print("ran", words[1], *([os.environ["SLICER"]] if "SLICER" in os.environ else []))
     sys.exit(int(os.environ.get("FLARE_TEST_STATUS", "0")))
 if words[:1] == ["-m"] and words[1] in ("ruff", "mypy", "apilint"):
     sys.exit(words[1] == os.environ.get("FLARE_TEST_FINDINGS"))
@@ -491,6 +491,22 @@ def test_real_slicer_gets_the_same_script(tree, fake_slicer, named):
     assert platform == os.environ.get("QT_QPA_PLATFORM")
 
 
+def test_the_checks_run_in_the_slicer_that_is_named(tree, fake_slicer):
+    result = tree.run("test", "--slicer", str(fake_slicer), "-k", "panel")
+    assert result.returncode == 0
+    assert result.stdout == f"ran pytest {fake_slicer}\n"
+    assert result.started[-1] == ["-m", "pytest", "-q", "Testing/Slicer", "-k", "panel"]
+
+
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="the system has no nice value")
+@pytest.mark.parametrize(("given", "kept"), [({}, str(os.nice(0))), ({"SLICER_BACKGROUND_THREAD_PRIORITY": "7"}, "7")])
+def test_slicer_keeps_the_priority_it_is_started_with(flare, monkeypatch, given, kept):
+    monkeypatch.delenv("SLICER_BACKGROUND_THREAD_PRIORITY", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert flare.own_priority() == {"SLICER_BACKGROUND_THREAD_PRIORITY": kept}
+
+
 def test_gui_shows_the_panel_and_the_ct(tree, fake_slicer):
     ct = tree.root / "a 'CT'.nrrd"
     ct.write_text("", encoding="utf-8")
@@ -523,7 +539,8 @@ def test_gui_of_a_dicom_folder_reads_it_with_the_engine(flare, tmp_path):
         (["gui", "a", "b"], {}, "gui takes one CT or nothing"),
         (["gui", "missing.nrrd"], {"DISPLAY": ":9"}, "missing.nrrd: no such file or folder"),
         (["gui"], {"QT_QPA_PLATFORM": ""}, "gui needs a display"),
-        (["test", "--slicer", "x"], {}, "test does not run in a real Slicer"),
+        (["bench", "--slicer", "x"], {}, "bench does not run in a real Slicer"),
+        (["test", "--slicer", "/nowhere"], {}, "/nowhere: no Slicer there"),
         (["segment", "--slicer"], {}, "--slicer needs the path"),
         (["segment", "--slicer", "/nowhere"], {}, "/nowhere: no Slicer there"),
         (["bench", "nothing"], {}, "no benchmark nothing"),
