@@ -305,6 +305,8 @@ def train(options: argparse.Namespace) -> None:
 
     try:
         group.wait()  # every process has seen the folder as it was
+        if options.resume and folder.progress().get("state") == "finished":
+            say(f"{folder.path} was finished: to train longer, begin a new --output with --start-from {folder.best}.")
         cache = Path(settings["cache"]) if settings["cache"] else folder.path / "prepared"
         cases, split = _cases(settings, folder, cache, options.resume, say, group.is_first)
         fixed = settings.get("split") or split.method == FIXED_BY_DATA

@@ -6,8 +6,8 @@ laid out that way; `LAYOUTS` lists them, the most telling first. Nothing but nam
 labels fit their image is seen when a case is read (`cases.Case.read`).
 
 Layouts: `msd` (dataset.json with a list of pairs: Medical Segmentation Decathlon, MONAI, nnU-Net version 1), `nnunet`
-(imagesTr/, labelsTr/ and dataset.json), `flare22`, `folders`, `flat` and `monailabel` (`folder_layouts`), `subjects`,
-`chaos` and `ircad` (`mask_layouts`), and `list` (a CSV or JSON file of pairs, `listed_layouts`).
+(imagesTr/, labelsTr/ and dataset.json), `flare22`, `folders`, `flat`, `beside` and `monailabel` (`folder_layouts`),
+`subjects`, `chaos` and `ircad` (`mask_layouts`), and `list` (a CSV or JSON file of pairs, `listed_layouts`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from FlareSegmentTrainingLib.datasets.folder_layouts import (
     IMAGE_SUFFIX,
     LABELS_SUFFIX,
     QUALITY_FILE,
+    beside,
     flare22,
     flat,
     folders,
@@ -75,10 +76,11 @@ FOLDER_LAYOUTS: dict[str, Callable[[Path], Found | None]] = {
     "ircad": ircad,
     "chaos": chaos,
     "subjects": subjects,
+    "beside": beside,
 }
 LAYOUTS = (*FOLDER_LAYOUTS, "list")
 _DEPTH = 3
-_LISTS = (".csv", ".json")
+_LISTS = (".csv", ".tsv", ".json")
 
 
 def find_pairs(location: Path, layout: str | None = None) -> Found:
@@ -117,8 +119,8 @@ def _no_list(file: Path) -> InputError:
     if is_volume_name(file.name):
         return InputError(f"{file} is one volume: name the folder that holds images and labels, or a list of pairs.")
     return InputError(
-        f"{file} is neither a list (.csv, .json) nor an archive that can be read ({', '.join(ARCHIVE_SUFFIXES)}): "
-        "unpack it and name the folder."
+        f"{file} is neither a list ({', '.join(_LISTS)}) nor an archive that can be read ({', '.join(ARCHIVE_SUFFIXES)}"
+        "): unpack it and name the folder."
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -169,52 +169,49 @@ def pair_files(
     rest = dict(plain)
     for stem in images:  # exact names
         if stem in rest:
-            matches[stem] = rest.pop(stem)
+            matches[stem] = stem
+            del rest[stem]
     for stem in images:  # nnU-Net's channel
         name = stem.removesuffix(CHANNEL)
         if stem in matches or name == stem:
             continue
         if name in rest:
             _check_one_channel(name, images, matches, folders[0])
-            matches[stem] = rest.pop(name)
-    image_keys, label_keys = _by_key(stem for stem in images if stem not in matches), _by_key(rest)
-    pairs = [Pair(_name(stem, plain_of(label)), images[stem], labels[label]) for stem, label in matches.items()]
-    left_out = []
-    for stem in images:
-        if stem in matches:
-            continue
-        key = _image_key(stem)
-        found = label_keys.get(key, [])
-        if len(image_keys[key]) == 1 and len(found) == 1:
-            label = rest.pop(found[0])
-            pairs.append(Pair(_name(stem, found[0]), images[stem], labels[label]))
-        elif found:
-            several = image_keys[key] if len(image_keys[key]) > 1 else found
-            names = ", ".join(several)
-            left_out.append(LeftOut(stem, f"labels called {key!r} could be its own or another's ({names})"))
-        else:
-            left_out.append(LeftOut(stem, f"no labels of its name in {folders[1]}/"))
+            matches[stem] = name
+            del rest[name]
+    pairs = [Pair(_name(stem, label), images[stem], labels[plain[label]]) for stem, label in matches.items()]
+    for key_of in (case_key, _key_without_channel):
+        sought, offered = _by_key((stem for stem in images if stem not in matches), key_of), _by_key(rest, case_key)
+        for key, stems in sought.items():
+            if len(stems) == len(offered.get(key, ())) == 1:
+                label = offered[key][0]
+                matches[stems[0]] = label
+                pairs.append(Pair(_name(stems[0], label), images[stems[0]], labels[rest.pop(label)]))
+    offered = _by_key(rest, case_key)
+    left_out = [LeftOut(stem, _why_alone(stem, offered, folders[1])) for stem in images if stem not in matches]
     left_out += [LeftOut(stem, f"no image of its name in {folders[0]}/") for stem in rest]
     return pairs, left_out
 
 
-def plain_of(stem: str) -> str:
-    """A label map's stem without Slicer's ".seg"."""
-    return stem.removesuffix(_SEGMENTATION_SUFFIX)
+def _why_alone(stem: str, offered: Mapping[str, list[str]], folder: str) -> str:
+    for key in (case_key(stem), _key_without_channel(stem)):
+        if key in offered:
+            return f"labels called {key!r} could be its own or another's ({', '.join(offered[key])})"
+    return f"no labels of its name in {folder}/"
 
 
 def _name(image_stem: str, label_stem: str) -> str:
     return label_stem if image_stem.startswith(label_stem) else case_key(label_stem)
 
 
-def _image_key(stem: str) -> str:
+def _key_without_channel(stem: str) -> str:
     return case_key(stem.removesuffix(CHANNEL))
 
 
-def _by_key(stems) -> dict[str, list[str]]:
+def _by_key(stems: Iterable[str], key_of: Callable[[str], str]) -> dict[str, list[str]]:
     result: dict[str, list[str]] = {}
     for stem in stems:
-        result.setdefault(_image_key(stem), []).append(stem)
+        result.setdefault(key_of(stem), []).append(stem)
     return result
 
 

@@ -2,8 +2,8 @@
 
 Layouts: `flare22` (FLARE22_Tr_0001_0000.nii.gz in images/, FLARE22_Tr_0001.nii.gz in labels/), `folders` (images/ and
 labels/, in parts where there are some), `flat` (<case>_ct.nii.gz beside <case>_labels.nii.gz; the project's own),
-`monailabel` (images, and labels/final as MONAI Label keeps them). Each function returns None where a folder is not laid
-out its way.
+`beside` (other images with their labels in one folder), `monailabel` (images, and labels/final as MONAI Label keeps
+them). Each function returns None where a folder is not laid out its way.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ LABELS_SUFFIX = "_labels.nii.gz"
 QUALITY_FILE = "quality.json"
 DATASTORE_FILES = ("datastore_v2.json", "datastore.json")
 _IMAGES, _LABELS = "images?|imgs?|volumes?|scans?|ct", "labels?|masks?|segmentations?|seg|gt|ground[-_ ]?truth"
+_LABEL_NAME = re.compile(r"(\.seg|[-_.](labels?|lbl|segmentation|seg|mask|gt))$|^(labels?|seg|mask)[-_]", re.IGNORECASE)
 _IMAGE_LIKE, _LABEL_LIKE = (re.compile(rf"(?:{words})(?=[-_A-Z0-9])") for words in (_IMAGES, _LABELS))
 _IMAGE_FOLDER = re.compile(rf"(?:([a-z]+)[-_ ])?(?:{_IMAGES})[-_ ]?([a-z]*)", re.IGNORECASE)
 _LABEL_FOLDER = re.compile(rf"(?:([a-z]+)[-_ ])?(?:{_LABELS})[-_ ]?([a-z]*)", re.IGNORECASE)
@@ -129,6 +130,19 @@ def flat(folder: Path) -> Found | None:
         pairs.append(Pair(name, volumes[name + "_ct"], volumes[labels], None, entry.get("patient"), side, entry))
     table = LABEL_MAPS["flaresegment"].from_source("files called <case>_ct and <case>_labels", conventional=True)
     return with_label_map(Found("flat", tuple(pairs), tuple(left_out)), folder, table)
+
+
+def beside(folder: Path) -> Found | None:
+    """Images and labels in one folder, the labels told by their names: x.nrrd with x.seg.nrrd, x.nii.gz with
+    x_seg.nii.gz or x_mask.nii.gz.
+    """
+    volumes = volume_files(folder)
+    labels = {stem: file for stem, file in volumes.items() if _LABEL_NAME.search(stem)}
+    images = {stem: file for stem, file in volumes.items() if stem not in labels}
+    if not labels or not images:
+        return None
+    pairs, left_out = pair_files(images, labels, (folder.name, folder.name))
+    return with_label_map(Found("beside", tuple(pairs), tuple(left_out)), folder) if pairs else None
 
 
 def monai_label(folder: Path) -> Found | None:

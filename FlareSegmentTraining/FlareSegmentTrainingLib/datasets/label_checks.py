@@ -192,10 +192,15 @@ def _against(samples: Sequence[Sample], label_map: LabelMap, complete: bool) -> 
         wrong, right = _sides(sample.centers)
         if wrong and right:  # all pairs turned around: the scan is mirrored, which its own warning says
             return f"the {_words(wrong[0][0])} would lie to the left of the {_words(wrong[0][1])} in some scan"
-    both = [sample.volumes for sample in samples if {"liver", "spleen"} <= set(sample.volumes)]
-    smaller = sum(volumes["liver"] < volumes["spleen"] for volumes in both)
-    if both and complete and 2 * smaller > len(both):
-        return "livers would be smaller than spleens"
+    if not complete:
+        return None
+    for smaller, larger in (("spleen", "liver"), ("right_kidney", "liver"), ("left_kidney", "liver")):
+        both = [sample.volumes for sample in samples if {smaller, larger} <= set(sample.volumes)]
+        if 2 * sum(volumes[larger] < volumes[smaller] for volumes in both) > len(both):
+            return f"livers would be smaller than {_words(smaller)}s"
+    both = [sample.centers for sample in samples if {"spleen", "left_kidney"} <= set(sample.centers)]
+    if 2 * sum(centers["left_kidney"][2] - centers["spleen"][2] > CLEAR_MM for centers in both) > len(both):
+        return "spleens would lie below left kidneys"
     return None
 
 

@@ -102,7 +102,7 @@ def list_of_pairs(file: Path) -> Found:
     JSON may be an array, or an object with arrays named cases, training and validation, and the values' names as
     labels. Paths are relative to the list's folder. Raises InputError.
     """
-    rows, names = (_rows_of_csv(file), None) if file.suffix.lower() == ".csv" else _rows_of_json(file)
+    rows, names = (_rows_of_csv(file), None) if file.suffix.lower() != ".json" else _rows_of_json(file)
     pairs, left_out = [], []
     tables: dict[str, LabelMap] = {}
     for number, row in enumerate(rows, start=1):

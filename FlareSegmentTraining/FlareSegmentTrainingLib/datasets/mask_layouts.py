@@ -76,7 +76,10 @@ def _subject(folder: Path) -> Pair | LeftOut | None:
             return LeftOut(composed(folder.name), f"{masks.name}/ holds no mask of an organ")
         return Pair(composed(folder.name), image, masks, _table_of(organs, f"names of the masks in {masks.name}/"))
     name = composed(folder.name)
-    labels = next((volumes[stem] for stem in _LABELS if stem in volumes), None)
+    labels = next((volumes[stem] for end in ("", ".seg") for word in _LABELS if (stem := word + end) in volumes), None)
+    if labels is None:  # one segmentation of Slicer, whatever it is called
+        segmentations = [file for stem, file in volumes.items() if stem.endswith(".seg")]
+        labels = segmentations[0] if len(segmentations) == 1 else None
     return Pair(name, image, labels) if labels is not None else LeftOut(name, "it has no labels")
 
 

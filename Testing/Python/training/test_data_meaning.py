@@ -142,6 +142,17 @@ def test_a_convention_has_to_be_borne_out_by_the_labels(tmp_path: Path) -> None:
     swapped = renumbered(truth, [KEYS[0], KEYS[2], KEYS[1], KEYS[3]])  # the kidneys exchanged
     layouts.write(tmp_path / "order/a_labels.nii.gz", swapped, spacing=(8.0, 8.0, 8.0))
     asked(tmp_path / "order", "right kidney would lie to the left of the left kidney")
+    for order, reason in (
+        ([*KEYS[:2], "spleen", "left_kidney"], "spleens would lie below left kidneys"),
+        (["right_kidney", "liver", *KEYS[2:]], "livers would be smaller than spleens"),
+    ):
+        body = np.zeros(layouts.SHAPE, np.uint8)
+        for value, place in enumerate((np.s_[5:11, 3:12, 2:9], np.s_[2:4, 13:16, 4:8], np.s_[2:4, 13:16, 16:20],
+                                       np.s_[8:11, 3:8, 16:21]), start=1):  # fmt: skip
+            body[place] = value
+        layouts.write(tmp_path / reason / "a_ct.nii.gz", ct, spacing=(8.0, 8.0, 8.0))
+        layouts.write(tmp_path / reason / "a_labels.nii.gz", renumbered(body, order), spacing=(8.0, 8.0, 8.0))
+        asked(tmp_path / reason, reason)
     nested = truth.copy()
     nested[5:8, 3:7, 3:7] = 1
     nested[6, 4:6, 4:6] = 2

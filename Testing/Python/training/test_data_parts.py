@@ -108,6 +108,11 @@ def test_exact_names_come_first_and_a_shared_key_pairs_nothing() -> None:
     numbered = [f"case_{number:04d}" for number in range(4)]
     assert pairs_of(numbered, numbered) == ({name: name for name in numbered}, [])
     assert pairs_of(["a_0000", "b_0000"], ["a", "b"]) == ({"a_0000": "a", "b_0000": "b"}, [])
+    assert pairs_of(["img_0000", "img_0001"], ["label_0000", "label_0001"]) == (
+        {"img_0000": "label_0000", "img_0001": "label_0001"},
+        [],
+    )
+    assert pairs_of(["ct_a_0000"], ["seg_a"]) == ({"ct_a_0000": "seg_a"}, [])
     with pytest.raises(InputError, match="channels"):
         pairs_of(["a_0000", "a_0001"], ["a"])
 
@@ -181,6 +186,23 @@ def test_a_folder_for_each_case_with_one_label_map(tmp_path: Path) -> None:
     told: list[LeftOut] = []
     assert len(find_cases(tmp_path, label_map=OWN, left_out=told.append)) == 2
     assert [str(item) for item in told] == ["case_00002 is left out: it has no labels"]
+
+
+@pytest.mark.parametrize(
+    ("image", "labels"),
+    [
+        ("x.nrrd", "x.seg.nrrd"),
+        ("x.nii.gz", "x_seg.nii.gz"),
+        ("ct_x.nii", "mask_x.nii"),
+        ("x/ct.nrrd", "x/Segmentation.seg.nrrd"),
+        ("x/image.nrrd", "x/by me.seg.nrrd"),
+    ],
+)
+def test_labels_in_the_images_own_folder(tmp_path: Path, image: str, labels: str) -> None:
+    layouts.write_pair(tmp_path / image, tmp_path / labels, 0)
+    (case,) = find_cases(tmp_path, label_map=OWN)
+    assert case.name == "x"
+    np.testing.assert_array_equal(case.read()[1], layouts.ct_and_labels(0)[1])
 
 
 def test_monai_labels_finished_labels(tmp_path: Path) -> None:
