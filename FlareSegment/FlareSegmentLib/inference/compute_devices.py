@@ -73,16 +73,22 @@ def number_type(precision: str, device: str) -> torch.dtype:
 
 def has_fast_bfloat16() -> bool:
     """Whether the CPU has instructions for bfloat16 (AVX512-BF16, AMX); without them it is computed several times more
-    slowly than float32. PyTorch tells it of x86 processors; where it does not, a convolution is timed once a process.
+    slowly than float32. Where PyTorch does not say it, a convolution is timed once a process.
     """
+    told = told_fast_bfloat16()
+    return _bfloat16_pays() if told is None else told
+
+
+def told_fast_bfloat16() -> bool | None:
+    """What PyTorch says of the CPU's instructions for bfloat16; None: it does not, as of other processors than x86."""
     import torch
 
     if not torch.backends.mkldnn.is_available():
         return False
-    told = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    if all(told) and platform.machine().lower() in ("x86_64", "amd64"):
-        return any(bool(says()) for says in told if says)
-    return _bfloat16_pays()
+    questions = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    if platform.machine().lower() not in ("x86_64", "amd64") or None in questions:
+        return None
+    return any(question() for question in questions if question)
 
 
 @cache

@@ -252,11 +252,13 @@ def test_grids_that_need_no_multiple() -> None:
 
 def test_tiles_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     volume, _ = scan(np.eye(3), (3.0, 3.0, 3.0))
-    whole = Segmenter(FakeModel(COARSE, FINE, kind=BrightnessNetwork), "cpu").segment(volume)
+    one_tile = FakeModel(COARSE, FINE, kind=BrightnessNetwork)
+    whole = Segmenter(one_tile, "cpu", precision="float32").segment(volume)
     model = FakeModel(COARSE, FINE, kind=BrightnessNetwork)
     monkeypatch.setattr(tiled_network, "_TILE_BYTES", 40_000 * 6 * 4 * 4)
     fractions: list[float] = []
-    tiled = Segmenter(model, "cpu").segment(volume, lambda fraction, stage: fractions.append(fraction))
+    segmenter = Segmenter(model, "cpu", precision="float32")
+    tiled = segmenter.segment(volume, lambda fraction, stage: fractions.append(fraction))
     assert len(model.networks["fine"].shapes) > 8
     assert max(math.prod(shape) for shape in model.networks["fine"].shapes) <= 40_000
     np.testing.assert_array_equal(tiled.labels, whole.labels)
