@@ -198,8 +198,8 @@ def _against(samples: Sequence[Sample], label_map: LabelMap, complete: bool) -> 
         both = [sample.volumes for sample in samples if {smaller, larger} <= set(sample.volumes)]
         if 2 * sum(volumes[larger] < volumes[smaller] for volumes in both) > len(both):
             return f"livers would be smaller than {_words(smaller)}s"
-    both = [sample.centers for sample in samples if {"spleen", "left_kidney"} <= set(sample.centers)]
-    if 2 * sum(centers["left_kidney"][2] - centers["spleen"][2] > CLEAR_MM for centers in both) > len(both):
+    places = [sample.centers for sample in samples if {"spleen", "left_kidney"} <= set(sample.centers)]
+    if 2 * sum(centers["left_kidney"][2] - centers["spleen"][2] > CLEAR_MM for centers in places) > len(places):
         return "spleens would lie below left kidneys"
     return None
 
