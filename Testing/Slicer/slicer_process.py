@@ -33,7 +33,7 @@ class Ending:
     def suspicious(self) -> list[str]:
         """Lines of the log that tell of errors or warnings."""
         lines = _COLORS.sub("", self.log).splitlines()
-        return [line for line in lines if _SUSPICIOUS.search(line) and not line.startswith("== ")]
+        return [line for line in lines if _SUSPICIOUS.search(line) and not line.startswith(("== ", "imported:"))]
 
 
 @dataclass
@@ -41,7 +41,7 @@ class SlicerUnderTest:
     """A Slicer that can be started; `program` is None for the embedded one."""
 
     program: Path | None = None
-    _known: dict[bool, set[str]] = field(default_factory=dict)
+    _alone: dict[bool, Ending] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -82,16 +82,21 @@ class SlicerUnderTest:
         (output / "log.txt").write_text(process.stdout, encoding="utf-8")
         return Ending(process.returncode, process.stdout)
 
+    def alone(self, with_window: bool, output: Path) -> Ending:
+        """A start and end without our modules; says on a line `imported:` which packages Slicer itself imports."""
+        if with_window not in self._alone:
+            window = [] if with_window else ["--no-main-window"]
+            code = "import sys; slicer.app.processEvents(); print('imported:', *sys.modules); slicer.util.exit(0)"
+            folder = output / ("alone with window" if with_window else "alone")
+            self._alone[with_window] = self.run(*window, "--python-code", code, output=folder)
+        return self._alone[with_window]
+
     def ours(self, ending: Ending, with_window: bool, output: Path) -> list[str]:
         """Suspicious lines that this Slicer does not write without our modules too; the embedded one writes none."""
         if self.program is None:
             return ending.suspicious()
-        if with_window not in self._known:
-            window = [] if with_window else ["--no-main-window"]
-            code = "slicer.app.processEvents(); slicer.util.exit(0)"
-            alone = self.run(*window, "--python-code", code, output=output / f"without modules {with_window}")
-            self._known[with_window] = {_CHANGING.sub("#", line) for line in alone.suspicious()}
-        return [line for line in ending.suspicious() if _CHANGING.sub("#", line) not in self._known[with_window]]
+        known = {_CHANGING.sub("#", line) for line in self.alone(with_window, output).suspicious()}
+        return [line for line in ending.suspicious() if _CHANGING.sub("#", line) not in known]
 
 
 def slicer_of_environment() -> SlicerUnderTest:

@@ -97,6 +97,19 @@ def test_end_and_log(slicer, started, rows, output, group):
     assert not lines, "\n".join(lines[:40])
 
 
+@pytest.mark.parametrize("group", ["start"])
+def test_nothing_heavy_is_imported_at_start(slicer, started, rows, output, group):
+    started[group].result()
+    imported = set((output / group / "imported.txt").read_text(encoding="utf-8").split())
+    line = next(line for line in slicer.alone(True, output).log.splitlines() if line.startswith("imported:"))
+    added = imported - set(line.split())
+    rows["start: nothing heavy is imported"] = {
+        "outcome": "failed" if added else "passed",
+        "text": ", ".join(sorted(added)),
+    }
+    assert not added, "packages that Slicer without our modules does not import"
+
+
 @pytest.mark.parametrize("group", ["quit"])
 @pytest.mark.skipif(os.name != "posix", reason="asks a POSIX system for the process")
 def test_quitting_in_mid_run_leaves_no_worker(started, rows, output, group):

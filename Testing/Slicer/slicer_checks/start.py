@@ -7,6 +7,10 @@ import unittest
 
 import slicer
 
+from slicer_checks.hand import output_folder
+
+HEAVY = ("torch", "scipy", "nibabel", "pydicom", "matplotlib", "SimpleITK")
+
 
 class TestStart(unittest.TestCase):
     def test_both_modules_are_loaded(self):
@@ -19,7 +23,7 @@ class TestStart(unittest.TestCase):
         for name in ("segment", "train", "evaluate", "prepare", "synthesize"):
             self.assertNotIn(name, sys.modules)
 
-    def test_nothing_heavy_is_imported(self):
-        for name in ("torch", "scipy", "nibabel", "pydicom", "matplotlib"):
-            module = sys.modules.get(name)
-            self.assertIsNone(module, f"{name} is imported at start")
+    def test_what_is_imported_is_noted(self):
+        """For the comparison with this Slicer alone, which is made outside."""
+        imported = [name for name in HEAVY if name in sys.modules]
+        (output_folder() / "imported.txt").write_text("\n".join(imported), encoding="utf-8")
