@@ -104,10 +104,12 @@ def load_case(source: Source | None) -> Case:
 
         return Case("phantom", "phantom", *make_phantom())
     from FlareSegmentLib.files.image_io import check_is_ct, read_volume
+    from FlareSegmentLib.files.padding import without_padding
 
     volume, warnings = read_volume(source.path)
+    volume, said = without_padding(volume)
     check_is_ct(volume)  # refused before the model is waited for; its warnings are given with the result
-    return Case(source.name, source.path, volume, None, warnings)
+    return Case(source.name, source.path, volume, None, [*warnings, *said])
 
 
 def load_reference(options: argparse.Namespace, volume: Volume, organs: Sequence[Organ]) -> np.ndarray:

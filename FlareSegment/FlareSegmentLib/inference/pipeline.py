@@ -19,13 +19,14 @@ import torch
 from torch import nn
 
 from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.files.image_io import check_is_ct
+from FlareSegmentLib.files.image_io import checked_ct
 from FlareSegmentLib.inference.box_growth import Look, grid_beyond, joined, with_context
 from FlareSegmentLib.inference.compute_devices import choose_device, number_type
 from FlareSegmentLib.inference.grids import Box, Grid, cell_volume_ml, cut_grid, stage_grid
 from FlareSegmentLib.inference.localization import body_midline, find_box, grown_box, without_air
 from FlareSegmentLib.inference.oblique_volumes import labels_on_grid_of, straighten
-from FlareSegmentLib.inference.organ_search import search
+from FlareSegmentLib.inference.organ_search import Piece, find_pieces, search
+from FlareSegmentLib.inference.orientation import orientation_doubts
 from FlareSegmentLib.inference.plausibility import doubts
 from FlareSegmentLib.inference.postprocessing import correct_sides, describe, drop_doubtful, keep_plausible
 from FlareSegmentLib.inference.resampling import labels_on_array, on_grid, resample
@@ -131,7 +132,8 @@ class Segmenter:
         kept = self._organs_to_keep(organs)
         with run.timed("preprocess"):
             run.begin("Checking the CT", 0.02)
-            run.warnings += check_is_ct(volume)
+            volume, warnings = checked_ct(volume)
+            run.warnings += warnings
             if max(volume.spacing) > COARSE_SLICES_MM:
                 run.warnings.append(f"Slices are {max(volume.spacing):.1f} mm apart: small organs may be inaccurate.")
         with _threads(self.threads), torch.inference_mode(), torch.backends.cudnn.flags(deterministic=True):
@@ -202,6 +204,8 @@ class Segmenter:
                     cell_ml = cell_volume_ml(grid, volume)
                     low, high, scores = search(self._network(stage), pixels, self.organs, cell_ml, run.tick)
                     image, grid = image[low:high], cut_grid(grid, order.permutation[0], low, high)
+                    if position == 0:
+                        run.warnings += self._orientation_doubts(stage, image, scores, cell_ml, run)
             if position == 0:
                 midline = body_midline(image, scores, grid, order, volume)
             if not last:
@@ -217,6 +221,15 @@ class Segmenter:
             classes, place = labels_on_array(scores, grid, volume.array.shape, run.tick)
             run.begin("Cleaning up", 0.08)
             return self._clean(classes, place, volume, midline, run)
+
+    def _orientation_doubts(
+        self, stage: Stage, image: torch.Tensor, scores: torch.Tensor, cell_ml: float, run: Run
+    ) -> list[str]:
+        def look(turned: torch.Tensor) -> list[Piece]:
+            pixels = network_input(turned, self.model.description.intensity)
+            return find_pieces(self._network(stage)(pixels, lambda fraction: run.tick(1.0)), cell_ml)
+
+        return orientation_doubts(image, find_pieces(scores, cell_ml), self.organs, look)
 
     def _image(
         self,

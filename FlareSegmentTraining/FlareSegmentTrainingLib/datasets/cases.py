@@ -89,11 +89,12 @@ class Case:
         """
         if self.phantom_seed is not None:
             return (*make_phantom(self.phantom_seed), [])
-        from FlareSegmentLib.files.image_io import check_is_ct, read_volume
+        from FlareSegmentLib.files.image_io import checked_ct, read_volume
 
         assert self.image is not None and self.labels is not None  # only phantoms have none
         volume, warnings = read_volume(self.image)
-        warnings = [*warnings, *check_is_ct(volume)]
+        volume, said = checked_ct(volume)
+        warnings = [*warnings, *said]
         labels, remarks = read_case_labels(self.labels, self.label_map, volume, self.image)
         if not labels.any() and not self.is_empty:
             raise InputError("its labels hold none of the organs")
