@@ -180,6 +180,8 @@ class Session:
         size = " x ".join(str(value) for value in case.volume.array.shape[::-1])
         self.say(f"{case.name}: {size} voxels of {' x '.join(f'{value:.3g}' for value in case.volume.spacing)} mm")
         segmentation = segmenter.segment(case.volume, progress=self._progress())
+        if case.reference is not None:
+            _check_reference(options, case.reference, segmentation)
         seconds.update(segmentation.seconds)
         warnings = case.warnings + segmentation.warnings
 
@@ -268,6 +270,19 @@ def _load_segmenter(options: argparse.Namespace) -> Segmenter:
     from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
 
     return Segmenter(load_model(options.model or bundled_model_folder()), device=options.device)
+
+
+def _check_reference(options: argparse.Namespace, reference: np.ndarray, segmentation: Segmentation) -> None:
+    """Raise InputError where the reference follows another numbering than it was read by."""
+    from FlareSegmentLib.measures.reference_values import contradictions
+
+    organs = segmentation.organs
+    wrong = contradictions(reference, segmentation.labels, {organ.label: organ for organ in organs}, organs)
+    if wrong:
+        raise InputError(
+            f"{options.reference} seems to follow another numbering of organs than --label-ids "
+            f"{options.label_ids}: {'; '.join(wrong)}. Renumber it."
+        )
 
 
 def _scores(
