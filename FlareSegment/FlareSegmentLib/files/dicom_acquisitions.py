@@ -19,7 +19,8 @@ _SAME_PLACE = 0.2  # of the distance of slices
 _SAME_PLACE_MM = 0.5
 _WHOLE = 0.9  # of the length of the scan
 _FEW_REPEATED = 0.25  # of the places: the ends of two stations of the table
-_UNEVEN = 1.5
+_LEAST_APART = 4  # slices of an acquisition whose slices lie between those of another
+_UNEVEN = 0.1  # of the distance of slices
 
 _Labels = list[Hashable]
 
@@ -40,10 +41,8 @@ def one_acquisition(name: str, slices: Sequence[DicomSlice], normal: np.ndarray)
     items, heights = [items[index] for index in order], heights[order]
     places = _places(heights)
     count = int(places[-1]) + 1
-    if count == len(items) and not _uneven(heights):
-        return items, said
     for what, labels in _ways_to_tell(items, places):
-        chosen = _whole_acquisition(labels, places, heights, items, must_be_even=count == len(items))
+        chosen = _whole_acquisition(labels, places, heights, items, apart=count == len(items))
         if chosen is not None:
             left = len(items) - len(chosen)
             numbers = len(set(labels))
@@ -87,9 +86,7 @@ def _places(heights: np.ndarray) -> np.ndarray:
 
 def _uneven(heights: np.ndarray) -> bool:
     gaps = np.diff(heights)
-    return bool(gaps.size > 1 and gaps.max() > _UNEVEN * np.median(gaps)) or bool(
-        gaps.size > 3 and gaps.min() < np.median(gaps) / _UNEVEN and gaps.max() > _UNEVEN * gaps.min()
-    )
+    return bool(gaps.max() - gaps.min() > _UNEVEN * np.median(gaps))
 
 
 def _ways_to_tell(items: Sequence[DicomSlice], places: np.ndarray) -> Iterator[tuple[str, _Labels]]:
@@ -116,8 +113,9 @@ def _ways_to_tell(items: Sequence[DicomSlice], places: np.ndarray) -> Iterator[t
 
 
 def _numbers(texts: tuple[str, ...]) -> tuple[float, ...] | None:
+    """What is given of the texts as numbers; None where nothing is, or it is no number."""
     try:
-        return tuple(float(text) for text in texts)
+        return tuple(float(text) for text in texts if text) or None
     except ValueError:
         return None
 
@@ -151,10 +149,10 @@ def _turns(numbers: Sequence[float], places: np.ndarray) -> _Labels:
 
 
 def _whole_acquisition(
-    labels: _Labels, places: np.ndarray, heights: np.ndarray, items: Sequence[DicomSlice], must_be_even: bool
+    labels: _Labels, places: np.ndarray, heights: np.ndarray, items: Sequence[DicomSlice], apart: bool
 ) -> list[int] | None:
-    """Indices of the largest group of one label, the first in time of equal ones; None where it is not whole or has a
-    place twice.
+    """Indices of the largest group of one label, the first of equal ones; None where it is not whole or has a place
+    twice. Where all slices lie apart, it must also be evenly spaced by itself.
     """
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index, label in enumerate(labels):
@@ -168,11 +166,11 @@ def _whole_acquisition(
     largest = max(len(group) for group in groups.values())
     best = min((group for group in groups.values() if len(group) == largest), key=first_shown)
     chosen = heights[best]
-    if len(set(places[best])) < len(best) or len(best) < 2:
+    if len(set(places[best])) < len(best) or len(best) < (_LEAST_APART if apart else 2):
         return None
     if chosen[-1] - chosen[0] < _WHOLE * (heights[-1] - heights[0]):
         return None
-    return None if must_be_even and _uneven(chosen) else best
+    return None if apart and _uneven(chosen) else best
 
 
 def _largest_first(items: Sequence[DicomSlice], places: np.ndarray) -> list[DicomSlice]:

@@ -309,8 +309,8 @@ def _stack(name: str, positions: np.ndarray, orientation: np.ndarray) -> tuple[f
     if beside.max() > max(0.2, 0.02 * step):
         path = normal * (path @ normal)
         in_plane = (positions - positions[0]) @ orientation.T
-        usual = np.median(in_plane, axis=0)
-        distances = np.linalg.norm(in_plane - usual, axis=1)
+        most = Counter(map(tuple, np.round(in_plane, 1))).most_common(1)[0][0]
+        distances = np.linalg.norm(in_plane - most, axis=1)
         remarks.append(
             f"{np.count_nonzero(distances > 0.2)} of {count} slices lie up to {distances.max():.1f} mm beside the "
             "others, in their planes: the table or the field of view was moved."

@@ -143,7 +143,7 @@ def _affine(header, path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray
     if sform is not None and qform is not None:
         warnings += _disagreement(path, affine, np.diag([scale, scale, scale, 1.0]) @ qform, shape, float(steps.min()))
     straight = _at_right_angles(affine, shape)
-    if _largest_distance(straight, affine, shape) <= _SLANT_IN_VOXELS * float(steps.max()):
+    if _largest_distance(straight, affine, shape) <= _SLANT_IN_VOXELS * float(steps.min()):
         return straight, warnings
     tilt = float(np.degrees(np.arcsin(np.clip(np.abs(_cosines(affine)).max(), 0, 1))))
     warnings.append(

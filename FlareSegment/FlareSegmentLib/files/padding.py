@@ -61,7 +61,7 @@ def _constant_values(array: np.ndarray) -> list[float]:
     return [
         float(value)
         for value in found[enough]
-        if value > lowest and (value < highest or _fills_a_plane(same & (center == value)))
+        if np.isfinite(value) and value > lowest and (value < highest or _fills_a_plane(same & (center == value)))
     ]
 
 
