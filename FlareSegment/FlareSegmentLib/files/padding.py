@@ -17,6 +17,7 @@ _SAMPLES = (128, 64, 64)
 _LEAST_SHARE = 2e-4  # of the sample
 _LEAST_COUNT = 8
 _OUTER_SHARE, _INNER_SHARE = 0.1, 0.5  # of a plane, for the largest value: bone and metal are cut off there, too
+_NEARLY_HU, _FEW = 50.0, 0.05
 _SLAB_VOXELS = 1 << 24
 
 
@@ -61,7 +62,7 @@ def _constant_values(array: np.ndarray) -> list[float]:
     return [
         float(value)
         for value in found[enough]
-        if np.isfinite(value) and value > lowest and (value < highest or _fills_a_plane(same & (center == value)))
+        if np.isfinite(value) and value > lowest and (value < highest or _is_written(center, same & (center == value)))
     ]
 
 
@@ -70,7 +71,14 @@ def _places(size: int, count: int, rim: int) -> np.ndarray:
     return np.unique(np.linspace(rim, size - 1 - rim, min(count, size - 2 * rim)).round().astype(int))
 
 
-def _fills_a_plane(constant: np.ndarray) -> bool:
+def _is_written(sample: np.ndarray, constant: np.ndarray) -> bool:
+    """Whether the largest value of a sample was written, rather than measured and cut off: then it fills planes, or
+    hardly anything is nearly as large.
+    """
+    value = float(sample.max())
+    nearly = sample > value - max(_NEARLY_HU, 0.25 * (value - 300))
+    if np.count_nonzero(nearly & (sample < value)) < _FEW * np.count_nonzero(constant):
+        return True
     for axis in range(3):
         shares = constant.mean(axis=tuple(other for other in range(3) if other != axis))
         if max(shares[0], shares[-1]) >= _OUTER_SHARE or shares.max() >= _INNER_SHARE:

@@ -85,8 +85,13 @@ def straight(series: SeriesVolume, labels: np.ndarray | None = None) -> tuple[Vo
     spacing = (*volume.spacing[:2], float(places[-1] - places[0]) / (count - 1))
     done = []
     if tilted > tolerance:
-        degrees = np.degrees(np.arctan2(np.linalg.norm((positions[-1] - positions[0]) @ rows), places[-1] - places[0]))
-        done.append(f"gantry tilt of {degrees:.1f} degrees straightened")
+        lean = moved[-1] / (places[-1] - places[0])
+        beside = (moved - np.outer(places - places[0], lean)) * volume.spacing[:2]
+        if np.abs(beside).max() > max(tolerance, 0.02 * volume.spacing[2]):
+            done.append(f"slices up to {tilted:.1f} mm beside the first one put in their place")
+        else:
+            degrees = np.degrees(np.arctan(np.linalg.norm(lean * volume.spacing[:2])))
+            done.append(f"gantry tilt of {degrees:.1f} degrees straightened")
     if uneven > 0.1 * volume.spacing[2]:
         gaps = np.diff(places)
         done.append(f"slices {gaps.min():.2f} to {gaps.max():.2f} mm apart brought to {spacing[2]:.2f} mm")

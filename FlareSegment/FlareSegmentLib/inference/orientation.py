@@ -1,8 +1,8 @@
 """Whether a patient lies as the header says, judged from what the first stage makes of the scan.
 
 A network that knows left from right is unsure of a mirrored or turned patient, and finds a small liver beside a large
-spleen. Where it looks so, or the bones lie in front, the same stage looks again with axes exchanged; an orientation in
-which it finds clearly more, and more surely, speaks against the header.
+spleen. Where it looks so, the bones lie in front, or a kidney as high as the liver, the same stage looks again with
+axes exchanged; an orientation in which it finds clearly more, and more surely, speaks against the header.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ Flips = tuple[int, ...]
 _ENOUGH_ML = 150.0  # less is no abdomen to judge by
 _SURE_OF_LIVER = 0.66
 _LIVER_PER_SPLEEN = 3.5
+_AS_HIGH_MM, _FAR_ABOVE_MM = -6.0, 160.0
 _CLEARLY_BETTER = 1.35
 _BONE = 0.75  # windowed intensity
 _LEAST_BONE_CELLS = 300
@@ -36,6 +37,7 @@ def orientation_doubts(
     pieces: Sequence[Piece],
     organs: Sequence[Organ],
     look: Callable[[torch.Tensor], Sequence[Piece]],
+    cell_mm: float,
 ) -> list[str]:
     """What speaks against the scan's orientation, in at most one line.
 
@@ -44,21 +46,20 @@ def orientation_doubts(
         pieces: what the stage found in it.
         organs: what the stage's classes 1, 2, ... are.
         look: finds the pieces in such an image; called only for a scan that looks odd.
+        cell_mm: length of the image's cells.
     """
     keys = [organ.key for organ in organs]
     found = _largest(pieces)
     if "liver" not in keys or sum(piece.ml for piece in found.values()) < _ENOUGH_ML:
         return []
     in_front = _bones_in_front(image)
-    if not (in_front or _looks_odd(found, keys)):
+    if not (in_front or _looks_odd(found, keys) or _kidney_above_liver(found, keys, cell_mm)):
         return []
-    as_it_is = _likeness(found)
-    best, flips = max(
-        (_likeness(_largest(look(image.flip(candidate).contiguous()))), candidate)
-        for candidate in _candidates(image, in_front)
-    )
-    if best > _CLEARLY_BETTER * as_it_is:
-        return [_line(flips)]
+    looks = {flips: _largest(look(image.flip(flips).contiguous())) for flips in _candidates(image, in_front)}
+    best = max(looks, key=lambda flips: _likeness(looks[flips]))
+    enough = sum(piece.sure_ml for piece in looks[best].values()) >= _ENOUGH_ML
+    if enough and _likeness(looks[best]) > _CLEARLY_BETTER * _likeness(found):
+        return [_line(best)]
     sure = sum(piece.sure_ml for piece in found.values()) / sum(piece.ml for piece in found.values())
     if sure < _SURE_OF_ANYTHING and sum(piece.ml for piece in found.values()) > _MUCH_ML:
         return [
@@ -88,6 +89,16 @@ def _looks_odd(found: dict[int, Piece], keys: Sequence[str]) -> bool:
         return True
     spleen = found.get(keys.index("spleen") + 1) if "spleen" in keys else None
     return spleen is not None and liver.sure_ml < _LIVER_PER_SPLEEN * spleen.sure_ml
+
+
+def _kidney_above_liver(found: dict[int, Piece], keys: Sequence[str], cell_mm: float) -> bool:
+    """Whether a kidney lies as high as the liver; what lies far above it is none, but a mistake in a shoulder."""
+    heights = {keys[organ - 1]: float(piece.low[0] + piece.high[0]) / 2 * cell_mm for organ, piece in found.items()}
+    return any(
+        _AS_HIGH_MM < heights[key] - heights["liver"] < _FAR_ABOVE_MM
+        for key in ("right_kidney", "left_kidney")
+        if key in heights and "liver" in heights
+    )
 
 
 def _bones_in_front(image: torch.Tensor) -> bool:

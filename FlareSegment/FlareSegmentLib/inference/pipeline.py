@@ -229,7 +229,7 @@ class Segmenter:
             pixels = network_input(turned, self.model.description.intensity)
             return find_pieces(self._network(stage)(pixels, lambda fraction: run.tick(1.0)), cell_ml)
 
-        return orientation_doubts(image, find_pieces(scores, cell_ml), self.organs, look)
+        return orientation_doubts(image, find_pieces(scores, cell_ml), self.organs, look, 10 * cell_ml ** (1 / 3))
 
     def _image(
         self,

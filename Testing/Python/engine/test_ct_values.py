@@ -55,7 +55,7 @@ def test_air_is_left_as_it_is() -> None:
     assert checked_ct(Volume(body()))[1] == []
 
 
-@pytest.mark.parametrize("value", [0, -77, 500])
+@pytest.mark.parametrize("value", [0, -77, 500, 1000, 3071])
 def test_masks_are_air(value: int) -> None:
     array = body()
     outside = array < -500
@@ -81,6 +81,7 @@ def test_saturated_bone_and_metal_are_no_padding() -> None:
     clipped = body().clip(-1000, 275)
     assert without_padding(Volume(clipped))[1] == []
     metal = body()
+    metal[4:8, 18:28, 18:28] = np.random.default_rng(0).integers(300, 3071, (4, 10, 10))  # its blurred edge
     metal[4:8, 20:26, 20:26] = 3071
     assert without_padding(Volume(metal))[1] == []
 

@@ -15,11 +15,12 @@ from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.volume import Volume
 
 
-def piece(organ: int, ml: float, sure: float) -> Piece:
-    return Piece(organ, ml, sure * ml, np.zeros(3), np.ones(3))
+def piece(organ: int, ml: float, sure: float, height: float = 0.0) -> Piece:
+    return Piece(organ, ml, sure * ml, np.array([height, 0, 0]), np.array([height + 1, 1, 1]))
 
 
-GOOD = [piece(1, 1500, 0.8), piece(4, 200, 0.75), piece(2, 180, 0.7), piece(3, 170, 0.7)]
+GOOD = [piece(1, 1500, 0.8, 20), piece(4, 200, 0.75, 21), piece(2, 180, 0.7, 12), piece(3, 170, 0.7, 13)]
+UPSIDE_DOWN = [piece(1, 900, 0.7, 12), piece(4, 100, 0.5), piece(3, 170, 0.6, 17)]
 MIRRORED = [piece(1, 600, 0.45), piece(4, 450, 0.55), piece(2, 170, 0.6), piece(3, 160, 0.6)]
 IMAGE = torch.full((40, 40, 50), -1.0)
 IMAGE[2:38, 5:35, 5:45] = 0.2
@@ -48,9 +49,9 @@ def test_a_usual_scan_is_not_looked_at_again() -> None:
     def look(turned: torch.Tensor) -> list[Piece]:
         raise AssertionError
 
-    assert orientation_doubts(with_bones(28), GOOD, ORGANS, look) == []
-    assert orientation_doubts(IMAGE, [piece(2, 60, 0.1)], ORGANS, look) == []  # no abdomen
-    assert orientation_doubts(IMAGE, MIRRORED, ORGANS[1:2], look) == []  # a model of the right kidney only
+    assert orientation_doubts(with_bones(28), GOOD, ORGANS, look, 4.0) == []
+    assert orientation_doubts(IMAGE, [piece(2, 60, 0.1)], ORGANS, look, 4.0) == []  # no abdomen
+    assert orientation_doubts(IMAGE, MIRRORED, ORGANS[1:2], look, 4.0) == []  # a model of the right kidney only
 
 
 @pytest.mark.parametrize(
@@ -65,16 +66,25 @@ def test_what_looks_better_exchanged_is_said(row: int, flips: tuple[int, ...], w
     image = with_bones(row)
     image[30, 20, 20] = 0.9  # no symmetry
     image[10, 12, 30] = 0.8
-    (line,) = orientation_doubts(image, MIRRORED, ORGANS, looks({flips: GOOD}, image, []))
+    (line,) = orientation_doubts(image, MIRRORED, ORGANS, looks({flips: GOOD}, image, []), 4.0)
     assert line.startswith(words) and ("situs inversus" in line) == (flips == (2,))
+
+
+def test_a_kidney_above_the_liver_is_looked_at() -> None:
+    image = with_bones(28)
+    image[30, 20, 20] = 0.9
+    (line,) = orientation_doubts(image, UPSIDE_DOWN, ORGANS, looks({(0,): GOOD}, image, []), 4.0)
+    assert line.startswith("Head and feet are in doubt")
+    in_a_shoulder = [*GOOD[:2], piece(2, 60, 0.7, 80)]
+    assert orientation_doubts(image, in_a_shoulder, ORGANS, looks({}, image, []), 4.0) == []
 
 
 def test_an_odd_patient_is_no_mirrored_one() -> None:
     image = with_bones(28)
     image[30, 20, 20] = 0.9
-    assert orientation_doubts(image, MIRRORED, ORGANS, looks({}, image, [])) == []
+    assert orientation_doubts(image, MIRRORED, ORGANS, looks({}, image, []), 4.0) == []
     vague = [piece(1, 500, 0.2), piece(4, 200, 0.3)]
-    (line,) = orientation_doubts(image, vague, ORGANS, looks({(2,): vague}, image, []))
+    (line,) = orientation_doubts(image, vague, ORGANS, looks({(2,): vague}, image, []), 4.0)
     assert "sure of 23 %" in line or "in doubt" in line
 
 
