@@ -14,8 +14,8 @@ from FlareSegmentLib.volume import Volume
 AIR_HU = -1000
 _DARK_HU = -400.0  # what is padded with less looks like air already
 _SAMPLES = (128, 64, 64)
-_LEAST_SHARE = 2e-4  # of the sample
-_LEAST_COUNT = 8
+_LEAST_SHARE = 5e-5  # of the sample
+_LEAST_COUNT = 3
 _OUTER_SHARE, _INNER_SHARE = 0.1, 0.5  # of a plane, for the largest value: bone and metal are cut off there, too
 _NEARLY_HU, _FEW = 50.0, 0.05
 _SLAB_VOXELS = 1 << 24

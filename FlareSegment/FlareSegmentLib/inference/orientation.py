@@ -19,7 +19,7 @@ Flips = tuple[int, ...]
 """Axes of (z, y, x) that are exchanged end for end."""
 
 _ENOUGH_ML = 150.0  # less is no abdomen to judge by
-_SURE_OF_LIVER = 0.66
+_SURE_OF_LIVER, _LEAST_SURE_OF_LIVER = 0.66, 0.45
 _LIVER_PER_SPLEEN = 3.5
 _AS_HIGH_MM, _FAR_ABOVE_MM = -6.0, 160.0
 _CLEARLY_BETTER = 1.35
@@ -57,8 +57,9 @@ def orientation_doubts(
         return []
     looks = {flips: _largest(look(image.flip(flips).contiguous())) for flips in _candidates(image, in_front)}
     best = max(looks, key=lambda flips: _likeness(looks[flips]))
-    enough = sum(piece.sure_ml for piece in looks[best].values()) >= _ENOUGH_ML
-    if enough and _likeness(looks[best]) > _CLEARLY_BETTER * _likeness(found):
+    liver = looks[best].get(keys.index("liver") + 1)
+    sure_of_it = liver is not None and liver.sure_ml >= max(_ENOUGH_ML / 2, _LEAST_SURE_OF_LIVER * liver.ml)
+    if sure_of_it and _likeness(looks[best]) > _CLEARLY_BETTER * _likeness(found):
         return [_line(best)]
     sure = sum(piece.sure_ml for piece in found.values()) / sum(piece.ml for piece in found.values())
     if sure < _SURE_OF_ANYTHING and sum(piece.ml for piece in found.values()) > _MUCH_ML:

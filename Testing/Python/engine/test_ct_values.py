@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.ndimage import gaussian_filter
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.hounsfield import noise_hu, scale_doubts
@@ -78,7 +79,7 @@ def test_two_paddings_and_blank_slices_in_between() -> None:
 
 
 def test_saturated_bone_and_metal_are_no_padding() -> None:
-    clipped = body().clip(-1000, 275)
+    clipped = gaussian_filter(body(), 0.7).clip(-1000, 275)  # no scanner has sharp edges
     assert without_padding(Volume(clipped))[1] == []
     metal = body()
     metal[4:8, 18:28, 18:28] = np.random.default_rng(0).integers(300, 3071, (4, 10, 10))  # its blurred edge

@@ -90,7 +90,7 @@ def mask(draw) -> Edit:
         array[array < -700] = value
         return Edit("body mask", ("padding", "shifted", "Hardly any"), edited(volume, array))
     box = tuple(
-        slice(s, s + n) for s, n in ((draw(st.integers(0, k // 2)), draw(st.integers(3, k // 2))) for k in array.shape)
+        slice(s, s + n) for s, n in ((draw(st.integers(0, k // 2)), draw(st.integers(4, k // 2))) for k in array.shape)
     )
     array[box] = value
     return Edit("box mask", ("padding",), edited(volume, array))
@@ -264,7 +264,7 @@ def test_an_edited_series_is_in_place_refused_or_named(
     values = volume.array[:, 8, 8].astype(float)
     phase = int(values[0] >= 500)
     expected = 10 * places + 500 * phase
-    right = np.abs(values - expected).max() <= 1.5
+    right = np.abs(values - expected).max() <= 3  # 0.3 mm, a tenth of the slices' distance
     whole = lost or kind == "damaged" or len(volume.array) == count
     assert right and whole, f"{kind} by {tag}: {said}"
     words = {"moved": "in their planes", "uneven": "unevenly", "two phases": "acquisition", "damaged": "damaged"}
