@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.files.image_io import file_type
+from FlareSegmentLib.files.file_headers import file_type
 
 LONGEST_NAME = 255 - len("_organs.seg.nrrd")
 _SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")

@@ -31,7 +31,7 @@ from FlareSegmentLib.files.file_headers import (
     unreadable,
 )
 from FlareSegmentLib.files.hounsfield import NOISE_WORTH_A_WARNING_HU, noise_hu, scale_doubts
-from FlareSegmentLib.files.nifti import no_orientation, read_nifti
+from FlareSegmentLib.files.nifti import check_nifti_header, no_orientation, read_nifti
 from FlareSegmentLib.files.padding import without_padding
 from FlareSegmentLib.volume import Volume
 
@@ -256,6 +256,14 @@ def volume_of_image(image: sitk.Image, name: str) -> Volume:
     """Volume of a three-dimensional SimpleITK image with one value per voxel. Raises InputError."""
     direction = np.array(image.GetDirection()).reshape(3, 3)
     return Volume(sitk.GetArrayFromImage(image), image.GetSpacing(), image.GetOrigin(), direction, name)
+
+
+def check_file_header(path: Path) -> None:
+    """Raise InputError where ITK would stumble over the header of a file of one of the READERS."""
+    if kind_of(path) == "NIfTI":
+        check_nifti_header(path)
+    else:
+        read_header(path)
 
 
 def check_header(reader: sitk.ImageFileReader, path: Path, bytes_at_hand: int) -> int:

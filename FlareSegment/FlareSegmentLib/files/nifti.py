@@ -75,6 +75,19 @@ def read_nifti(path: Path) -> tuple[Volume, list[str]]:
     return volume, warnings
 
 
+def check_nifti_header(path: Path) -> None:
+    """Raise InputError where a file has no header of NIfTI that a reader could follow."""
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        with _opened(path) as stream:
+            header, _ = _read_header(stream)
+            _dimensions(header)
+            header.get_data_dtype()
+    except (*_DAMAGE, HeaderDataError) as error:
+        raise unreadable(path) from error
+
+
 def _opened(path: Path) -> IO[bytes]:
     return gzip.open(path) if is_gzipped(path) else open(path, "rb")  # type: ignore[return-value]
 
@@ -101,13 +114,18 @@ def _read_header(stream: IO[bytes]):
     return header, version
 
 
+def _dimensions(header) -> list[int]:
+    """Sizes along all axes. Raises ValueError."""
+    count, *sizes = (int(value) for value in header["dim"])
+    if not 1 <= count <= 7 or min(sizes[:count]) < 1:
+        raise ValueError("dimensions")
+    return sizes[:count]
+
+
 def _shape(header, path: Path) -> tuple[int, int, int]:
     """(x, y, z) voxels. Raises ValueError, and InputError for what is no single volume."""
-    dimensions = [int(value) for value in header["dim"]]
-    count = dimensions[0]
-    if not 1 <= count <= 7 or min(dimensions[1 : count + 1]) < 1:
-        raise ValueError("dimensions")
-    sizes = dimensions[1 : count + 1]
+    sizes = _dimensions(header)
+    count = len(sizes)
     text = " x ".join(str(size) for size in sizes)
     if count > 4 and math.prod(sizes[4:]) > 1 and sizes[3] == 1:
         raise InputError(f"{path} is a color or vector image: a CT has one number per voxel. Choose the CT itself.")
@@ -210,7 +228,7 @@ def _at_right_angles(affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndar
 def _voxels(path: Path, dtype: np.dtype, start: int, count: int) -> np.ndarray:
     """The stored numbers in the machine's byte order, (count,). Raises InputError where the file is not whole."""
     array = np.empty(count, dtype)
-    view = memoryview(array).cast("B")  # type: ignore[arg-type]
+    view = memoryview(array).cast("B")
     filled = 0
     try:
         with _opened(path) as stream:

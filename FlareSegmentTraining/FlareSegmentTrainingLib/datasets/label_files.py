@@ -12,8 +12,8 @@ import SimpleITK as sitk
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.dicom_folder import find_series, read_series
-from FlareSegmentLib.files.file_headers import read_header
-from FlareSegmentLib.files.image_io import file_type, quiet_itk, read_labels
+from FlareSegmentLib.files.file_headers import file_type
+from FlareSegmentLib.files.image_io import check_file_header, quiet_itk, read_labels
 from FlareSegmentLib.organs import organ_by_key
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.class_tables import label_map_of_file
@@ -151,10 +151,9 @@ def _layers(label_map: LabelMap) -> int:
 
 def _components(labels: Path) -> int:
     """How many values each voxel of a file has; 1 where its header cannot be read, which reading will say."""
-    extension = file_type(labels)
-    if extension is None or not labels.is_file():
+    if file_type(labels) is None or not labels.is_file():
         return 1
-    read_header(labels, extension)  # ITK ends the process at some damaged headers
+    check_file_header(labels)  # ITK ends the process at some damaged headers
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(labels))
     try:

@@ -19,8 +19,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.files.file_headers import read_header
-from FlareSegmentLib.files.image_io import file_type, quiet_itk, read_volume
+from FlareSegmentLib.files.file_headers import file_type
+from FlareSegmentLib.files.image_io import check_file_header, quiet_itk, read_volume
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import Case
 from FlareSegmentTrainingLib.datasets.file_pairs import LeftOut
@@ -171,10 +171,9 @@ def _header(case: Case) -> tuple[tuple[int, ...], tuple[float, ...] | None] | No
             with quiet_itk():
                 reader.ReadImageInformation()
             return tuple(sorted((*reader.GetSize()[:2], len(files)))), None
-        extension = file_type(case.image)
-        if extension is None:
+        if file_type(case.image) is None:
             return None
-        read_header(case.image, extension)  # ITK ends the process at some damaged headers
+        check_file_header(case.image)  # ITK ends the process at some damaged headers
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(case.image))
         with quiet_itk():
