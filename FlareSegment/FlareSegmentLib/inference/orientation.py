@@ -59,7 +59,8 @@ def orientation_doubts(
     best = max(looks, key=lambda flips: _likeness(looks[flips]))
     liver = looks[best].get(keys.index("liver") + 1)
     sure_of_it = liver is not None and liver.sure_ml >= max(_ENOUGH_ML / 2, _LEAST_SURE_OF_LIVER * liver.ml)
-    if sure_of_it and _likeness(looks[best]) > _CLEARLY_BETTER * _likeness(found):
+    needed = 1.0 if in_front else _CLEARLY_BETTER  # the bones are evidence of their own
+    if sure_of_it and _likeness(looks[best]) > needed * _likeness(found):
         return [_line(best)]
     sure = sum(piece.sure_ml for piece in found.values()) / sum(piece.ml for piece in found.values())
     if sure < _SURE_OF_ANYTHING and sum(piece.ml for piece in found.values()) > _MUCH_ML:
