@@ -30,6 +30,7 @@ def boot(main_window: bool = False, testing: bool = True):
     :param main_window: also make the main window with module panel, slice views and 3D view (not yet shown).
     :param testing: Slicer's testing mode: dialogs do not wait for an answer.
     """
+    _find_vtk_libraries_once()
     import slicer
 
     if getattr(slicer, "app", None) is not None:
@@ -53,7 +54,6 @@ def _boot(testing):
         os.environ["XDG_RUNTIME_DIR"] = os.path.join(tempfile.gettempdir(), f"runtime-{getpass.getuser()}")
         os.makedirs(os.environ["XDG_RUNTIME_DIR"], mode=0o700, exist_ok=True)
     prefer_off_screen_rendering()
-    _find_vtk_libraries_once()
     import slicer
     import slicer.util
 
