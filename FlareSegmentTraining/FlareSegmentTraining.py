@@ -92,6 +92,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         self.ui.useModelButton.connect("clicked(bool)", self.onUseModelButton)
         self.ui.plotButton.connect("clicked(bool)", self.onPlotButton)
         self.ui.presetComboBox.connect("currentIndexChanged(int)", self.onPresetChanged)
+        self.ui.epochsSpinBox.connect("valueChanged(int)", self.onEpochsChanged)
         self.ui.dataPathEdit.connect("currentPathChanged(QString)", self.onDataChanged)
         self.ui.outputPathEdit.connect("currentPathChanged(QString)", self.onOutputChanged)
         self.onPresetChanged()
@@ -122,9 +123,19 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         """Say what the chosen preset is."""
         combo = self.ui.presetComboBox
         self.ui.presetLabel.text = combo.itemData(combo.currentIndex, qt.Qt.ToolTipRole) or ""
+        self._onCorrected()
 
     def onDataChanged(self, path: str) -> None:
         """Another data set was chosen."""
+        self._onCorrected()
+
+    def onEpochsChanged(self, epochs: int) -> None:
+        """Another number of epochs was chosen."""
+        self._onCorrected()
+
+    def _onCorrected(self) -> None:
+        """What was wrong before is no longer what the form says."""
+        self.logic.forgetFailure()
         self.updateState()
 
     def onOutputChanged(self, path: str) -> None:
@@ -142,7 +153,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         settings.setValue(SETTINGS + "InBackground", self.ui.backgroundCheckBox.checked)
         self.logic.setBackground(self.ui.backgroundCheckBox.checked)
         try:
-            if self.logic.state() == training_process.NOT_BEGUN:
+            if not self.logic.hasBegun():
                 epochs = self.ui.epochsSpinBox.value
                 self.logic.start(self.ui.presetComboBox.currentData, self.ui.dataPathEdit.currentPath, epochs or None)
             else:
@@ -173,7 +184,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         """Show how the run in the folder stands, and what can be done."""
         ui, state, progress = self.ui, self.logic.state(), self.logic.progress()
         active = state in (training_process.STARTING, training_process.RUNNING)
-        begun = state != training_process.NOT_BEGUN
+        begun = self.logic.hasBegun()
         data, output = ui.dataPathEdit.currentPath, ui.outputPathEdit.currentPath
         ready = torch_installed()
         for widget in (ui.dataPathEdit, ui.presetComboBox, ui.epochsSpinBox):
@@ -201,12 +212,14 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         ui.useModelButton.enabled = self.logic.hasModel()
         ui.plotButton.enabled = self.logic.hasLog()
         kind = "error" if state in (training_process.FAILED, training_process.LOST) else "information"
-        self._showMessage(hint if not begun else self._describe(state), kind)
+        self._showMessage(hint if state == training_process.NOT_BEGUN else self._describe(state), kind)
         self._showCurves()
 
     def _describe(self, state: str) -> str:
         if state == training_process.STARTING:
             return _("Starting the training process.")
+        if state == training_process.LOST and not self.logic.hasBegun():
+            return _("The training process is gone without a word, as after a crash, before it began. Start it again.")
         if state == training_process.LOST:
             return _(
                 "The training process is gone without a word, as after a crash. Continue from its last checkpoint."
@@ -284,6 +297,15 @@ class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic):
     def state(self) -> str:
         """Return the state of the run, as in `training_process`."""
         return self._process.state() if self._process else training_process.NOT_BEGUN
+
+    def hasBegun(self) -> bool:
+        """Whether there is a run to watch or to continue; one that failed before its first checkpoint is none."""
+        return self._process is not None and self._process.begun
+
+    def forgetFailure(self) -> None:
+        """Say no more why a run that did not begin has failed."""
+        if self._process:
+            self._process.forget_failure()
 
     def progress(self) -> dict:
         """Return the run's last report, empty where there is none."""

@@ -42,6 +42,7 @@ class TrainingProcess:
         self._python = python or sys.executable
         self._process: subprocess.Popen | None = None
         self._before: dict = {}
+        self._failure_forgotten = False
         self.background = False
 
     def start(self, preset: str, data: Sequence[str], epochs: int | None = None, more: Sequence[str] = ()) -> None:
@@ -51,25 +52,36 @@ class TrainingProcess:
             InputError: when something trains there already, or nothing may be written there.
             FlareSegmentError: when the process cannot be started.
         """
-        if self.state() != NOT_BEGUN:
+        self._check_free()
+        if self.folder.began():
             raise InputError(f"{self.folder.path} holds a run already. Continue it, or choose another folder.")
         arguments = ["--preset", preset, *(word for place in data for word in ("--data", place))]
         self._launch([*arguments, *(["--epochs", str(epochs)] if epochs else []), *more])
 
     def resume(self) -> None:
         """Continue the folder's run. Raises as `start` does."""
-        if self.state() in (STARTING, RUNNING):
-            raise InputError(f"A process is training in {self.folder.path} already.")
-        if self._launched:
-            raise InputError(f"The training in {self.folder.path} is just ending. Continue it in a moment.")
+        self._check_free()
         self._launch(["--resume"])
 
     def request_stop(self) -> None:
         """Ask the run to save and end; it does so after its current step."""
         self.folder.request_stop()
 
+    def forget_failure(self) -> None:
+        """A run that failed before it began is over and done with: something else is about to be tried."""
+        self._failure_forgotten = True
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run to watch or to continue. One that failed before its first checkpoint is none."""
+        return self.state() in (STARTING, RUNNING) or self.folder.began()
+
     def state(self) -> str:
         """Return one of this file's states."""
+        state = self._state()
+        return NOT_BEGUN if self._failure_forgotten and state in (FAILED, LOST) and not self.folder.began() else state
+
+    def _state(self) -> str:
         progress = self.folder.progress()
         state = progress.get("state")
         if self._launched and (state is None or progress == self._before):
@@ -91,7 +103,15 @@ class TrainingProcess:
         """Whether a process that was started here is still there."""
         return self._process is not None and self._process.poll() is None
 
+    def _check_free(self) -> None:
+        """Raise InputError while a process trains in the folder, or is ending."""
+        if self.state() in (STARTING, RUNNING):
+            raise InputError(f"A process is training in {self.folder.path} already.")
+        if self._launched:
+            raise InputError(f"The training in {self.folder.path} is just ending. Start it again in a moment.")
+
     def _launch(self, arguments: Sequence[str]) -> None:
+        self._failure_forgotten = False
         folder = self.folder.path
         priority = "background" if self.background else "normal"
         detached: dict = {"start_new_session": True}

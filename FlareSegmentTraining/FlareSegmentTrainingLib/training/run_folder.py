@@ -58,8 +58,14 @@ class RunFolder:
         self.progress_file = self.path / PROGRESS_FILE
 
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether a run was configured here."""
         return (self.path / CONFIGURATION_FILE).is_file()
+
+    def began(self) -> bool:
+        """Whether there is a run to continue: one that ended by an error before its first checkpoint is none, and
+        leaves the folder free for another attempt.
+        """
+        return self.exists() and (self.state_file.is_file() or self.progress().get("state") not in ("failed", "lost"))
 
     def write_json(self, name: str, content: dict) -> None:
         """Write a JSON file of the folder. Raises FlareSegmentError when the disk does not take it."""

@@ -16,12 +16,15 @@ import json, os, sys, time
 from pathlib import Path
 folder = Path(sys.argv[sys.argv.index("--output") + 1])
 (folder / "arguments.json").write_text(json.dumps(sys.argv[1:]))
-(folder / "config.json").write_text("{}")
 def report(**content):
     (folder / "new").write_text(json.dumps({"pid": os.getpid(), "host": os.uname().nodename, **content}))
     os.replace(folder / "new", folder / "progress.json")
 if "phantom:bad" in sys.argv:
     sys.exit("Error: phantom:bad is not possible.")
+(folder / "config.json").write_text("{}")
+if "phantom:broken" in sys.argv:
+    report(state="failed", message="None of the training cases can be used.")
+    sys.exit("Error: None of the training cases can be used.")
 report(state="running", fraction=0.25, message="coarse epoch 1/4")
 end = time.monotonic() + 60
 while time.monotonic() < end and not (folder / "stop").exists():
@@ -196,6 +199,30 @@ def test_a_training_that_cannot_begin_says_why(panel, slicer_app, tmp_path):
     until(slicer_app, panel, lambda: panel.logic.state() == "failed")
     panel.updateState()
     assert "phantom:bad is not possible" in panel.ui.messageLabel.text
+
+
+@pytest.mark.parametrize(("typo", "reason"), [("phantom:bad", "phantom:bad"), ("phantom:broken", "None of the")])
+def test_a_run_that_never_began_can_be_corrected(panel, slicer_app, tmp_path, typo, reason):
+    """Before or after its configuration was written: there is nothing to continue, and the form is free."""
+    ui, folder = panel.ui, tmp_path / "run"
+    ui.outputPathEdit.currentPath = str(folder)
+    ui.dataPathEdit.currentPath = typo
+    ui.startButton.click()
+    until(slicer_app, panel, lambda: panel.logic.state() == "failed" and not panel.logic._process._launched)
+    panel.updateState()
+    assert reason in ui.messageLabel.text
+    assert ui.dataPathEdit.enabled and ui.presetComboBox.enabled and ui.epochsSpinBox.enabled
+    assert ui.startButton.text == "Start training" and ui.startButton.enabled
+    ui.dataPathEdit.currentPath = "phantom:4"
+    assert ui.messageLabel.text == ""
+    ui.startButton.click()
+    until(slicer_app, panel, lambda: panel.logic.state() == "running")
+    arguments = json.loads((folder / "arguments.json").read_text())
+    assert "--resume" not in arguments and "phantom:4" in arguments
+    panel.logic.stop()
+    until(slicer_app, panel, lambda: panel.logic.state() == "stopped")
+    panel.updateState()
+    assert ui.startButton.text == "Continue training" and not ui.dataPathEdit.enabled
 
 
 def test_a_finished_run_shows_its_curves(panel, slicer_app, tmp_path, screenshots):

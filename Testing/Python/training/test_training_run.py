@@ -251,6 +251,22 @@ def test_a_stop_file_stops(train_module, command, place, monkeypatch):
     assert torch.load(folder.state_file, weights_only=True)["trainer"]["step"] == 1
 
 
+def test_a_run_that_failed_before_its_first_checkpoint_is_begun_anew(train_module, command, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    options = train_module.parse_arguments(command(folder.path))
+    folder.write_json("config.json", {"configuration": {}, "data": ["/a/typo"]})
+    folder.write_json("progress.json", {"state": "failed", "message": "/a/typo: no such folder"})
+    assert train_module._settings(options, folder)["data"] != ["/a/typo"]
+    folder.write_json("progress.json", {"state": "stopped", "message": "Stopped at step 1"})
+    with pytest.raises(Exception, match="holds a run already"):
+        train_module._settings(options, folder)
+    folder.write_json("progress.json", {"state": "failed", "message": "The disk is full"})
+    folder.last.mkdir()
+    folder.state_file.write_bytes(b"a checkpoint")
+    with pytest.raises(Exception, match="holds a run already"):
+        train_module._settings(options, folder)
+
+
 def test_two_processes_and_one_give_the_same_losses(command, place, finished):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
