@@ -75,14 +75,12 @@ SCRIPTS = {
     "evaluate": ("FlareSegmentTraining/Scripts/evaluate.py", "[options]", "measure a model on labeled CTs"),
 }
 SHOW_PANEL = "import slicer; slicer.util.selectModule('FlareSegment')"
-SHOW_FILE = "; slicer.util.loadVolume({path!r})"
-SHOW_FOLDER = """
-from pathlib import Path
-from FlareSegmentLib.files.image_io import read_volume
-volume, warnings = read_volume({path!r})
-node = slicer.util.addVolumeFromArray(volume.array, volume.affine_ras, Path({path!r}).name)
-slicer.util.setSliceViewerLayers(background=node, fit=True)
-print(*warnings, sep="\\n")
+SHOW_CT = """
+from FlareSegmentLib import command_line
+from FlareSegmentSlicerLib.scene.file_loading import load_ct
+status = command_line.run(lambda: [command_line.warn(warning) for warning in load_ct({path!r})[1]])
+if status:
+    slicer.util.exit(status)
 """
 TOOLS = {
     "gui": ("[CT]", "open the panel and the views in a window"),
@@ -626,8 +624,7 @@ def run_gui(root, slicer, arguments):
         raise Refusal("gui needs a display (DISPLAY is not set); python3 flare.py segment needs none.")
     code = SHOW_PANEL
     if arguments:
-        path = Path(arguments[0]).resolve()
-        code += (SHOW_FOLDER if path.is_dir() else SHOW_FILE).format(path=str(path))
+        code += SHOW_CT.format(path=str(Path(arguments[0]).resolve()))
     return run_in_slicer(root, slicer, module_options(root) + ["--python-code", code], {})
 
 
