@@ -15,6 +15,7 @@ import sys
 if sys.version_info < (3, 9):
     sys.exit("flare.py needs Python 3.11, 3.12 or 3.13; this is Python %d.%d." % sys.version_info[:2])
 
+import ast
 import collections
 import contextlib
 import ctypes
@@ -89,6 +90,20 @@ TOOLS = {
     "lint": ("", "ruff, type check and Slicer API lint"),
 }
 
+
+TOOL_HELP = {
+    "gui": (
+        "Opens the panel and the views in a window, with a CT where one is named: a NIfTI, NRRD or MetaImage file or\n"
+        "a folder of DICOM files. --slicer PATH opens them in that Slicer."
+    ),
+    "test": (
+        "Runs the whole test suite and tells its coverage. What is named is given to pytest: a test file, -k WORD, -x."
+    ),
+    "bench": (
+        "Runs the named benchmarks, or all (that takes an hour or more). Testing/Benchmarks/README.md describes them."
+    ),
+    "lint": "Runs ruff, mypy and the check of what the code asks of Slicer's API. Status 1 where one finds something.",
+}
 
 # What comes on top of what every verb runs, in a folder of its own, for these verbs: requirements-NAME.txt.
 Layer = collections.namedtuple("Layer", ["wanted_by", "title", "size", "modules"])
@@ -660,7 +675,10 @@ def run_benchmarks(root, python, benchmarks):
     """Run benchmarks, also behind one that fails; the first failure's status."""
     folders = [root / "FlareSegment", root / "FlareSegmentTraining", root / "Testing"]
     variables = clean_environment(PYTHONPATH=os.pathsep.join(str(folder) for folder in folders), **offscreen())
-    statuses = [run([python, path], variables) for path in benchmarks]
+    statuses = []
+    for number, path in enumerate(benchmarks, 1):
+        say("[%d/%d] %s" % (number, len(benchmarks), path.stem))
+        statuses.append(run([python, path], variables))
     return next((status for status in statuses if status), 0)
 
 
@@ -699,6 +717,16 @@ def usage(root):
     return "\n".join(lines)
 
 
+def tool_help(root, verb):
+    """What a verb that is no script does, and how it is called."""
+    lines = ["Usage: " + ("python3 flare.py %s %s" % (verb, TOOLS[verb][0])).strip(), "", TOOL_HELP[verb]]
+    if verb == "bench":
+        for path in sorted((root / "Testing" / "Benchmarks").glob("*.py")):
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            lines.append("  %-12s %s" % (path.stem, text.splitlines()[0].split(": `")[0] if text else ""))
+    return "\n".join(lines)
+
+
 def take_slicer(words):
     """Take `--slicer PATH` out of the words; returns the path (or None) and the other words."""
     words = list(words)
@@ -721,6 +749,9 @@ def main(words, root=ROOT):
         print(usage(root))
         return 0 if words else 2
     verb, arguments = words[0], words[1:]
+    if verb in TOOLS and set(arguments) & {"-h", "--help"}:
+        print(tool_help(root, verb))
+        return 0
     if verb in TOOLS and verb != "gui":
         if named and verb != "test":
             raise Refusal("%s does not run in a real Slicer: leave out --slicer." % verb)

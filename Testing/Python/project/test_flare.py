@@ -564,6 +564,27 @@ def test_help_offers_only_what_is_there(tree):
     assert "evaluate [options]" in tree.run("--help").stdout
 
 
+@pytest.mark.parametrize("verb", ["gui", "test", "bench", "lint"])
+def test_every_verb_has_help_that_starts_nothing(tree, flare, verb):
+    for word in ("--help", "-h"):
+        result = tree.run(verb, word)
+        assert (result.returncode, result.stderr, result.started) == (0, "", [])
+        assert result.stdout.startswith(f"Usage: python3 flare.py {verb}")
+    assert set(flare.TOOL_HELP) == set(flare.TOOLS)
+
+
+def test_the_help_of_bench_names_every_benchmark(flare, repository):
+    text = flare.tool_help(repository, "bench")
+    for path in (repository / "Testing" / "Benchmarks").glob("*.py"):
+        assert f"  {path.stem} " in text
+
+
+@pytest.mark.parametrize("name", ["panel", "choices", "pipeline", "training"])
+def test_benchmarks_of_minutes_tell_what_they_do(repository, name):
+    text = (repository / "Testing" / "Benchmarks" / f"{name}.py").read_text(encoding="utf-8")
+    assert "in told(" in text
+
+
 def test_tests_run_with_the_users_arguments(tree):
     result = tree.run("test", "-k", "volume", FLARE_TEST_STATUS="1")
     assert result.returncode == 1
