@@ -45,7 +45,7 @@ from FlareSegmentSlicerLib.panel.comparison_section import ComparisonSection
 from FlareSegmentSlicerLib.panel.display_section import DisplaySection
 from FlareSegmentSlicerLib.panel.export_section import ExportSection
 from FlareSegmentSlicerLib.panel.load_section import LoadSection
-from FlareSegmentSlicerLib.panel.message_area import MessageArea, breakable
+from FlareSegmentSlicerLib.panel.message_area import MESSAGE_LINES, MessageArea, breakable, keep_place
 from FlareSegmentSlicerLib.panel.options_section import OptionsSection, candidate_volumes
 from FlareSegmentSlicerLib.panel.organ_table import OrganTable
 from FlareSegmentSlicerLib.panel.progress_display import ProgressDisplay
@@ -141,7 +141,9 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui, lambda: self._parameterNode, lambda: MODEL_FOLDER, self.onBackgroundChosen
         )
         self._progress = ProgressDisplay(self.ui.progressBar)
-        self._message = MessageArea(self.ui.messageFrame, self.ui.messageBar, self.ui.messageLabel)
+        self._message = MessageArea(self.ui.messageFrame, self.ui.messageBar, self.ui.messageLabel, MESSAGE_LINES)
+        for widget in (self.ui.progressBar, self.ui.undoButton):
+            keep_place(widget)
         self._warning = MessageArea(self.ui.warningFrame, self.ui.warningBar, self.ui.warningLabel)
         self._table = OrganTable(self.ui.organNames, self.ui.organTable, self._onJump)
         self._display = DisplaySection(self.ui, self._output)
@@ -394,7 +396,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             with slicer.util.WaitCursor():
                 node = load_sample(name)
         except Exception as error:  # whatever the download stumbles over: the user must know it
-            logging.info("The sample %s could not be loaded: %r", name, error)
+            logging.info("The sample %s could not be loaded", name, exc_info=True)
             reason = str(error).rstrip(".")
         if node is None:
             text = _("{name} could not be loaded: {reason}. The torso phantom needs no network.")

@@ -50,7 +50,7 @@ def register_sample_data() -> None:
 
 
 def can_load(name: str) -> bool:
-    """Whether this Slicer knows where to get a sample. The phantom is made here; an embedded Slicer downloads nothing."""
+    """Whether this Slicer knows where to get a sample: the phantom is made here, others are Slicer's own."""
     if name == PHANTOM:
         return True
     import SampleData

@@ -380,6 +380,16 @@ def test_the_3d_views_show_all_of_a_new_result_and_are_left_alone_later(panel):
     assert camera.GetFocalPoint() == (1000.0, 2000.0, 3000.0)
 
 
+def test_the_only_organ_of_a_model_is_named(panel, tmp_path):
+    import json
+
+    content = {"name": "one", "version": "1", "license": "none", "labels": {"1": "spleen"}}
+    (tmp_path / "model.json").write_text(json.dumps(content))
+    panel.ui.modelPathEdit.currentPath = str(tmp_path)
+    panel.app.processEvents()
+    assert panel.ui.organsButton.text == "Spleen"
+
+
 def test_only_chosen_organs_are_kept(panel):
     from FlareSegmentSlicerLib.scene import segmentation_nodes
 
@@ -797,6 +807,36 @@ def test_remaining_time():
     assert remaining_text(400.0) == "about 7 min left"
 
 
+def test_buttons_do_not_jump(panel):
+    """Neither when a message comes and goes, nor the progress bar, nor Undo."""
+    import qt
+
+    add_ct()
+    panel.run()
+    ui = panel.ui
+
+    def places():
+        panel.app.processEvents()
+        buttons = (
+            ui.segmentButton,
+            ui.show3DButton,
+            ui.copyTableButton,
+            ui.saveTableButton,
+            ui.compareCollapsibleButton,
+        )
+        return [(button.mapTo(ui.FlareSegment, qt.QPoint(0, 0)), button.width) for button in buttons]
+
+    before = places()
+    panel.click(ui.copyTableButton)
+    assert panel.message and places() == before
+    panel.widget._showMessage("")
+    assert places() == before
+    ui.progressBar.setVisible(True)
+    assert places() == before
+    ui.undoButton.setVisible(not ui.undoButton.visible)
+    assert places() == before
+
+
 def test_a_sample_is_one_click_away(panel):
     import slicer
 
@@ -855,11 +895,11 @@ def test_slicers_own_loading_is_not_doubled(panel, monkeypatch):
 
     from FlareSegmentSlicerLib.panel.load_section import LoadSection
 
-    monkeypatch.setattr(type(slicer.app.ioManager()), "openAddDataDialog", lambda self: True, raising=False)
-    LoadSection(panel.ui, None, None, None)
-    panel.widget._updateState()
-    assert not panel.ui.loadButton.visible and "Sample Data" in panel.ui.hintLabel.text
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(slicer.app.ioManager()), "openAddDataDialog", lambda self: True, raising=False)
+        LoadSection(panel.ui, None, None, None)
+        panel.widget._updateState()
+        assert not panel.ui.loadButton.visible and "Sample Data" in panel.ui.hintLabel.text
     LoadSection(panel.ui, None, None, None)
     assert panel.ui.loadButton.visible
 
