@@ -24,7 +24,7 @@ from slicer.ScriptedLoadableModule import (
 from FlareSegmentLib import HOMEPAGE
 from FlareSegmentLib.errors import FlareSegmentError
 from FlareSegmentSlicerLib.panel.installation import torch_installed
-from FlareSegmentSlicerLib.panel.message_area import MessageArea
+from FlareSegmentSlicerLib.panel.message_area import MESSAGE_LINES, MessageArea, keep_place
 from FlareSegmentTrainingLib.training.presets import preset_names, read_preset
 from FlareSegmentTrainingLib.training.run_folder import CURVES_FILE
 
@@ -62,6 +62,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         self.logic: FlareSegmentTrainingLogic | None = None
         self._timer: qt.QTimer | None = None
         self._curvesShown = (0.0, 0)
+        self._curvesWindow: qt.QDialog | None = None
 
     def setup(self) -> None:
         """Called when the user opens the module the first time and the widget is initialized."""
@@ -70,7 +71,8 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         self.logic = FlareSegmentTrainingLogic()
-        self._message = MessageArea(self.ui.messageFrame, self.ui.messageBar, self.ui.messageLabel)
+        self._message = MessageArea(self.ui.messageFrame, self.ui.messageBar, self.ui.messageLabel, MESSAGE_LINES)
+        keep_place(self.ui.progressBar)
 
         for name, description in self.logic.presets().items():
             self.ui.presetComboBox.addItem(name, name)
@@ -84,6 +86,8 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         preset = settings.value(SETTINGS + "Preset") or "flare-organs"
         self.ui.presetComboBox.setCurrentIndex(max(0, self.ui.presetComboBox.findData(preset)))
 
+        if not curves_nodes.slicer_draws_plots():
+            self.ui.plotButton.text = _("Show curves in a window")
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
         self._timer.connect("timeout()", self.updateState)
@@ -153,7 +157,9 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         settings.setValue(SETTINGS + "InBackground", self.ui.backgroundCheckBox.checked)
         self.logic.setBackground(self.ui.backgroundCheckBox.checked)
         try:
-            if not self.logic.hasBegun():
+            if self.logic.state() == training_process.FINISHED:
+                self.ui.outputPathEdit.currentPath = self.logic.trainFurther(self.ui.epochsSpinBox.value or None)
+            elif not self.logic.hasBegun():
                 epochs = self.ui.epochsSpinBox.value
                 self.logic.start(self.ui.presetComboBox.currentData, self.ui.dataPathEdit.currentPath, epochs or None)
             else:
@@ -166,8 +172,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
     def onStopButton(self) -> None:
         """Ask the training to save and end."""
         self.logic.stop()
-        self.ui.stopButton.enabled = False
-        self._showMessage(_("Saving and stopping after the current step."))
+        self.updateState()
 
     def onUseModelButton(self) -> None:
         """Let the FlareSegment module segment with this run's best model."""
@@ -179,6 +184,22 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         """Put the curves into the scene."""
         with slicer.util.tryWithErrorDisplay(_("The curves cannot be shown."), waitCursor=True):
             self.logic.showCurves()
+            if not curves_nodes.slicer_draws_plots():
+                self._showCurvesWindow()
+
+    def _showCurvesWindow(self) -> None:
+        """Show the drawn curves in a window of their own, as large as they are."""
+        if self._curvesWindow is None:
+            self._curvesWindow = qt.QDialog(self.ui.plotButton.window())
+            self._curvesPicture = qt.QLabel()
+            qt.QVBoxLayout(self._curvesWindow).addWidget(self._curvesPicture)
+        file = self.logic.curvesFile()
+        if not file.is_file():
+            raise FileNotFoundError(_("{file} is not drawn: matplotlib is missing.").format(file=file))
+        self._curvesWindow.setWindowTitle(_("Curves of {run}").format(run=file.parent.name))
+        self._curvesPicture.setPixmap(qt.QPixmap(str(file)))
+        self._curvesWindow.show()
+        self._curvesWindow.raise_()
 
     def updateState(self) -> None:
         """Show how the run in the folder stands, and what can be done."""
@@ -187,24 +208,31 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         begun = self.logic.hasBegun()
         data, output = ui.dataPathEdit.currentPath, ui.outputPathEdit.currentPath
         ready = torch_installed()
-        for widget in (ui.dataPathEdit, ui.presetComboBox, ui.epochsSpinBox):
+        finished = state == training_process.FINISHED
+        for widget in (ui.dataPathEdit, ui.presetComboBox):
             widget.enabled = not begun
+        ui.epochsSpinBox.enabled = not begun or finished
         ui.outputPathEdit.enabled = not active
         ui.backgroundCheckBox.enabled = not active
-        ui.stopButton.enabled = state == training_process.RUNNING and not self.logic.stopRequested()
+        ui.stopButton.enabled = active and not self.logic.stopRequested()
         ui.startButton.text = _("Continue training") if begun and not active else _("Start training")
+        if finished:
+            ui.startButton.text = _("Train further")
         if not ready:
             hint = _("Install PyTorch first: open the FlareSegment module, which offers it.")
         elif not output:
             hint = _("Choose a folder for the run.")
         elif not begun and not data:
             hint = _("Choose a folder, archive or list of labeled CTs, or write phantom:20 to train on made-up torsos.")
-        elif state == training_process.FINISHED:
-            hint = _("This run is finished. Choose another folder for a new one.")
         else:
             hint = ""
         ui.startButton.enabled = not hint and not active
         ui.startButton.toolTip = hint or _("The training runs on its own and goes on when Slicer is closed.")
+        if finished and not hint:
+            ui.startButton.toolTip = _(
+                "Begin a run in a new folder beside this finished one, with its best model, its data and its split, "
+                "for as many epochs as are chosen."
+            )
         ui.progressBar.setVisible(begun)
         ui.progressBar.value = (
             round(100 * (progress.get("fraction") or 0.0)) if state != training_process.FINISHED else 100
@@ -216,6 +244,8 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         self._showCurves()
 
     def _describe(self, state: str) -> str:
+        if state in (training_process.STARTING, training_process.RUNNING) and self.logic.stopRequested():
+            return _("Stopping: after the current step, which is saved, or the CT that is being prepared.")
         if state == training_process.STARTING:
             return _("Starting the training process.")
         if state == training_process.LOST and not self.logic.hasBegun():
@@ -236,6 +266,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
             if time:
                 pixmap = pixmap.scaledToWidth(width, qt.Qt.SmoothTransformation)
             self.ui.curvesLabel.setPixmap(pixmap)
+            self.ui.curvesLabel.setMinimumHeight(pixmap.height())  # a panel short of room would cut it, not scroll
         self.ui.curvesCollapsibleButton.setVisible(bool(time))
 
     def _showMessage(self, text: str, kind: str = "information") -> None:
@@ -280,6 +311,17 @@ class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic):
         """
         self._process.background = self._background
         self._process.start(preset, [place.strip() for place in data.split(";") if place.strip()], epochs)
+
+    def trainFurther(self, epochs: int | None = None) -> str:
+        """Begin a run in a new folder beside the finished one, from its best model, and return the folder.
+
+        Raises FlareSegmentError with one clear line.
+        """
+        former = self._process.folder
+        self._process = TrainingProcess(training_process.next_folder(former.path))
+        self._process.background = self._background
+        self._process.start_from(former, epochs)
+        return str(self._process.folder.path)
 
     def resume(self) -> None:
         """Continue the run. Raises FlareSegmentError with one clear line."""

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
-from FlareSegmentTrainingLib.training.run_folder import OUTPUT_FILE, RunFolder
+from FlareSegmentTrainingLib.datasets.splits import SPLIT_FILE
+from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, OUTPUT_FILE, RunFolder
 
 TRAIN_SCRIPT = Path(__file__).resolve().parents[1] / "Scripts" / "train.py"
+PRESET_FILE = "preset.json"
 NOT_BEGUN, STARTING, RUNNING, FINISHED, STOPPED, FAILED, LOST = (
     "not begun",
     "starting",
@@ -25,6 +27,15 @@ NOT_BEGUN, STARTING, RUNNING, FINISHED, STOPPED, FAILED, LOST = (
     "failed",
     "lost",
 )
+
+
+def next_folder(path: Path) -> Path:
+    """The first folder beside `path`, of its name and a number, that is not there yet."""
+    stem, _, number = path.name.rpartition("_")
+    stem, count = (stem, int(number)) if stem and number.isdigit() else (path.name, 1)
+    while path.with_name(f"{stem}_{count + 1}").exists():
+        count += 1
+    return path.with_name(f"{stem}_{count + 1}")
 
 
 class TrainingProcess:
@@ -57,6 +68,16 @@ class TrainingProcess:
             raise InputError(f"{self.folder.path} holds a run already. Continue it, or choose another folder.")
         arguments = ["--preset", preset, *(word for place in data for word in ("--data", place))]
         self._launch([*arguments, *(["--epochs", str(epochs)] if epochs else []), *more])
+
+    def start_from(self, former: RunFolder, epochs: int | None = None) -> None:
+        """Begin a new run with a finished one's best model, data, split and prepared cases. Raises as `start` does."""
+        settings = former.read_json(CONFIGURATION_FILE)
+        self.folder.write_json(PRESET_FILE, settings.get("configuration", {}))
+        more = ["--start-from", str(former.best), "--split", str(former.path / SPLIT_FILE)]
+        more += ["--cache", settings.get("cache") or str(former.path / "prepared")]
+        for option in ("label_map", "patient_pattern"):
+            more += [f"--{option.replace('_', '-')}", settings[option]] if settings.get(option) else []
+        self.start(str(self.folder.path / PRESET_FILE), settings.get("data", []), epochs, more)
 
     def resume(self) -> None:
         """Continue the folder's run. Raises as `start` does."""

@@ -294,6 +294,7 @@ def train(options: argparse.Namespace) -> None:
         set_priority(options.priority == "background")
     folder = RunFolder(options.output)
     settings = _settings(options, folder)
+    folder.forget_old_stop()
     configuration = parse(settings["configuration"])
     device = choose_device(options.device, local_rank())
     precision = choose_precision(configuration.precision, device)

@@ -37,6 +37,7 @@ PROGRESS_FILE = "progress.json"
 STOP_FILE = "stop"
 OUTPUT_FILE = "output.txt"
 BEATS_EVERY_SECONDS = 2.0
+FRESH_REQUEST_SECONDS = 30.0
 DEAD_AFTER_SECONDS = 30.0
 """A run whose progress file is older is not running any more, where its process cannot be asked."""
 
@@ -123,8 +124,14 @@ class RunFolder:
         return self.progress().get("state") == "running"
 
     def request_stop(self) -> None:
-        """Ask the process that trains here to save and end."""
+        """Ask the process that trains here, or is just starting to, to save and end."""
         self.stop_file.touch()
+
+    def forget_old_stop(self) -> None:
+        """Remove a request that no process has obeyed any more; one of the last seconds is meant for who starts now."""
+        with contextlib.suppress(OSError):
+            if time.time() - self.stop_file.stat().st_mtime > FRESH_REQUEST_SECONDS:
+                self.stop_file.unlink()
 
 
 class ProgressReporter:

@@ -170,6 +170,27 @@ def test_a_training_starts_is_found_again_and_stops(panel, slicer_app, tmp_path,
     ui.epochsSpinBox.value = 0
 
 
+def test_buttons_do_not_jump(panel, slicer_app, tmp_path):
+    import qt
+
+    ui = panel.ui
+    finished_run(tmp_path / "run")
+
+    def places():
+        slicer_app.processEvents()
+        parent = ui.FlareSegmentTraining
+        return [(one.mapTo(parent, qt.QPoint(0, 0)), one.width) for one in (ui.startButton, ui.stopButton)]
+
+    before, below = places(), ui.useModelButton.mapTo(ui.FlareSegmentTraining, qt.QPoint(0, 0))
+    run = tmp_path / "other"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    ui.outputPathEdit.currentPath = str(run)
+    assert ui.startButton.text == "Continue training" and places() == before
+    slicer_app.processEvents()
+    assert ui.useModelButton.mapTo(ui.FlareSegmentTraining, qt.QPoint(0, 0)) == below
+
+
 def test_a_training_outlives_the_process_that_started_it(tmp_path, repository, panel):
     """Started by a Python that ends at once: the training still runs, and its folder says so."""
     from FlareSegmentTrainingSlicerLib import training_process
@@ -231,8 +252,67 @@ def test_a_finished_run_shows_its_curves(panel, slicer_app, tmp_path, screenshot
     slicer_app.processEvents()
     ui = panel.ui
     assert ui.curvesCollapsibleButton.visible and ui.curvesLabel.pixmap is not None
-    assert not ui.startButton.enabled and "finished" in ui.startButton.toolTip
+    slicer_app.processEvents()
+    assert ui.curvesLabel.height >= ui.curvesLabel.pixmap.height() > 200, "the curves are cut"
+    assert ui.plotButton.text == "Show curves in a window"
+    assert ui.startButton.text == "Train further" and "finished" in ui.startButton.toolTip
+    assert not ui.dataPathEdit.enabled and ui.epochsSpinBox.enabled
     slicer_app._main_window.grab().save(str(screenshots / "training_finished.png"))
+
+
+def test_a_finished_run_is_trained_further_in_a_new_folder(panel, slicer_app, tmp_path):
+    run = finished_run(tmp_path / "run_9")
+    run.write_json("config.json", {"configuration": {"name": "mine"}, "data": ["phantom:4"], "label_map": "flare22"})
+    (tmp_path / "run_10").mkdir()
+    ui = panel.ui
+    ui.outputPathEdit.currentPath = str(run.path)
+    ui.epochsSpinBox.value = 7
+    ui.startButton.click()
+    folder = tmp_path / "run_11"
+    assert Path(ui.outputPathEdit.currentPath) == folder
+    until(slicer_app, panel, lambda: panel.logic.state() == "running")
+    words = json.loads((folder / "arguments.json").read_text())
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    assert json.loads(Path(given["--preset"]).read_text()) == {"name": "mine"}
+    assert given["--start-from"] == str(run.best) and given["--split"] == str(run.path / "split.json")
+    assert (given["--data"], given["--epochs"], given["--label-map"]) == ("phantom:4", "7", "flare22")
+    assert given["--cache"] == str(run.path / "prepared") and given["--output"] == str(folder)
+    panel.logic.stop()
+    until(slicer_app, panel, lambda: panel.logic.state() == "stopped")
+    ui.epochsSpinBox.value = 0
+
+
+def test_stop_is_heard_while_the_training_starts(panel, slicer_app, tmp_path, monkeypatch):
+    from FlareSegmentTrainingSlicerLib import training_process
+
+    script = tmp_path / "slow_to_start.py"
+    script.write_text("import time\ntime.sleep(2)\n" + FAKE_TRAINING)
+    monkeypatch.setattr(training_process, "TRAIN_SCRIPT", script)
+    ui = panel.ui
+    ui.dataPathEdit.currentPath = "phantom:4"
+    ui.outputPathEdit.currentPath = str(tmp_path / "run")
+    ui.startButton.click()
+    assert panel.logic.state() == "starting" and ui.stopButton.enabled
+    ui.stopButton.click()
+    assert not ui.stopButton.enabled and "Stopping" in ui.messageLabel.text
+    panel.updateState()
+    assert "Stopping" in ui.messageLabel.text
+    until(slicer_app, panel, lambda: panel.logic.state() == "stopped", 20)
+
+
+def test_show_curves_shows_them_where_slicer_draws_no_plots(panel, slicer_app, tmp_path, monkeypatch):
+    import slicer
+
+    run = finished_run(tmp_path / "run")
+    panel.ui.outputPathEdit.currentPath = str(run.path)
+    panel.ui.plotButton.click()
+    window = panel._curvesWindow
+    assert window.visible and "run" in window.windowTitle
+    assert panel._curvesPicture.pixmap.width() > 500
+    window.close()
+    monkeypatch.setattr(type(slicer.app.layoutManager()), "plotWidget", lambda self, index: None, raising=False)
+    panel.ui.plotButton.click()
+    assert not window.visible
 
 
 def test_curves_become_tables_and_a_chart_that_a_saved_scene_shows(panel, tmp_path):
