@@ -62,7 +62,6 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         self.logic: FlareSegmentTrainingLogic | None = None
         self._timer: qt.QTimer | None = None
         self._curvesShown = (0.0, 0)
-        self._curvesWindow: qt.QDialog | None = None
 
     def setup(self) -> None:
         """Called when the user opens the module the first time and the widget is initialized."""
@@ -86,8 +85,6 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         preset = settings.value(SETTINGS + "Preset") or "flare-organs"
         self.ui.presetComboBox.setCurrentIndex(max(0, self.ui.presetComboBox.findData(preset)))
 
-        if not curves_nodes.slicer_draws_plots():
-            self.ui.plotButton.text = _("Show curves in a window")
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
         self._timer.connect("timeout()", self.updateState)
@@ -184,22 +181,6 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         """Put the curves into the scene."""
         with slicer.util.tryWithErrorDisplay(_("The curves cannot be shown."), waitCursor=True):
             self.logic.showCurves()
-            if not curves_nodes.slicer_draws_plots():
-                self._showCurvesWindow()
-
-    def _showCurvesWindow(self) -> None:
-        """Show the drawn curves in a window of their own, as large as they are."""
-        if self._curvesWindow is None:
-            self._curvesWindow = qt.QDialog(self.ui.plotButton.window())
-            self._curvesPicture = qt.QLabel()
-            qt.QVBoxLayout(self._curvesWindow).addWidget(self._curvesPicture)
-        file = self.logic.curvesFile()
-        if not file.is_file():
-            raise FileNotFoundError(_("{file} is not drawn: matplotlib is missing.").format(file=file))
-        self._curvesWindow.setWindowTitle(_("Curves of {run}").format(run=file.parent.name))
-        self._curvesPicture.setPixmap(qt.QPixmap(str(file)))
-        self._curvesWindow.show()
-        self._curvesWindow.raise_()
 
     def updateState(self) -> None:
         """Show how the run in the folder stands, and what can be done."""

@@ -60,12 +60,6 @@ def show_curves(folder: RunFolder):
     return chart
 
 
-def slicer_draws_plots() -> bool:
-    """Whether this Slicer has views that draw charts; the embedded one has none."""
-    manager = slicer.app.layoutManager()
-    return manager is not None and hasattr(manager, "plotWidget")
-
-
 def save_scene(folder: RunFolder) -> Path:
     """Save a scene with nothing but the run's curves as RUN/curves.mrb, for a script without a window; the scene is
     cleared.

@@ -254,7 +254,6 @@ def test_a_finished_run_shows_its_curves(panel, slicer_app, tmp_path, screenshot
     assert ui.curvesCollapsibleButton.visible and ui.curvesLabel.pixmap is not None
     slicer_app.processEvents()
     assert ui.curvesLabel.height >= ui.curvesLabel.pixmap.height() > 200, "the curves are cut"
-    assert ui.plotButton.text == "Show curves in a window"
     assert ui.startButton.text == "Train further" and "finished" in ui.startButton.toolTip
     assert not ui.dataPathEdit.enabled and ui.epochsSpinBox.enabled
     slicer_app._main_window.grab().save(str(screenshots / "training_finished.png"))
@@ -300,19 +299,18 @@ def test_stop_is_heard_while_the_training_starts(panel, slicer_app, tmp_path, mo
     until(slicer_app, panel, lambda: panel.logic.state() == "stopped", 20)
 
 
-def test_show_curves_shows_them_where_slicer_draws_no_plots(panel, slicer_app, tmp_path, monkeypatch):
+def test_show_curves_shows_them(panel, slicer_app, tmp_path):
     import slicer
 
     run = finished_run(tmp_path / "run")
     panel.ui.outputPathEdit.currentPath = str(run.path)
+    slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
     panel.ui.plotButton.click()
-    window = panel._curvesWindow
-    assert window.visible and "run" in window.windowTitle
-    assert panel._curvesPicture.pixmap.width() > 500
-    window.close()
-    monkeypatch.setattr(type(slicer.app.layoutManager()), "plotWidget", lambda self, index: None, raising=False)
-    panel.ui.plotButton.click()
-    assert not window.visible
+    slicer_app.processEvents()
+    (chart,) = slicer.util.getNodesByClass("vtkMRMLPlotChartNode")
+    plot = slicer.app.layoutManager().plotWidget(0)
+    assert plot.visible and plot.mrmlPlotViewNode().GetPlotChartNodeID() == chart.GetID()
+    slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
 
 
 def test_curves_become_tables_and_a_chart_that_a_saved_scene_shows(panel, tmp_path):

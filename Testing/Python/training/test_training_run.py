@@ -275,6 +275,22 @@ def test_what_is_missing_is_told_when_a_run_begins_and_no_more(train_module, com
     assert "TensorBoard" not in capsys.readouterr().out
 
 
+def test_a_finished_run_is_trained_further(train_module, finished, place, monkeypatch):
+    """What the panel starts for that is a run that ends well, on the same split and without preparing a case anew."""
+    from FlareSegmentTrainingSlicerLib.training_process import TrainingProcess, next_folder
+
+    folder = next_folder(finished.path)
+    process, launched = TrainingProcess(folder), []
+    monkeypatch.setattr(process, "_launch", launched.extend)
+    process.start_from(finished, 1)
+    prepared = sorted((place / "cache").iterdir())
+    assert train_module.main([*launched, "--output", str(folder), "--device", "cpu"]) == 0
+    further = RunFolder(folder)
+    assert len(log_of(further)) == 1
+    assert further.read_json("split.json")["validation"] == finished.read_json("split.json")["validation"]
+    assert sorted((place / "cache").iterdir()) == prepared
+
+
 def test_a_stop_request_of_yesterday_is_none(tmp_path):
     folder = RunFolder(tmp_path)
     folder.request_stop()
