@@ -15,6 +15,7 @@ import sys
 if sys.version_info < (3, 9):
     sys.exit("flare.py needs Python 3.11, 3.12 or 3.13; this is Python %d.%d." % sys.version_info[:2])
 
+import ast
 import collections
 import contextlib
 import ctypes
@@ -75,14 +76,12 @@ SCRIPTS = {
     "evaluate": ("FlareSegmentTraining/Scripts/evaluate.py", "[options]", "measure a model on labeled CTs"),
 }
 SHOW_PANEL = "import slicer; slicer.util.selectModule('FlareSegment')"
-SHOW_FILE = "; slicer.util.loadVolume({path!r})"
-SHOW_FOLDER = """
-from pathlib import Path
-from FlareSegmentLib.files.image_io import read_volume
-volume, warnings = read_volume({path!r})
-node = slicer.util.addVolumeFromArray(volume.array, volume.affine_ras, Path({path!r}).name)
-slicer.util.setSliceViewerLayers(background=node, fit=True)
-print(*warnings, sep="\\n")
+SHOW_CT = """
+from FlareSegmentLib import command_line
+from FlareSegmentSlicerLib.scene.file_loading import load_ct
+status = command_line.run(lambda: [command_line.warn(warning) for warning in load_ct({path!r})[1]])
+if status:
+    slicer.util.exit(status)
 """
 TOOLS = {
     "gui": ("[CT]", "open the panel and the views in a window"),
@@ -91,6 +90,20 @@ TOOLS = {
     "lint": ("", "ruff, type check and Slicer API lint"),
 }
 
+
+TOOL_HELP = {
+    "gui": (
+        "Opens the panel and the views in a window, with a CT where one is named: a NIfTI, NRRD or MetaImage file or\n"
+        "a folder of DICOM files. --slicer PATH opens them in that Slicer."
+    ),
+    "test": (
+        "Runs the whole test suite and tells its coverage. What is named is given to pytest: a test file, -k WORD, -x."
+    ),
+    "bench": (
+        "Runs the named benchmarks, or all (that takes an hour or more). Testing/Benchmarks/README.md describes them."
+    ),
+    "lint": "Runs ruff, mypy and the check of what the code asks of Slicer's API. Status 1 where one finds something.",
+}
 
 # What comes on top of what every verb runs, in a folder of its own, for these verbs: requirements-NAME.txt.
 Layer = collections.namedtuple("Layer", ["wanted_by", "title", "size", "modules"])
@@ -626,8 +639,7 @@ def run_gui(root, slicer, arguments):
         raise Refusal("gui needs a display (DISPLAY is not set); python3 flare.py segment needs none.")
     code = SHOW_PANEL
     if arguments:
-        path = Path(arguments[0]).resolve()
-        code += (SHOW_FOLDER if path.is_dir() else SHOW_FILE).format(path=str(path))
+        code += SHOW_CT.format(path=str(Path(arguments[0]).resolve()))
     return run_in_slicer(root, slicer, module_options(root) + ["--python-code", code], {})
 
 
@@ -663,7 +675,10 @@ def run_benchmarks(root, python, benchmarks):
     """Run benchmarks, also behind one that fails; the first failure's status."""
     folders = [root / "FlareSegment", root / "FlareSegmentTraining", root / "Testing"]
     variables = clean_environment(PYTHONPATH=os.pathsep.join(str(folder) for folder in folders), **offscreen())
-    statuses = [run([python, path], variables) for path in benchmarks]
+    statuses = []
+    for number, path in enumerate(benchmarks, 1):
+        say("[%d/%d] %s" % (number, len(benchmarks), path.stem))
+        statuses.append(run([python, path], variables))
     return next((status for status in statuses if status), 0)
 
 
@@ -702,6 +717,16 @@ def usage(root):
     return "\n".join(lines)
 
 
+def tool_help(root, verb):
+    """What a verb that is no script does, and how it is called."""
+    lines = ["Usage: " + ("python3 flare.py %s %s" % (verb, TOOLS[verb][0])).strip(), "", TOOL_HELP[verb]]
+    if verb == "bench":
+        for path in sorted((root / "Testing" / "Benchmarks").glob("*.py")):
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            lines.append("  %-12s %s" % (path.stem, text.splitlines()[0].split(": `")[0] if text else ""))
+    return "\n".join(lines)
+
+
 def take_slicer(words):
     """Take `--slicer PATH` out of the words; returns the path (or None) and the other words."""
     words = list(words)
@@ -724,6 +749,9 @@ def main(words, root=ROOT):
         print(usage(root))
         return 0 if words else 2
     verb, arguments = words[0], words[1:]
+    if verb in TOOLS and set(arguments) & {"-h", "--help"}:
+        print(tool_help(root, verb))
+        return 0
     if verb in TOOLS and verb != "gui":
         if named and verb != "test":
             raise Refusal("%s does not run in a real Slicer: leave out --slicer." % verb)

@@ -100,7 +100,7 @@ def _settings(options: argparse.Namespace, folder) -> dict:
 
     resuming = options.resume and folder.exists()
     begun = bool(options.preset and options.data)
-    if folder.exists() and not options.resume:
+    if folder.began() and not options.resume:
         raise InputError(f"{folder.path} holds a run already: --resume continues it, or choose another --output.")
     if folder.is_running():
         raise InputError(f"A process ({folder.progress().get('pid')}) is training in {folder.path} now; stop it first.")
@@ -294,6 +294,7 @@ def train(options: argparse.Namespace) -> None:
         set_priority(options.priority == "background")
     folder = RunFolder(options.output)
     settings = _settings(options, folder)
+    folder.forget_old_stop()
     configuration = parse(settings["configuration"])
     device = choose_device(options.device, local_rank())
     precision = choose_precision(configuration.precision, device)

@@ -12,7 +12,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from measuring import Row, matrix_gflops, report
+from measuring import Row, matrix_gflops, report, tell, told
 
 from FlareSegmentLib.inference.compute_devices import has_fast_bfloat16
 from FlareSegmentTrainingLib.datasets.cases import find_cases
@@ -76,8 +76,9 @@ def main() -> None:
     if compiled:
         ways.append(way(f"{chosen}, compiled", configuration, cases, chosen, True))
     for measured in ways:
+        tell(f"{measured.name}: first steps")
         measured.run(WARM_UP, count=False)
-    for _ in range(ROUNDS):
+    for _ in told(ROUNDS, "round of steps"):
         for measured in ways:
             measured.run(-(-STEPS // ROUNDS), count=True)
     rows = [Row(f"{way.name}, one step", "s", way.seconds) for way in ways]

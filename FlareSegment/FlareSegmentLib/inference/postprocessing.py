@@ -107,7 +107,7 @@ def drop_doubtful(probabilities: np.ndarray, organs: Sequence[Organ], minimum: f
         volume = np.count_nonzero(classes == number) * cell_ml
         if volume >= _WORTH_A_WARNING_ML:
             warnings.append(
-                f"{volume:.0f} ml that looked a little like {name} were left out: the model is sure of {percent} of it "
+                f"{volume:.0f} mL that looked a little like {name} were left out: the model is sure of {percent} of it "
                 "only."
             )
     return warnings
@@ -173,7 +173,7 @@ def correct_sides(
             moved = _move_components(labels, own, other, affine_lps, midline_mm, sign) * voxel_ml
             if moved >= _WORTH_A_WARNING_ML:
                 warnings.append(
-                    f"{moved:.0f} ml of {own.name.lower()} lay on the other side and now count as {other.name.lower()}."
+                    f"{moved:.0f} mL of {own.name.lower()} lay on the other side and now count as {other.name.lower()}."
                 )
     return warnings
 
@@ -210,13 +210,13 @@ def describe(
             continue
         volume = np.count_nonzero(labels[boxes[organ.key]] == organ.label) * voxel_ml
         low, high = usual
-        common = f"({low:.0f} to {high:.0f} ml are common)"
+        common = f"({low:.0f} to {high:.0f} mL are common)"
         if volume > _MONSTROUS * high:
             warnings.append(
-                f"{organ.name}: {volume:.0f} ml is more than people have {common}; check the voxel size and the result."
+                f"{organ.name}: {volume:.0f} mL is more than people have {common}; check the voxel size and the result."
             )
         elif volume > high or (volume < low and organ not in cut):  # a cut one is larger still
-            warnings.append(f"{organ.name}: {volume:.0f} ml is unusual {common}; look at the result.")
+            warnings.append(f"{organ.name}: {volume:.0f} mL is unusual {common}; look at the result.")
     return warnings
 
 

@@ -392,5 +392,5 @@ def _line(outcome: Outcome) -> str:
     if outcome.result == "left out":
         return f"{outcome.source} is left out: {outcome.reason}"
     size = " x ".join(str(count) for count in outcome.facts["size"])
-    volumes = ", ".join(f"{key} {volume:.0f} ml" for key, volume in outcome.facts["organs_ml"].items())
+    volumes = ", ".join(f"{key} {volume:.0f} mL" for key, volume in outcome.facts["organs_ml"].items())
     return f"{name} {outcome.result}: {size}; {volumes or 'no labels'}"

@@ -90,7 +90,7 @@ def _too_large(volume: Volume, labels: np.ndarray, organs: Sequence[Organ]) -> l
     counts = np.bincount(labels.ravel(), minlength=256)
     volumes = {organ: counts[organ.label] * volume.voxel_volume_ml for organ in organs}
     return [
-        f"{organ.name}: {ml:.0f} ml is more than any human has; check the label values' meaning and the voxel spacing."
+        f"{organ.name}: {ml:.0f} mL is more than any human has; check the label values' meaning and the voxel spacing."
         for organ, ml in volumes.items()
         if ml > LARGEST_ML.get(organ.key, np.inf)
     ]
@@ -119,7 +119,7 @@ def _surrounding(labels: np.ndarray, organ: Organ, organs: Sequence[Organ], box:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one label map shows, read by a table: volumes (ml), centers (LPS, mm), and organs inside of others."""
+    """What one label map shows, read by a table: volumes (mL), centers (LPS, mm), and organs inside of others."""
 
     volumes: Mapping[str, float]
     centers: Mapping[str, np.ndarray]
@@ -188,7 +188,7 @@ def _against(samples: Sequence[Sample], label_map: LabelMap, complete: bool) -> 
             return sample.inside[0].split(";")[0].replace(": it", "").lower()
         large = [key for key, ml in sample.volumes.items() if ml > LARGEST_ML.get(key, np.inf)]
         if large:
-            return f"a {large[0].replace('_', ' ')} of {sample.volumes[large[0]]:.0f} ml is more than any human has"
+            return f"a {large[0].replace('_', ' ')} of {sample.volumes[large[0]]:.0f} mL is more than any human has"
         wrong, right = _sides(sample.centers)
         if wrong and right:  # all pairs turned around: the scan is mirrored, which its own warning says
             return f"the {_words(wrong[0][0])} would lie to the left of the {_words(wrong[0][1])} in some scan"

@@ -125,9 +125,10 @@ def prepare_cases(
     organs: Sequence[str],
     cache: Path | None = None,
     left_out: Callable[[LeftOut], None] | None = None,
+    before_each: Callable[[], None] = lambda: None,
 ) -> list[PreparedCase]:
     """Prepare cases; one that cannot be used, or in which none of the organs is labeled, is told to `left_out` and
-    skipped.
+    skipped. What `before_each` raises ends the work.
 
     Raises:
         NoCaseLeft: no case is left.
@@ -135,6 +136,7 @@ def prepare_cases(
     """
     prepared = []
     for case in cases:
+        before_each()
         try:
             if not case.labeled & set(organs):
                 raise InputError(f"none of {', '.join(organs)} is labeled in it")

@@ -122,6 +122,7 @@ class TrainingRun:
         self._stop = StopRequest(folder)
         self._drawn = -math.inf
         self._epochs_before = 0
+        self._resumed = False
         self._scans: dict[str, list[str]] = {}
 
     def run(self, resume: bool) -> Scores:
@@ -131,8 +132,8 @@ class TrainingRun:
             Stopped: on request, with the state saved.
             FlareSegmentError: when the run cannot go on; the last checkpoint stands.
         """
+        self._resumed = resume
         if self._group.is_first:
-            self._folder.stop_file.unlink(missing_ok=True)
             self._progress.begin()
         try:
             with self._stop:
@@ -140,6 +141,7 @@ class TrainingRun:
         except BaseException as error:
             state = "stopped" if isinstance(error, Stopped) else "failed"
             if self._group.is_first:
+                self._folder.stop_file.unlink(missing_ok=True)
                 self._progress.end(state, " ".join(str(error).split()) or type(error).__name__)
             raise
         if self._group.is_first:
@@ -157,9 +159,9 @@ class TrainingRun:
 
     def _train_stages(self, state: dict | None) -> Scores:
         tensorboard = TensorBoard(self._folder, len(self._history) + 1) if self._group.is_first else None
-        if tensorboard and not tensorboard.available:
+        if tensorboard and not tensorboard.available and not self._resumed:
             self._say("TensorBoard's files are not written: the package tensorboard is not installed.")
-        if not can_draw():
+        if not can_draw() and not self._resumed:
             self._say("curves.png is not drawn: the package matplotlib is not installed.")
         scores = Scores({}, math.nan)
         for number, settings in enumerate(self._configuration.stages):
@@ -333,9 +335,22 @@ class TrainingRun:
     ) -> list[PreparedCase]:
         configuration, stage = self._configuration, settings.stage
         try:
-            return prepare_cases(cases, stage, configuration.intensity, configuration.organs, self._cache, left_out)
+            return prepare_cases(
+                cases,
+                stage,
+                configuration.intensity,
+                configuration.organs,
+                self._cache,
+                left_out,
+                self._stop_between_cases,
+            )
         except NoCaseLeft:
             return []
+
+    def _stop_between_cases(self) -> None:
+        """Preparing many CTs takes minutes. Several processes stop at a step alone: they wait for each other here."""
+        if self._group.size == 1 and self._stop:
+            raise Stopped("Stopped while preparing the cases; continue with --resume.")
 
     def _report(self, meter: _Meter, settings: StageSettings, loss: float) -> None:
         """Say and write how far the run is, not more often than people read."""

@@ -250,7 +250,7 @@ def test_what_no_human_has_is_said(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text(json.dumps(labels))
     large, mirrored = find_cases(tmp_path)
     assert any("Left and right are in doubt" in line for line in mirrored.read()[2])
-    assert any("Liver: 10368 ml is more than any human has" in line for line in large.read()[2])
+    assert any("Liver: 10368 mL is more than any human has" in line for line in large.read()[2])
 
 
 def test_a_liver_alone_on_the_wrong_side_is_said(tmp_path: Path) -> None:

@@ -251,6 +251,72 @@ def test_a_stop_file_stops(train_module, command, place, monkeypatch):
     assert torch.load(folder.state_file, weights_only=True)["trainer"]["step"] == 1
 
 
+def test_a_stop_is_obeyed_before_the_first_case_is_prepared(train_module, command, place, capsys):
+    folder = RunFolder(place / "stop_early")
+    folder.path.mkdir()
+    folder.request_stop()
+    assert train_module.main(command("stop_early")) == 1
+    assert "Stopped while preparing" in capsys.readouterr().err
+    assert folder.progress()["state"] == "stopped" and not folder.stop_file.exists()
+    assert not list((folder.path).glob("prepared/*"))
+
+
+def test_what_is_missing_is_told_when_a_run_begins_and_no_more(train_module, command, place, monkeypatch, capsys):
+    from FlareSegmentTrainingLib.training import reports
+
+    folder = RunFolder(place / "no_tensorboard")
+    find = reports.importlib.util.find_spec
+    monkeypatch.setattr(reports.importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
+    step = StageTrainer.train_step
+    monkeypatch.setattr(StageTrainer, "train_step", lambda self, batch: (folder.request_stop(), step(self, batch))[1])
+    assert train_module.main(command("no_tensorboard")) == 1
+    assert capsys.readouterr().out.count("TensorBoard") == 1
+    assert train_module.main(["--output", str(folder.path), "--resume"]) == 1
+    assert "TensorBoard" not in capsys.readouterr().out
+
+
+def test_a_finished_run_is_trained_further(train_module, finished, place, monkeypatch):
+    """What the panel starts for that is a run that ends well, on the same split and without preparing a case anew."""
+    from FlareSegmentTrainingSlicerLib.training_process import TrainingProcess, next_folder
+
+    folder = next_folder(finished.path)
+    process, launched = TrainingProcess(folder), []
+    monkeypatch.setattr(process, "_launch", launched.extend)
+    process.start_from(finished, 1)
+    prepared = sorted((place / "cache").iterdir())
+    assert train_module.main([*launched, "--output", str(folder), "--device", "cpu"]) == 0
+    further = RunFolder(folder)
+    assert len(log_of(further)) == 1
+    assert further.read_json("split.json")["validation"] == finished.read_json("split.json")["validation"]
+    assert sorted((place / "cache").iterdir()) == prepared
+
+
+def test_a_stop_request_of_yesterday_is_none(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.request_stop()
+    folder.forget_old_stop()
+    assert folder.stop_file.exists()
+    os.utime(folder.stop_file, (time.time() - 60, time.time() - 60))
+    folder.forget_old_stop()
+    assert not folder.stop_file.exists()
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_is_begun_anew(train_module, command, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    options = train_module.parse_arguments(command(folder.path))
+    folder.write_json("config.json", {"configuration": {}, "data": ["/a/typo"]})
+    folder.write_json("progress.json", {"state": "failed", "message": "/a/typo: no such folder"})
+    assert train_module._settings(options, folder)["data"] != ["/a/typo"]
+    folder.write_json("progress.json", {"state": "stopped", "message": "Stopped at step 1"})
+    with pytest.raises(Exception, match="holds a run already"):
+        train_module._settings(options, folder)
+    folder.write_json("progress.json", {"state": "failed", "message": "The disk is full"})
+    folder.last.mkdir()
+    folder.state_file.write_bytes(b"a checkpoint")
+    with pytest.raises(Exception, match="holds a run already"):
+        train_module._settings(options, folder)
+
+
 def test_two_processes_and_one_give_the_same_losses(command, place, finished):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
