@@ -84,11 +84,17 @@ class _SceneObserverMixin:
                 for tag in self._scene_tags:
                     scene.RemoveObserver(tag)
                 self._scene_tags = []
-            elif not scene.IsBatchProcessing() and not scene.IsClosing():
+            elif not scene.IsBatchProcessing() and not scene.IsClosing() and not scene.IsImporting():
                 callback()
+
+        def on_import_ended(caller, event):
+            on_scene_changed(caller, event)
+            if not sip.isdeleted(self) and hasattr(self, "_on_import_ended"):
+                self._on_import_ended()
 
         for event in (events.NodeAddedEvent, events.EndBatchProcessEvent, events.EndCloseEvent):
             self._scene_tags.append(scene.AddObserver(event, on_scene_changed))
+        self._scene_tags.append(scene.AddObserver(events.EndImportEvent, on_import_ended))
         # A node's row goes before the node does, but behind everybody else who hears of it.
         self._scene_tags.append(scene.AddObserver(events.NodeAboutToBeRemovedEvent, on_node_leaves, -10.0))
 
@@ -264,7 +270,8 @@ class qMRMLNodeComboBox(_SceneObserverMixin, QWidget):
         if self._scene is None:
             self._requested_id = nodeID
             return
-        if nodeID and nodeID not in [node.GetID() for node in self._nodes()]:
+        listed = self._shown_ids if self._scene.IsImporting() else [node.GetID() for node in self._nodes()]
+        if nodeID not in listed:
             nodeID = ""
         self._show(nodeID)
         if nodeID != self._current_id:
@@ -329,6 +336,13 @@ class qMRMLNodeComboBox(_SceneObserverMixin, QWidget):
             self._select(self._after_removal(before, ids))
         elif ids and was_empty and not before and not self.noneEnabled:
             self._select(ids[0])  # Qt selects the first row ever inserted into an empty combo box
+
+    def _on_import_ended(self):
+        """Rows of imported nodes come all at once: a selector that had none of them selected, and must have one, has
+        the first then.
+        """
+        if not self._current_id and self._shown_ids and not self.noneEnabled:
+            self._select(self._shown_ids[0])
 
     def _after_removal(self, before, ids):
         """Qt moves to the neighbor of a removed row; a removed very first row leaves nothing selected."""

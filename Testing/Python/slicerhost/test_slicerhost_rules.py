@@ -213,6 +213,28 @@ def test_a_selector_moves_to_the_neighbor_before_its_node_is_gone(slicer_app):
     assert box.currentNode() is nodes[1]
 
 
+def test_selectors_do_not_know_imported_nodes_before_the_end(slicer_app):
+    import slicer
+
+    box, optional = slicer.qMRMLNodeComboBox(), slicer.qMRMLNodeComboBox()
+    optional.noneEnabled = True
+    before = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "before")
+    for one in (box, optional):
+        one.nodeTypes = ["vtkMRMLSegmentationNode"]
+        one.setMRMLScene(slicer.mrmlScene)
+        one.setCurrentNode(before)
+    slicer.mrmlScene.StartState(slicer.vtkMRMLScene.ImportState)
+    imported = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "imported")
+    for one in (box, optional):
+        one.setCurrentNode(imported)
+        assert one.currentNode() is None
+    slicer.mrmlScene.EndState(slicer.vtkMRMLScene.ImportState)
+    assert box.currentNode() is before, "the first row of those that are there then"
+    assert optional.currentNode() is None
+    box.setCurrentNode(imported)
+    assert box.currentNode() is imported
+
+
 def test_a_declined_installation_is_an_exception(slicer_app, monkeypatch):
     import slicer
     from slicer.packaging import pip_ensure
