@@ -1,6 +1,6 @@
 """Regions of a CT in which nothing was measured: padding, masks, blank slices, all of one value.
 
-A scanner's values waver from voxel to voxel in any tissue. Where a voxel and its eight neighbors in the plane all have
+A scanner's values waver from voxel to voxel in any tissue. Where a voxel and its eight neighbors in a plane all have
 the same value that is not far below that of tissue, a program has written it: resampling, registration, a crop that
 was enlarged, a body or face mask. A network takes such a region for a large smooth organ.
 """
@@ -36,8 +36,10 @@ def without_padding(volume: Volume) -> tuple[Volume, list[str]]:
         return volume, []
     array, warnings = volume.array.copy(), []
     air = max(AIR_HU, np.iinfo(array.dtype).min) if array.dtype.kind == "i" else AIR_HU
+    replaced = 0
     for value in values:
-        share = _replace_regions(array, value, air) / array.size
+        before, replaced = replaced, _replace_regions(volume.array, array, value, air)
+        share = (replaced - before) / array.size
         if share:
             percent = f"{100 * share:.0f}" if share >= 0.01 else f"{100 * share:.2g}"
             warnings.append(
@@ -48,21 +50,39 @@ def without_padding(volume: Volume) -> tuple[Volume, list[str]]:
 
 
 def _constant_values(array: np.ndarray) -> list[float]:
-    """The values of constant regions that could pass for tissue, found on a sample of the voxels."""
-    if min(array.shape[1:]) < 3:
-        return []
-    places = [_places(size, count, rim) for size, count, rim in zip(array.shape, _SAMPLES, (0, 1, 1))]
-    center = array[np.ix_(*places)]
-    same = np.ones(center.shape, bool)
+    """The values of constant regions that could pass for tissue, found on a sample of the voxels of planes in all three
+    directions: in which one a file stores its voxels does not matter.
+    """
+    found: set[float] = set()
+    for axis in range(3):
+        planes = np.moveaxis(array, axis, 0)
+        if min(planes.shape[1:]) >= 3:
+            found.update(_constant_in_planes(planes))
+    return sorted(found)
+
+
+def _constant_in_planes(planes: np.ndarray) -> list[float]:
+    """The values of constant regions in planes (the first axis counts them)."""
+    places = [_places(size, count, rim) for size, count, rim in zip(planes.shape, _SAMPLES, (0, 1, 1))]
+    center = planes[np.ix_(*places)]
+    same = np.nonzero(center > _DARK_HU)
     for row, column in ((0, 1), (1, 0), (1, 1), (-1, 1), (0, -1), (-1, 0), (-1, -1), (1, -1)):
-        same &= array[np.ix_(places[0], places[1] + row, places[2] + column)] == center
-    found, counts = np.unique(center[same & (center > _DARK_HU)], return_counts=True)
+        z, y, x = (axis[index] for axis, index in zip(places, same))
+        kept = planes[z, y + row, x + column] == center[same]
+        same = tuple(index[kept] for index in same)
+    values, counts = np.unique(center[same], return_counts=True)
     lowest, highest = center.min(), center.max()
     enough = counts >= max(_LEAST_COUNT, _LEAST_SHARE * center.size)
+
+    def constant(value: float) -> np.ndarray:
+        mask = np.zeros(center.shape, bool)
+        mask[same] = center[same] == value
+        return mask
+
     return [
         float(value)
-        for value in found[enough]
-        if np.isfinite(value) and value > lowest and (value < highest or _is_written(center, same & (center == value)))
+        for value in values[enough]
+        if np.isfinite(value) and value > lowest and (value < highest or _is_written(center, constant(value)))
     ]
 
 
@@ -86,22 +106,25 @@ def _is_written(sample: np.ndarray, constant: np.ndarray) -> bool:
     return False
 
 
-def _replace_regions(array: np.ndarray, value: float, air: float) -> int:
-    """Write air over regions of the value that hold a square of 3 x 3 voxels in a plane; returns how many voxels."""
-    count = 0
-    thickness = max(1, _SLAB_VOXELS // (array.shape[1] * array.shape[2]))
-    for start in range(0, len(array), thickness):
-        slab = array[start : start + thickness]
-        region = slab == value
-        if not region.any():
-            continue
-        for combine in (np.logical_and, np.logical_or):  # erosion, then dilation
-            for axis in (1, 2):
-                moved = np.moveaxis(region, axis, 0)
-                before = moved.copy()
-                combine(moved[1:], before[:-1], out=moved[1:])
-                combine(moved[:-1], before[1:], out=moved[:-1])
-        region &= slab == value
-        slab[region] = air
-        count += int(np.count_nonzero(region))
-    return count
+def _replace_regions(source: np.ndarray, array: np.ndarray, value: float, air: float) -> int:
+    """Write air into `array` where `source` has the value in a square of 3 x 3 voxels of a plane in any direction.
+
+    Returns:
+        How many voxels that are.
+    """
+    for normal in range(3):
+        planes, target = np.moveaxis(source, normal, 0), np.moveaxis(array, normal, 0)
+        thickness = max(1, _SLAB_VOXELS // (planes.shape[1] * planes.shape[2]))
+        for start in range(0, len(planes), thickness):
+            slab = planes[start : start + thickness] == value
+            if not slab.any():
+                continue
+            region = slab.copy()
+            for combine in (np.logical_and, np.logical_or):  # erosion, then dilation
+                for axis in (1, 2):
+                    moved = np.moveaxis(region, axis, 0)
+                    before = moved.copy()
+                    combine(moved[1:], before[:-1], out=moved[1:])
+                    combine(moved[:-1], before[1:], out=moved[:-1])
+            target[start : start + thickness][region & slab] = air
+    return sum(int(np.count_nonzero(new != old)) for new, old in zip(array, source))

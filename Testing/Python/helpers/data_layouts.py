@@ -20,7 +20,7 @@ def ct_and_labels(seed: int, values: tuple[int, ...] = (1, 2, 3, 4)) -> tuple[np
     """
     generator = np.random.default_rng(seed)
     ct = np.full(SHAPE, -1000, np.int16)
-    ct[:, 2:-2, 2:-2] = -100
+    ct[:, 2:-2, 2:-2] = generator.normal(-100, 12, (SHAPE[0], SHAPE[1] - 4, SHAPE[2] - 4))
     ct[:, 3:-3, 3:-3] = generator.normal(40, 15, (SHAPE[0], SHAPE[1] - 6, SHAPE[2] - 6))
     labels = np.zeros(SHAPE, np.uint8)
     places = [(z, y, x) for z in (1, 5, 8) for y in (3, 8, 13) for x in (3, 8, 13, 18)]
