@@ -96,6 +96,8 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         self.ui.epochsSpinBox.connect("valueChanged(int)", self.onEpochsChanged)
         self.ui.dataPathEdit.connect("currentPathChanged(QString)", self.onDataChanged)
         self.ui.outputPathEdit.connect("currentPathChanged(QString)", self.onOutputChanged)
+        self.ui.dataPathEdit.connect("validInputChanged(bool)", self.onPathCleared)
+        self.ui.outputPathEdit.connect("validInputChanged(bool)", self.onPathCleared)
         self.onPresetChanged()
         self.onOutputChanged(self.ui.outputPathEdit.currentPath)
         if getattr(self.parent, "isEntered", False):  # the panel was reloaded while it was open
@@ -144,6 +146,11 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         self.logic.open(path)
         self._curvesShown = (0.0, 0)
         self.updateState()
+
+    def onPathCleared(self, valid: bool) -> None:
+        """A path was cleared, of which currentPathChanged does not tell."""
+        if not valid:
+            self.onOutputChanged(self.ui.outputPathEdit.currentPath)
 
     def onStartButton(self) -> None:
         """Begin the run, or continue the one in the folder."""

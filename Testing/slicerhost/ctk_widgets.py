@@ -483,8 +483,17 @@ class ctkPathLineEdit(QWidget):
         self._line, self._button = QLineEdit(self), QToolButton(self)
         self._button.setText("…")
         _row(self, self._line, self._button).setStretch(0, 1)
-        self._line.textChanged.connect(self.currentPathChanged)
+        self._has_valid_input = False
+        self._line.textChanged.connect(self._on_text)
         self._button.clicked.connect(lambda _: self.browse())
+
+    def _on_text(self, path):
+        """An empty line is no valid input: `currentPathChanged` does not tell of it."""
+        had_valid_input, self._has_valid_input = self._has_valid_input, bool(path)
+        if path:
+            self.currentPathChanged.emit(path)
+        if self._has_valid_input != had_valid_input:
+            self.validInputChanged.emit(self._has_valid_input)
 
     def _showBrowseButton_changed(self):
         self._button.setVisible(self.showBrowseButton)

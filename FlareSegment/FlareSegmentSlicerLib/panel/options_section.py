@@ -60,6 +60,7 @@ class OptionsSection:
         ui.backgroundCheckBox.connect("toggled(bool)", self._onBackground)
         ui.deviceComboBox.connect("activated(int)", self._onDevice)
         ui.modelPathEdit.connect("currentPathChanged(QString)", self._onModel)
+        ui.modelPathEdit.connect("validInputChanged(bool)", self._onModelValid)
         ui.modelCardButton.connect("clicked(bool)", self._onCard)
         ui.roiSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._onRegionAdded)
         onBackground(ui.backgroundCheckBox.checked)
@@ -220,6 +221,11 @@ class OptionsSection:
         if self._parameters() and self._parameters().modelFolder != path:
             self._parameters().modelFolder = path
             qt.QSettings().setValue(MODEL_SETTING, path)
+
+    def _onModelValid(self, valid: bool) -> None:
+        """The path was cleared, of which currentPathChanged does not tell: the bundled model again."""
+        if not valid:
+            self._onModel(self._ui.modelPathEdit.currentPath)
 
     def _onAutoShow3D(self, checked: bool) -> None:
         qt.QSettings().setValue(SHOW_3D_SETTING, checked)

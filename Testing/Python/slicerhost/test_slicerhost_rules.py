@@ -235,6 +235,20 @@ def test_selectors_do_not_know_imported_nodes_before_the_end(slicer_app):
     assert box.currentNode() is imported
 
 
+def test_a_cleared_path_is_no_changed_path(slicer_app):
+    import ctk
+
+    line, told, valid = ctk.ctkPathLineEdit(), [], []
+    line.connect("currentPathChanged(QString)", told.append)
+    line.connect("validInputChanged(bool)", valid.append)
+    for path in ("/somewhere", "phantom:2", "", "/nowhere"):
+        line.currentPath = path
+    assert told == ["/somewhere", "phantom:2", "/nowhere"]
+    assert valid == [True, False, True]
+    line.currentPath = ""
+    assert line.currentPath == ""
+
+
 def test_a_declined_installation_is_an_exception(slicer_app, monkeypatch):
     import slicer
     from slicer.packaging import pip_ensure

@@ -44,6 +44,7 @@ def process_events(seconds: float = 0.0) -> None:
 
 def open_module(name: str):
     """Open a module's panel as the module menu does; returns its Python object."""
+    slicer.util.mainWindow().resize(1400, 1000)
     slicer.util.selectModule(name)
     process_events(0.1)
     return slicer.util.getModuleWidget(name)

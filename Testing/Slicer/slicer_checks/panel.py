@@ -13,6 +13,7 @@ from slicer_checks.hand import (
     PanelCheck,
     add_ct,
     open_module,
+    output_folder,
     process_events,
     segment_names,
     segmentations,
@@ -173,6 +174,17 @@ class TestPanel(PanelCheck):
         process_events()
         self.segment()
         self.assertEqual(segment_names(self.output), ["Spleen"])
+
+    def test_a_cleared_model_is_the_bundled_one_again(self):
+        self.ui.advancedCollapsibleButton.collapsed = False
+        bundled = self.ui.modelSummaryLabel.text
+        self.ui.modelPathEdit.currentPath = str(output_folder() / "no model")
+        process_events()
+        self.assertNotEqual(self.ui.modelSummaryLabel.text, bundled)
+        self.ui.modelPathEdit.currentPath = ""
+        process_events()
+        self.assertEqual(self.ui.modelSummaryLabel.text, bundled)
+        self.assertEqual(self.ui.modelPathEdit.currentPath, "")
 
     def test_several_cts(self):
         first = add_ct("first")
