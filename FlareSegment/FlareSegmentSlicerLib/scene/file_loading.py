@@ -65,7 +65,7 @@ def load_reference(
 
 def _stem(path: str | os.PathLike[str]) -> str:
     """The file's name without its ending."""
-    from FlareSegmentLib.files.image_io import file_type
+    from FlareSegmentLib.files.file_headers import file_type
 
     name = Path(path).name
     return name[: len(name) - len(file_type(path) or "")]
