@@ -110,7 +110,7 @@ class RunFolder:
         """
         try:
             content = json.loads(self.progress_file.read_text(encoding="utf-8"))
-            age = time.time() - self.progress_file.stat().st_mtime
+            age = _age_seconds(self.progress_file)
         except (OSError, ValueError):
             return {}
         if content.get("state") == "running":
@@ -130,8 +130,13 @@ class RunFolder:
     def forget_old_stop(self) -> None:
         """Remove a request that no process has obeyed any more; one of the last seconds is meant for who starts now."""
         with contextlib.suppress(OSError):
-            if time.time() - self.stop_file.stat().st_mtime > FRESH_REQUEST_SECONDS:
+            if _age_seconds(self.stop_file) > FRESH_REQUEST_SECONDS:
                 self.stop_file.unlink()
+
+
+def _age_seconds(file: Path) -> float:
+    """How long ago a file was written, by the clock of the computer that holds it. Raises OSError."""
+    return time.time() - file.stat().st_mtime
 
 
 class ProgressReporter:

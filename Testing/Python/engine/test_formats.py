@@ -21,7 +21,7 @@ from FlareSegmentLib.inference.pipeline import Segmenter  # noqa: E402
 from FlareSegmentLib.volume import Volume  # noqa: E402
 from FlareSegmentTrainingLib.dicom.dicom_series import Identity, write_series  # noqa: E402
 
-SPACING = 8.0
+SPACING = 7.9  # no voxel lies halfway between two cells of the network, where rounding would decide
 ORDERS = (0, 7, 13, 22, 29, 41, 47)
 
 
@@ -150,7 +150,7 @@ WAYS: dict[str, Callable[[Path], Path]] = {
     "dicom run lengths": with_dicom(flavor=encoded("1.2.840.10008.1.2.5")),
     "dicom rescaled": with_dicom(flavor=rescaled),
     "dicom spacing in other digits": with_dicom(
-        flavor=lambda folder, files: change(files[::2], PixelSpacing=["8.000000", "8.0"]) or folder),
+        flavor=lambda folder, files: change(files[::2], PixelSpacing=["7.900000", "7.9"]) or folder),
 }  # fmt: skip
 
 
