@@ -157,7 +157,7 @@ def evaluate(options: argparse.Namespace) -> dict:
         for line in predictor.folder.meanings():
             command_line.say(f"{options.predictions}: {line}")
         extra = predictor.folder.extra(case.name for case in cases)
-    cases = with_patients(cases, pattern)[: options.limit_cases]
+    cases = with_patients(cases, pattern, command_line.say)[: options.limit_cases]
     organs = organs_to_measure(predictor, cases, keys)
     evaluation = evaluate_cases(cases, predictor, organs, options.output, draw_case, left_out, command_line.say)
     content = evaluation.content()

@@ -121,7 +121,7 @@ def prepare(options: argparse.Namespace) -> dict:
         patient_pattern,
         with_patients,
     )
-    from FlareSegmentTrainingLib.datasets.conversion import Settings, convert_cases
+    from FlareSegmentTrainingLib.datasets.conversion import Settings, convert_cases, organs_never_there
     from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
 
     organs = _organs(options)
@@ -138,12 +138,14 @@ def prepare(options: argparse.Namespace) -> dict:
             left_out=left_out.append,
             say=command_line.say,
         )
-    cases = with_patients(cases, pattern)
+    cases = with_patients(cases, pattern, command_line.say)
     command_line.say(f"{len(cases)} cases found" + (f", {len(left_out)} cannot be used" if left_out else ""))
     for line in label_maps_in_use(cases, options.data):
         command_line.say(line)
     settings = Settings(organs, options.label_ids, options.keep_names, patient_pattern=options.patient_pattern)
     outcomes = convert_cases(cases, options.output, settings, left_out, command_line.say)
+    for line in organs_never_there(cases, outcomes, options.data):
+        command_line.warn(line)
     shutil.rmtree(unpack_to, ignore_errors=True)
     return _summary(options, organs, outcomes)
 

@@ -256,7 +256,7 @@ def _cases(settings: dict, folder, cache: Path, resume: bool, say, is_first: boo
     )
     for line in label_maps_in_use(cases, settings["data"]):
         say(line)
-    cases = with_patients(cases, patient_pattern(settings.get("patient_pattern")))
+    cases = with_patients(cases, patient_pattern(settings.get("patient_pattern")), say)
     if resume and (folder.path / SPLIT_FILE).is_file():
         split = read_split(folder.path / SPLIT_FILE)
         return cases_of_run(folder, split, cases, say), split

@@ -283,13 +283,18 @@ def _checked(archive: Path, entries: Iterator[_Entry], limits: Limits) -> list[_
     return result
 
 
+def _is_hidden(path: PurePosixPath) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
 def _is_data(path: PurePosixPath) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return not hidden and path.name.lower().endswith(DATA_SUFFIXES)
+    return not _is_hidden(path) and path.name.lower().endswith(DATA_SUFFIXES)
 
 
 def _is_other_archive(path: PurePosixPath) -> bool:
-    return not _is_data(path) and path.name.lower().endswith((*ARCHIVE_SUFFIXES, *_OTHER_ARCHIVES))
+    return not (_is_hidden(path) or _is_data(path)) and path.name.lower().endswith(
+        (*ARCHIVE_SUFFIXES, *_OTHER_ARCHIVES)
+    )
 
 
 def _is_present(folder: Path, entry: _Entry) -> bool:

@@ -49,6 +49,7 @@ class Case:
         grades: organ key -> grade of its labels (a key of `GRADE_WEIGHTS`), as far as the data set says.
         phantom_seed: the phantom that is made instead of reading files.
         location: number of the data location it was found in, from 0.
+        own_name: its name in its data set, where `name` was changed because another data set has a case of that name.
     """
 
     name: str
@@ -61,10 +62,13 @@ class Case:
     grades: Mapping[str, str] = field(default_factory=dict)
     phantom_seed: int | None = None
     location: int = 0
+    own_name: str = ""
 
     def __post_init__(self) -> None:
         if not self.patient:
             object.__setattr__(self, "patient", self.name)
+        if not self.own_name:
+            object.__setattr__(self, "own_name", self.name)
 
     @property
     def labeled(self) -> frozenset[str]:
@@ -221,12 +225,28 @@ def label_maps_in_use(cases: Sequence[Case], locations: Sequence[str | Path]) ->
     return result
 
 
-def with_patients(cases: Sequence[Case], pattern: re.Pattern | None) -> list[Case]:
-    """The cases with the patient that the pattern's group finds in their names; those it does not fit stay."""
+def with_patients(
+    cases: Sequence[Case], pattern: re.Pattern | None, say: Callable[[str], None] = lambda line: None
+) -> list[Case]:
+    """The cases with the patient that the pattern's group finds in the names that their data sets give them.
+
+    Args:
+        say: told which cases the pattern does not fit; they stay as they are.
+
+    Raises:
+        InputError: it fits none of them.
+    """
     if pattern is None:
         return list(cases)
-    matches = [pattern.search(case.name) for case in cases]
-    return [replace(c, patient=match.group(1)) if match and match.group(1) else c for c, match in zip(cases, matches)]
+    matches = [pattern.search(case.own_name) for case in cases]
+    patients = [match.group(1) if match else None for match in matches]
+    others = [case.own_name for case, patient in zip(cases, patients) if not patient]
+    some = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+    if cases and len(others) == len(cases):
+        raise InputError(f"--patient-pattern {pattern.pattern} fits the name of no case: {some}.")
+    if others:
+        say(f"Warning: --patient-pattern {pattern.pattern} does not fit {some}; no other patient is read there")
+    return [replace(case, patient=patient) if patient else case for case, patient in zip(cases, patients)]
 
 
 def patient_pattern(text: str | None) -> re.Pattern | None:

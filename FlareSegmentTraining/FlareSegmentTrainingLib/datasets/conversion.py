@@ -387,6 +387,27 @@ def write_nifti(path: Path, array: np.ndarray, volume: Volume) -> None:
         raise InputError("its axes are not at right angles (gantry tilt); resample it to a straight grid first")
 
 
+def organs_never_there(
+    cases: Sequence[Case], outcomes: Sequence[Outcome], locations: Sequence[str | Path]
+) -> list[str]:
+    """Organs that a location's label map names and none of its cases holds, a line each: the map may be a wrong one.
+
+    Cases that grade an organ as absent say so themselves and do not count.
+    """
+    volumes = {outcome.source: outcome.facts.get("organs_ml") for outcome in outcomes}
+    largest: dict[tuple[int, str], float] = {}
+    for case in cases:
+        for key, ml in (volumes.get(case.name) or {}).items():
+            if case.grades.get(key) != "absent":
+                place = (case.location, key)
+                largest[place] = max(largest.get(place, 0.0), ml)
+    return [
+        f"{locations[location]}: {key.replace('_', ' ')} is in none of its cases; check what the label values mean."
+        for (location, key), ml in sorted(largest.items())
+        if not ml
+    ]
+
+
 def _line(outcome: Outcome) -> str:
     name = outcome.source if outcome.source == outcome.name else f"{outcome.source} -> {outcome.name}"
     if outcome.result == "left out":

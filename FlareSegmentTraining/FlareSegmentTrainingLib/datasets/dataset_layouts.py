@@ -131,7 +131,7 @@ def _find(folder: Path, layout: str | None, depth: int) -> Found | None:
     inner = folders_in(folder)
     sets = [entry for entry in inner if side_of_folder(entry.name)]
     if sets and (found := _in_sets(sets, layout)) is not None:
-        return found
+        return replace(found, unused=(*found.unused, *_beside_sets([e for e in inner if e not in sets], layout)))
     if depth == 0:
         return None
     hits = [(entry, found) for entry in inner if (found := _find(entry, layout, depth - 1)) is not None]
@@ -139,6 +139,18 @@ def _find(folder: Path, layout: str | None, depth: int) -> Found | None:
         names = ", ".join(entry.name for entry, _ in hits[:6])
         raise InputError(f"{folder} holds several data sets ({names}); name each with its own --data.")
     return hits[0][1] if hits else None
+
+
+def _beside_sets(folders: list[Path], layout: str | None) -> list[str]:
+    """What is said of folders of cases beside train/ and val/."""
+    lines = []
+    for folder in folders:
+        try:
+            found = _find(folder, layout, 0)
+        except InputError:
+            found = None
+        lines += [f"{folder.name}/ holds {len(found.pairs)} labeled cases of no known part"] if found else []
+    return lines
 
 
 def _in_sets(parts: list[Path], layout: str | None) -> Found | None:

@@ -44,13 +44,15 @@ def paired_folders(folder: Path) -> Found | None:
     """
     inner = folders_in(folder)
     images, labels = _by_part(inner, _IMAGE_FOLDER), _by_part(inner, _LABEL_FOLDER)
+    unused: list[str] = []
     if None in images and None in labels and _has_parts(images[None]) and _has_parts(labels[None]):
+        strange = [e for e in folders_in(images[None]) if side_of_folder(e.name) is None and volume_files(e)]
+        unused += [f"{entry.relative_to(folder)}/" for entry in strange]
         images, labels = _parts_within(images[None]), _parts_within(labels[None])
     elif not set(images) & set(labels) and len(images) == len(labels) == 1:
         images, labels = {None: next(iter(images.values()))}, {None: next(iter(labels.values()))}
     pairs: list[Pair] = []
     left_out: list[LeftOut] = []
-    unused: list[str] = []
     for part in (part for part in (None, TRAINING, VALIDATION, TEST) if part in images and part in labels):
         names = tuple(str(place[part].relative_to(folder)) for place in (images, labels))
         found, missing = pair_files(volume_files(images[part]), volume_files(labels[part]), (names[0], names[1]))

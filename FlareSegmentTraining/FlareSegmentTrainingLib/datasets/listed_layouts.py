@@ -65,7 +65,13 @@ def dataset_json(folder: Path) -> Found | None:
     if all(pair.fixed_set != VALIDATION for pair in pairs):
         pairs = [replace(pair, fixed_set=None) for pair in pairs]
     left_out += _not_listed(pairs, left_out)
-    return with_label_map(Found("msd", tuple(pairs), tuple(left_out), tuple(unused)), folder)
+    return with_label_map(Found("msd", tuple(pairs), tuple(left_out), (*unused, *_folds(folder))), folder)
+
+
+def _folds(folder: Path) -> tuple[str, ...]:
+    """What is said of nnU-Net's folds, of which any may be meant."""
+    name = "splits_final.json"
+    return (f"the folds in {name} (--split chooses cases to validate on)",) if (folder / name).is_file() else ()
 
 
 def nnunet(folder: Path) -> Found | None:
@@ -82,7 +88,7 @@ def nnunet(folder: Path) -> Found | None:
         unused = found.unused
         if isinstance(content.get("training"), list) and content["training"]:
             unused = (*unused, f"the list in {DATASET_FILE}, for its files are not there")
-        return with_label_map(replace(found, layout="nnunet", unused=unused), folder)
+        return with_label_map(replace(found, layout="nnunet", unused=(*unused, *_folds(folder))), folder)
     pairs: list[Pair] = []
     left_out: list[LeftOut] = []
     for name, item in listed.items():  # nnU-Net 2.3: explicit files
@@ -92,7 +98,7 @@ def nnunet(folder: Path) -> Found | None:
             raise InputError(f"{folder / DATASET_FILE}: the entry {name!r} names no images and label.") from error
         (pairs if isinstance(pair, Pair) else left_out).append(pair)  # type: ignore[arg-type]
     left_out += _not_listed(pairs, left_out)
-    return with_label_map(Found("nnunet", tuple(pairs), tuple(left_out)), folder)
+    return with_label_map(Found("nnunet", tuple(pairs), tuple(left_out), _folds(folder)), folder)
 
 
 def list_of_pairs(file: Path) -> Found:
@@ -105,6 +111,7 @@ def list_of_pairs(file: Path) -> Found:
     rows, names = (_rows_of_csv(file), None) if file.suffix.lower() != ".json" else _rows_of_json(file)
     pairs, left_out = [], []
     tables: dict[str, LabelMap] = {}
+    tests, folds = 0, any("fold" in row for row in rows)
     for number, row in enumerate(rows, start=1):
         image, labels = row.get("image"), row.get("labels") or row.get("label")
         if not image or not labels or not isinstance(image, str) or not isinstance(labels, str):
@@ -115,20 +122,32 @@ def list_of_pairs(file: Path) -> Found:
             raise InputError(f"{file}: entry {number} has the case name {name!r}, which cannot be a file name.")
         word = str(row.get("set") or "").lower()
         side = side_of_word(word)
-        if word and side not in (TRAINING, VALIDATION):
-            raise InputError(f"{file}: entry {number} has the set {word!r}; train or val is meant.")
+        if side == TEST:
+            tests += 1
+            continue
+        if word and side is None:
+            raise InputError(f"{file}: entry {number} has the set {word!r}; train, val or test is meant.")
         missing = [text for text, path in ((image, image_path), (labels, labels_path)) if not path.exists()]
         if missing:
             left_out.append(LeftOut(name, f"{' and '.join(missing)}: missing in {file.parent}"))
             continue
         given = str(row.get("label_map") or "")
         if given and given not in tables:
-            tables[given] = parse_label_map(given).from_source(f"{given} in {file.name}")
+            tables[given] = _label_map(given, file, number)
         patient = str(row["patient"]) if row.get("patient") else None
         pairs.append(Pair(name, image_path, labels_path, tables.get(given, names), patient, side))
     if not pairs and not left_out:
         raise InputError(f"{file} lists no case.")
-    return with_label_map(Found("list", tuple(pairs), tuple(left_out)), file.parent)
+    unused = [f"{tests} test cases of the list"] if tests else []
+    unused += ["the folds of the list (--fold or --split choose cases to validate on)"] if folds else []
+    return with_label_map(Found("list", tuple(pairs), tuple(left_out), tuple(unused)), file.parent)
+
+
+def _label_map(text: str, file: Path, number: int) -> LabelMap:
+    try:
+        return parse_label_map(text).from_source(f"{text} in {file.name}")
+    except InputError as error:
+        raise InputError(f"{file}, label_map of entry {number}: {str(error).removeprefix('--label-map ')}") from error
 
 
 def _check_one_channel(folder: Path, content: dict) -> None:
@@ -152,9 +171,10 @@ def _listed_pair(folder: Path, image: str, labels: str, side: str | None, name: 
             raise InputError(f"{folder / DATASET_FILE} names a file outside of its folder: {text!r}.")
     name = name or volume_stem(labels_path.name)
     found = [volume_file(path) for path in (_with_channel(image_path), labels_path)]
-    missing = [what for what, file in zip(("image", "labels"), found) if file is None]
+    missing = {what: text for what, text, file in zip(("image", "labels"), (image, labels), found) if file is None}
     if missing:
-        return LeftOut(name, f"its {' and its '.join(missing)} {'are' if missing != ['image'] else 'is'} missing")
+        verb = "is" if list(missing) == ["image"] else "are"
+        return LeftOut(name, f"its {' and its '.join(missing)} {verb} missing: {' and '.join(missing.values())}")
     assert found[0] is not None and found[1] is not None
     return Pair(name, found[0], found[1], fixed_set=side)
 

@@ -78,6 +78,7 @@ def test_only_data_is_unpacked(tmp_path: Path, kind: str) -> None:
     assert everything_below(tmp_path / "out") == ["set/dataset.json", "set/images/a_0000.nii.gz", "set/labels/a.nii.gz"]
     assert (tmp_path / "out/set/images/a_0000.nii.gz").read_bytes() == b"image" * 100
     assert (result.written, result.present, result.skipped) == (3, 0, 4)
+    assert result.archives == ()
 
 
 @pytest.mark.parametrize("name", UNSAFE_NAMES)

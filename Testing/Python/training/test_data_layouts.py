@@ -394,7 +394,7 @@ def test_missing_halves_are_named(tmp_path: Path) -> None:
     (plain / "labels/FLARE22_Tr_0002.nii.gz").unlink()
     assert [case.name for case in find_cases(plain, left_out=told.append)] == ["FLARE22_Tr_0003"]
     assert [(item.name, item.reason) for item in told] == [
-        ("liver_1", "its labels are missing"),
+        ("liver_1", "its labels are missing: ./labelsTr/liver_1.nii.gz"),
         ("FLARE22_Tr_0002_0000", "no labels of its name in labels/"),
         ("FLARE22_Tr_0001", "no image of its name in images/"),
     ]

@@ -313,3 +313,55 @@ def test_patients_by_a_pattern(tmp_path: Path) -> None:
 
     cases = with_patients(find_cases(layouts.flat(tmp_path, ("P1_a", "P1_b", "x"))), re.compile(r"^(P\d+)_"))
     assert [case.patient for case in cases] == ["P1", "P1", "x"]
+
+
+def test_a_pattern_that_fits_no_or_not_every_name_is_said(tmp_path: Path) -> None:
+    import re
+
+    cases = find_cases(layouts.flat(tmp_path, ("P1_a", "x")))
+    lines: list[str] = []
+    with_patients(cases, re.compile(r"^(P\d+)_"), lines.append)
+    assert lines == [r"Warning: --patient-pattern ^(P\d+)_ does not fit x; no other patient is read there"]
+    with pytest.raises(InputError, match="fits the name of no case: P1_a, x"):
+        with_patients(cases, re.compile(r"^(Q\d+)_"))
+
+
+def test_a_patient_of_two_data_sets_with_the_same_names_is_one(tmp_path: Path) -> None:
+    import re
+
+    for number, visit in enumerate(("first", "second")):
+        layouts.flat(tmp_path / visit, ("P1_a", "P2_a"), first_seed=9 * number)
+    cases = with_patients(find_cases([tmp_path / "first", tmp_path / "second"]), re.compile(r"^(P\d+)_"))
+    assert [case.name for case in cases] == ["P1_a", "P2_a", "second_P1_a", "second_P2_a"]
+    assert [case.patient for case in cases] == ["P1", "P2", "P1", "P2"]
+
+
+@pytest.mark.parametrize("pattern", ["{part}/{name}_ct", "images/{part}/{name}"])
+def test_folders_of_no_known_part_are_said(tmp_path: Path, pattern: str) -> None:
+    for number, part in enumerate(("train", "val", "extra")):
+        image = tmp_path / f"{pattern.format(part=part, name=number)}.nii.gz"
+        labels = Path(str(image).replace("_ct", "_labels").replace("/images/", "/labels/"))
+        layouts.write_pair(image, labels, number)
+    lines: list[str] = []
+    assert [case.fixed_set for case in find_cases(tmp_path, label_map=OWN, say=lines.append)] == ["train", "val"]
+    assert len(lines) == 1 and "extra/" in lines[0]
+
+
+def test_test_cases_and_folds_of_a_list_are_said(tmp_path: Path) -> None:
+    for number in range(3):
+        layouts.write_pair(tmp_path / f"i{number}.nii.gz", tmp_path / f"l{number}.nii.gz", number)
+    rows = [f"i{n}.nii.gz,l{n}.nii.gz,{side},0" for n, side in enumerate(("training", "validation", "test"))]
+    file = tmp_path / "list.csv"
+    file.write_text("\n".join(["image,labels,set,fold", *rows]))
+    lines: list[str] = []
+    assert [case.fixed_set for case in find_cases(file, label_map=OWN, say=lines.append)] == ["train", "val"]
+    assert "not used: 1 test cases of the list; the folds of the list" in lines[0]
+    file.write_text("image,labels,label_map\ni0.nii.gz,l0.nii.gz,nonsense\n")
+    with pytest.raises(InputError, match=r"list.csv, label_map of entry 1: nonsense: neither"):
+        find_cases(file)
+
+
+def test_folds_of_nnunet_are_said(tmp_path: Path) -> None:
+    folder = layouts.nnunet(tmp_path, 2)
+    (folder / "splits_final.json").write_text(json.dumps([{"train": ["case_0000"], "val": ["case_0001"]}]))
+    assert any("splits_final.json" in text for text in find_pairs(folder).unused)

@@ -289,3 +289,13 @@ def test_real_cases(tmp_path: Path, flare_data: Path, capsys: pytest.CaptureFixt
         np.testing.assert_array_equal(volume.array, written.array)
         np.testing.assert_array_equal(labels, written_labels)
         assert volume.same_grid(written)
+
+
+def test_an_organ_that_is_in_no_case_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for number in range(2):
+        layouts.write_pair(tmp_path / f"in/images/{number}.nii.gz", tmp_path / f"in/labels/{number}.nii.gz", number)
+    arguments = ("--data", tmp_path / "in", "--output", tmp_path / "out", "--label-map")
+    status, _, errors = run(capsys, *arguments, "amos")
+    assert status == 0 and "in: liver is in none of its cases; check what the label values mean." in errors
+    shutil.rmtree(tmp_path / "out")
+    assert "none of its cases" not in run(capsys, *arguments, "flaresegment")[2]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from FlareSegmentLib.errors import InputError
@@ -22,6 +22,7 @@ def cases_of(patients: list[int]) -> list[Case]:
 PATIENTS = st.lists(st.integers(0, 30), min_size=2, max_size=60)
 
 
+@settings(deadline=None)
 @given(PATIENTS, st.floats(0.01, 0.99), st.integers(0, 5), st.randoms())
 def test_fraction(patients: list[int], fraction: float, seed: int, random) -> None:
     assume(len(set(patients)) >= 2)
@@ -38,6 +39,7 @@ def test_fraction(patients: list[int], fraction: float, seed: int, random) -> No
     assert split_cases(shuffled, fraction, seed=seed) == split
 
 
+@settings(deadline=None)
 @given(PATIENTS, st.integers(2, 6), st.integers(0, 5))
 def test_folds(patients: list[int], folds: int, seed: int) -> None:
     assume(len(set(patients)) >= folds)
@@ -57,6 +59,7 @@ def test_seeds_differ_and_ninety_to_ten_is_the_default() -> None:
     assert all(len(validation) == 5 for validation in splits)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 40))
 def test_phantoms_of_training_and_validation_are_disjoint_at_any_number(count: int) -> None:
     training, validation = split_cases(small := find_cases(f"phantom:{count}")).apply(small)
