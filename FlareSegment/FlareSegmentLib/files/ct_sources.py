@@ -30,7 +30,7 @@ def ct_sources(words: Sequence[str]) -> list[Source]:
     or with DICOM files, is a DICOM folder and stands for the CT in it. Whether a file is a CT is found out later.
 
     Raises:
-        InputError: a name is empty or too long.
+        InputError: a name is empty or too long, or nothing is there.
     """
     paths = list(dict.fromkeys(path for word in words for path in _expanded(word)))
     plain = [case_name(Path(path)) for path in paths]
@@ -52,6 +52,12 @@ def _expanded(word: str) -> list[str]:
     if not word.strip():
         raise InputError("The name of the CT is empty: name a file or a folder, or leave it out for the phantom.")
     folder = Path(word)
+    try:
+        there = folder.exists()
+    except OSError as error:
+        raise InputError(f"{word} cannot be opened ({error.strerror or error}): check the path.") from error
+    if not there:
+        raise InputError(f"{word} does not exist: check the path.")
     try:
         files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
         if any(_is_dicom(file) for file in files if not file_type(file)):

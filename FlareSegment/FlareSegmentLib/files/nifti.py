@@ -50,16 +50,7 @@ def read_nifti(path: Path) -> tuple[Volume, list[str]]:
             slope, intercept = header.get_slope_inter()
             affine, warnings = _affine(header, path, shape)
             start = int(header["vox_offset"])
-    except (
-        OSError,
-        EOFError,
-        zlib.error,
-        struct.error,
-        ValueError,
-        LookupError,
-        OverflowError,
-        HeaderDataError,
-    ) as error:
+    except (*_DAMAGE, HeaderDataError) as error:
         raise unreadable(path) from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         kind = "complex" if dtype.kind == "c" else "color or vector"
@@ -97,14 +88,14 @@ def _read_header(stream: IO[bytes]):
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
-    block = stream.read(_HEADER_BYTES[1])
+    block = _read(stream, _HEADER_BYTES[1])
     for order in "<>":
         size = struct.unpack_from(f"{order}i", block)[0]
         if size == _HEADER_BYTES[1]:
             header, version, magic = Nifti1Header(block, order, check=False), 1, b"n+1"
             break
         if size == _HEADER_BYTES[2]:
-            block += stream.read(_HEADER_BYTES[2] - _HEADER_BYTES[1])
+            block += _read(stream, _HEADER_BYTES[2] - _HEADER_BYTES[1])
             header, version, magic = Nifti2Header(block, order, check=False), 2, b"n+2"
             break
     else:
@@ -112,6 +103,14 @@ def _read_header(stream: IO[bytes]):
     if not header["magic"].item().startswith(magic):
         raise ValueError("magic")
     return header, version
+
+
+def _read(stream: IO[bytes], count: int) -> bytes:
+    """That many bytes. Raises ValueError where the file ends before."""
+    block = stream.read(count)
+    if len(block) < count:
+        raise ValueError("the file ends within its header")
+    return block
 
 
 def _dimensions(header) -> list[int]:

@@ -30,9 +30,9 @@ def write_surfaces(*arguments: Any) -> None:
     Raises:
         ImportError: where there is no VTK.
     """
-    from FlareSegmentSlicerLib.rendering import segment_surfaces
+    from FlareSegmentSlicerLib.rendering.segment_surfaces import write_organ_surfaces
 
-    segment_surfaces.write_organ_surfaces(*arguments)
+    write_organ_surfaces(*arguments)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[2] / "FlareSegment")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "engine"), str(HERE.parents[2] / "FlareSegment")]
 
 import SimpleITK as sitk  # noqa: E402
 

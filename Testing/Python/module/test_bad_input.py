@@ -850,7 +850,7 @@ OPTIONS = [
             (["--reference", "FOLDER/ct.nii.gz"], "not a label map"),
             (["--reference", ""], "folder"),
             (["another.nii.gz"], "another.nii.gz"),
-            (["a", "b", "c"], "b"),
+            (["a", "b", "c"], "a"),
             (["--", "--more"], "--more"),
             (["--model"], "--model"),
             (["--output"], "--output"),

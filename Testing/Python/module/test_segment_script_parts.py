@@ -18,7 +18,7 @@ import segment
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files import disk_space, image_io
-from FlareSegmentLib.files.ct_sources import LONGEST_NAME, Source, case_name, ct_sources
+from FlareSegmentLib.files.ct_sources import Source, case_name, ct_sources
 from FlareSegmentLib.files.image_io import write_labels
 from FlareSegmentLib.files.output_files import OutputFiles, not_writable
 from FlareSegmentLib.organs import ORGANS
@@ -138,13 +138,25 @@ def test_a_reference_of_four_organs_serves_a_model_of_one(tmp_path):
 # Several CTs --------------------------------------------------------------------------------------
 
 
-def test_one_name_is_one_ct_and_none_the_phantom(tmp_path):
+def test_one_name_is_one_ct_and_none_the_phantom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.nii.gz").touch()
+    (tmp_path / ("x" * 255)).touch()
     assert ct_sources([]) == []
     assert ct_sources(["a.nii.gz", "a.nii.gz"]) == [Source("a.nii.gz", "a")]
     with pytest.raises(InputError, match="empty"):
         ct_sources([" "])
     with pytest.raises(InputError, match="too long"):
-        ct_sources(["x" * (LONGEST_NAME + 1)])
+        ct_sources(["x" * 255])
+
+
+@pytest.mark.parametrize("word", ["nowhere.nii", "loop.nii", "a\0b.nii", "d" * 300, "--more"])
+def test_what_is_not_there_is_refused_before_anything_is_done(word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.nii.gz").touch()
+    (tmp_path / "loop.nii").symlink_to("loop.nii")
+    with pytest.raises(InputError, match="check the path"):
+        ct_sources(["a.nii.gz", word])
 
 
 def test_a_folder_stands_for_the_cts_in_it(tmp_path):
@@ -162,6 +174,7 @@ def test_names_do_not_collide(tmp_path):
     paths = ["x/ct.nii.gz", "y/CT.mha", "x/ct.nrrd", "y/other.nii", "x_ct-2.nii"]
     for path in paths:
         (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
     names = [source.name for source in ct_sources([str(tmp_path / path) for path in paths])]
     assert names == ["x_ct", "y_CT", "x_ct-2", "other", "x_ct-2-2"]
     assert len({name.casefold() for name in names}) == len(paths)
@@ -204,6 +217,10 @@ def several(monkeypatch, tmp_path):
 
     monkeypatch.setattr(segment, "Session", Session)
     monkeypatch.delenv("FLARESEGMENT_DEBUG", raising=False)
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.nii", "b.nii", "c.nii"):
+        (tmp_path / name).touch()
 
     def run(*words, **errors):
         endings.update(errors)
