@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
-from FlareSegmentTrainingLib.datasets.splits import SPLIT_FILE
 from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, OUTPUT_FILE, RunFolder
 
 TRAIN_SCRIPT = Path(__file__).resolve().parents[1] / "Scripts" / "train.py"
@@ -71,6 +70,8 @@ class TrainingProcess:
 
     def start_from(self, former: RunFolder, epochs: int | None = None) -> None:
         """Begin a new run with a finished one's best model, data, split and prepared cases. Raises as `start` does."""
+        from FlareSegmentTrainingLib.datasets.splits import SPLIT_FILE  # brings scipy, which nobody waits for at start
+
         settings = former.read_json(CONFIGURATION_FILE)
         self.folder.write_json(PRESET_FILE, settings.get("configuration", {}))
         more = ["--start-from", str(former.best), "--split", str(former.path / SPLIT_FILE)]
