@@ -145,6 +145,8 @@ class OrganTable:
         rows = 0
         for row in range(self._table.rowCount):
             height = self._names.rowHeight(row)
+            # a size of its own: Qt takes rows back to the style's size when the font changes
+            self._table.verticalHeader().setDefaultSectionSize(height)
             self._table.setRowHeight(row, height)
             rows += height
         titles = qt.QFontMetrics(self._table.font).height() + _TITLE_PADDING
