@@ -11,7 +11,7 @@ import dataclasses
 import json
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.model.intensity import Intensity
@@ -48,7 +48,7 @@ class BatchShape:
 
     Attributes:
         patch: (x, y, z) voxels of each patch.
-        batch: patches per step, over all processes together.
+        batch: patches per step, over all processes together, times `TrainingSettings.batch`.
         view: "whole": a part of a scan that goes on around it; "half": the scan ends at a side, near the middle of the
             body; "slab": the scan is as thin as the patch, or thinner.
         share: how often the kind is drawn, relative to the others.
@@ -69,7 +69,7 @@ class TrainingSettings:
         steps_per_epoch: gradient steps of a round on randomly drawn cases; null: one pass over the training cases.
         batch: patches per step, over all processes together.
         patch: (x, y, z) voxels; null: the stage's whole `shape`.
-        batches: kinds of batches, one of which is drawn for each step; they replace `batch` and `patch`.
+        batches: kinds of batches, one of which is drawn for each step; they replace `patch`.
         minutes: length of the stage, instead of `epochs`: the schedule follows the time that has passed, and `epochs`
             counts for nothing. The clock stands still between a stop and --resume. null: no such limit.
         organ_centers: fraction of the patches that lie about an organ; the others lie anywhere in the scan.
@@ -183,7 +183,7 @@ class StageSettings:
     def batches(self) -> tuple[BatchShape, ...]:
         """The kinds of batches that the network sees in training."""
         if self.training.batches:
-            return self.training.batches
+            return tuple(replace(kind, batch=kind.batch * self.training.batch) for kind in self.training.batches)
         patch = self.training.patch or self.stage.shape
         assert patch is not None  # `parse` sees to it
         return (BatchShape(patch, self.training.batch),)
@@ -369,9 +369,11 @@ def _parse_stage(name: str, content: dict, whole: dict, classes: int, earlier: l
     for sizes in (stage.spacing_mm, stage.shape, *stage.further_spacings_mm):
         _require(sizes is None or min(sizes) > 0, f"{where}: spacings and shape must be above 0")
     merged = _merged(whole, content, "training")
-    twice = [key for key in ("batch", "patch") if merged.get("batches") and merged.get(key) is not None]
-    _require(not twice, f"{where}.training: {' and '.join(twice)} cannot be set beside batches, which say both")
     training = _build(TrainingSettings, merged, f"{where}.training")
+    _require(
+        training.patch is None or not training.batches,
+        f"{where}.training.patch cannot be set beside batches, which say it",
+    )
     augmentation = _build(AugmentationSettings, _merged(whole, content, "augmentation"), f"{where}.augmentation")
     for key in ("changed_cases", "changed_steps"):
         _require(getattr(augmentation, key) >= 1, f"{where}.augmentation.{key} must be at least 1")

@@ -336,9 +336,16 @@ def test_a_running_run_is_left_alone(train_module, command, place, finished, cap
         (["--preset", "flare-organs", "--data", "/nowhere", "--output", "x"], "/nowhere"),
         (["--preset", "flare-organs", "--data", "phantom:4", "--output", "x", "--device", "abacus"], "--device"),
         (
-            ["--preset", "flare-organs", "--data", "phantom:4", "--output", "x", "--set", "training.patch=[30,32,32]"],
+            ["--preset", "flare-organs", "--data", "phantom:4", "--output", "x"]
+            + ["--set", 'training.batches=[{"patch": [30, 32, 32]}]'],
             "multiple of 16",
         ),
+        (
+            ["--preset", "flare-organs", "--data", "phantom:4", "--output", "x", "--set", "training.patch=[32,32,32]"],
+            "beside batches",
+        ),
+        (["--preset", "flare-organs", "--data", "phantom:4", "--output", "x", "--minutes", "0"], "above 0"),
+        (["--preset", "paper-vnet", "--data", "phantom:4", "--output", "x", "--minutes", "1"], "steps_per_epoch"),
     ],
 )
 def test_wrong_usage_is_one_line(train_module, arguments, words, tmp_path, monkeypatch, capsys):
