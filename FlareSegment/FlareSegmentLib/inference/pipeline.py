@@ -1,8 +1,9 @@
 """The way of the data: a CT in, organ labels on the CT's own grid out.
 
 The first stage looks at the whole volume on a coarse grid and finds the organs' box; the last stage labels the voxels
-inside, if the model says so on grids of several spacings, whose probabilities are averaged. Where it finds organs at
-the box's sides, the box grows. The CT is read slab by slab in its stored axis order and type; class probabilities exist
+inside, if the model says so on grids of several spacings, whose probabilities are averaged. Where the first stage is
+not sure of every organ, the last one looks at all of the body there; where it finds organs at the box's sides, the box
+grows. The CT is read slab by slab in its stored axis order and type; class probabilities exist
 only on the networks' grids and are interpolated to the CT's grid slice by slice. Axes that lie more than
 OBLIQUE_DEGREES off the patient's are straightened first.
 """
@@ -22,7 +23,7 @@ from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.image_io import check_is_ct
 from FlareSegmentLib.inference.compute_devices import choose_device, number_type
 from FlareSegmentLib.inference.grids import Box, Grid, cell_volume_ml, cut_grid, stage_grid
-from FlareSegmentLib.inference.localization import body_midline, find_box, grown_box, without_air
+from FlareSegmentLib.inference.localization import body_midline, find_box, grown_box, widened_box, without_air
 from FlareSegmentLib.inference.oblique_volumes import labels_on_grid_of, straighten
 from FlareSegmentLib.inference.organ_search import search
 from FlareSegmentLib.inference.plausibility import doubts
@@ -206,6 +207,8 @@ class Segmenter:
             if not last:
                 with run.timed("preprocess"):
                     box = find_box(scores, grid, order, volume, stages[position + 1].margin_mm)
+                    if box is not None and stages[position + 1].region == "organs":
+                        box = widened_box(box, image, scores, grid, order, volume, self.organs)
                 if box is None:
                     return np.zeros(volume.array.shape, np.uint8)
         with run.timed("postprocess"):
