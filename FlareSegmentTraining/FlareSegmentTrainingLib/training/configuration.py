@@ -393,8 +393,7 @@ def _check_training(training: TrainingSettings, stage: Stage, where: str) -> Non
         _choice(kind.view, VIEWS, f"{kind_where}.view")
         _require(kind.batch >= 1 and min(kind.patch) >= 1, f"{kind_where}: batch and patch must be at least 1")
         _require(kind.share > 0, f"{kind_where}.share must be above 0")
-    several = bool(training.batches) or training.minutes is not None
-    _require(not several or training.steps_per_epoch is not None, f"{where}: batches and minutes need steps_per_epoch")
+    _require(not training.batches or training.steps_per_epoch is not None, f"{where}: batches need steps_per_epoch")
     _require(training.minutes is None or training.minutes > 0, f"{where}.minutes must be above 0")
     _require(
         training.minutes is None or training.schedule != "step",
