@@ -4,7 +4,8 @@ a GPU); and steps in fp32 against the precision chosen for this machine.
 
 The cases are two phantoms, with the preset's own batches, network and augmentation; the steps begin in the second round
 of changed cases, which have been made by then. What is compared runs in turns in one process, since machines have slow
-phases: compare the ratio, not the rows of two days. FLARE_BENCH_STEPS changes the number of measured steps (default 20).
+phases: compare the ratio, not the rows of two days. FLARE_BENCH_STEPS changes the number of measured steps (default
+20).
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import torch
 
 from FlareSegmentLib.inference.grids import Box, Grid, cell_volume_ml, cut_grid, view_grid
 from FlareSegmentLib.inference.organ_search import Piece, find_pieces
-from FlareSegmentLib.inference.resampling import AxisGrid, highest_class
 from FlareSegmentLib.inference.postprocessing import usual_ml
+from FlareSegmentLib.inference.resampling import AxisGrid, highest_class
 from FlareSegmentLib.model.intensity import AIR
 from FlareSegmentLib.organs import Organ
 from FlareSegmentLib.volume import AxisOrder, Volume
@@ -107,9 +107,7 @@ def widened_box(
     return (heights, *((min(old[0], new[0]), max(old[1], new[1])) for old, new in zip(box[1:], widths)))
 
 
-def _organ_pieces(
-    scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume
-) -> dict[int, Piece]:
+def _organ_pieces(scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume) -> dict[int, Piece]:
     """Class of each organ that was found -> the piece that counts (see `find_box`)."""
     pieces = find_pieces(scores, cell_volume_ml(grid, volume))
     steps = [

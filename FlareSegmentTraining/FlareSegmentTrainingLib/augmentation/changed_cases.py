@@ -170,9 +170,7 @@ class ChangedCases:
     def _begun(self, number: int) -> list[tuple[int, tuple, Future]]:
         if self._pool is None:
             self._pool = (
-                ProcessPoolExecutor(
-                    self._processes, multiprocessing.get_context("spawn"), _begin_worker
-                )
+                ProcessPoolExecutor(self._processes, multiprocessing.get_context("spawn"), _begin_worker)
                 if self._processes
                 else ThreadPoolExecutor(1, thread_name_prefix="changed cases")
             )

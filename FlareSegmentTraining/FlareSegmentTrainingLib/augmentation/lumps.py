@@ -102,7 +102,9 @@ def _place(
             towards = generator.normal(0.0, 1.0, 3)
             towards /= np.linalg.norm(towards) + 1e-6
             towards += (generator.uniform(0.0, 1.0), 0.0, 0.0) if lung else (0.0, -generator.uniform(0.0, 1.0), 0.0)
-            center = voxels[generator.integers(len(voxels))] * 3.0 + towards * generator.uniform(*_DISTANCE_MM) / spacing
+            center = (
+                voxels[generator.integers(len(voxels))] * 3.0 + towards * generator.uniform(*_DISTANCE_MM) / spacing
+            )
         else:
             center = generator.uniform(0.15, 0.85, 3) * shape
         at = tuple(np.rint(center).astype(int))

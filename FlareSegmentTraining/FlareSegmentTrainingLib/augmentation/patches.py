@@ -244,9 +244,7 @@ def _field_of_view(
         inside &= within.view(len(plans), *(-1 if other == axis else 1 for other in range(3)))
     for number, (plan, spacing) in enumerate(zip(plans, spacings)):
         if plan.circle is not None:
-            y, x = (
-                (places[axis] - patch[axis] * plan.circle[axis - 1]) * float(spacing[2 - axis]) for axis in (1, 2)
-            )
+            y, x = ((places[axis] - patch[axis] * plan.circle[axis - 1]) * float(spacing[2 - axis]) for axis in (1, 2))
             inside[number] &= torch.hypot(y[:, None], x[None]) <= plan.circle[2]
     return inside
 

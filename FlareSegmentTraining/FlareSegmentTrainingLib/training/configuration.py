@@ -86,6 +86,8 @@ class TrainingSettings:
         normalization_batches: batches over which the statistics are made afresh before they are kept
             (`torch.optim.swa_utils.update_bn`); 0 keeps the running ones.
         evaluate_every: epochs between evaluations on the validation cases.
+        validation_slabs_mm: the validation cases are also cut into slabs of these heights, which count as cases when
+            the best epoch is chosen.
         checkpoint_every: epochs between checkpoints that are kept; 0 keeps only the last and the best.
     """
 
@@ -111,6 +113,7 @@ class TrainingSettings:
     freeze_normalization_at: float = 1.0
     normalization_batches: int = 0
     evaluate_every: int = 1
+    validation_slabs_mm: tuple[float, ...] = ()
     checkpoint_every: int = 0
     loss: LossSettings = field(default_factory=LossSettings)
 
@@ -394,6 +397,7 @@ def _check_training(training: TrainingSettings, stage: Stage, where: str) -> Non
         _require(kind.batch >= 1 and min(kind.patch) >= 1, f"{kind_where}: batch and patch must be at least 1")
         _require(kind.share > 0, f"{kind_where}.share must be above 0")
     _require(not training.batches or training.steps_per_epoch is not None, f"{where}: batches need steps_per_epoch")
+    _require(all(mm > 0 for mm in training.validation_slabs_mm), f"{where}.validation_slabs_mm must be above 0")
     _require(training.minutes is None or training.minutes > 0, f"{where}.minutes must be above 0")
     _require(
         training.minutes is None or training.schedule != "step",

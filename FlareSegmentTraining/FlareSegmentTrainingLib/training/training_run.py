@@ -28,7 +28,7 @@ from FlareSegmentTrainingLib.training.batches import BatchSource
 from FlareSegmentTrainingLib.training.configuration import Configuration, StageSettings
 from FlareSegmentTrainingLib.training.devices import choose_compiled
 from FlareSegmentTrainingLib.training.distributed import Group
-from FlareSegmentTrainingLib.training.preparation import PreparedCase, prepare_cases
+from FlareSegmentTrainingLib.training.preparation import PreparedCase, prepare_cases, slabs_of
 from FlareSegmentTrainingLib.training.reports import (
     DICE,
     TensorBoard,
@@ -225,12 +225,12 @@ class TrainingRun:
             seconds_before = state["seconds"]
             self._say(f"{settings.stage.name}: resumed at step {trainer.step}{f' of {steps}' if steps else ''}")
         clock = _Clock(training.minutes, seconds_before, self._group, self._device)
+        length = f"{steps} steps" if steps else f"{training.minutes:g} min"
         parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
         self._say(
             f"{settings.stage.name}: {parameters / 1e6:.2f} million parameters, {len(train_cases)} training and "
-            f"{len(validation_cases)} validation cases, {f'{steps} steps' if steps else f'{training.minutes:g} min'} on "
-            f"{self._device} in {trainer.precision}"
-            + (", compiled" if compiled else "")
+            f"{len(validation_cases)} validation cases, {length} on {self._device} "
+            f"in {trainer.precision}" + (", compiled" if compiled else "")
         )
 
         def save() -> None:
@@ -327,7 +327,8 @@ class TrainingRun:
             )
         if self._group.is_first and not begun:
             self._split.write(self._folder.path)
-        return training, validation
+        slabs = [slabs_of(case, mm) for case in validation for mm in settings.training.validation_slabs_mm]
+        return training, [*validation, *(slab for several in slabs for slab in several)]
 
     def _report(self, meter: _Meter, settings: StageSettings, loss: float) -> None:
         """Say and write how far the run is, not more often than people read."""

@@ -11,7 +11,7 @@ import torch
 from test_volume import SIGNED_PERMUTATIONS, rotation
 
 from FlareSegmentLib.inference.grids import stage_grid, turned, view_grid
-from FlareSegmentLib.inference.localization import body_midline, find_box
+from FlareSegmentLib.inference.localization import body_midline, find_box, widened_box
 from FlareSegmentLib.inference.oblique_volumes import labels_on_grid_of, straighten
 from FlareSegmentLib.inference.resampling import AxisGrid
 from FlareSegmentLib.model.intensity import AIR, Intensity
@@ -132,6 +132,55 @@ class TestFindBox:
         grid = [AxisGrid(0.0, 1.0, n) for n in classes.shape]
         box = find_box(scores_of(classes), grid, volume.axis_order(), volume, 0.0)
         assert box == ((0, 13), (0, 10), (0, 10))
+
+
+class TestWidenedBox:
+    """A body of 40 x 30 cells of 5 mm within air, in a scan of 60 slices; a liver, two kidneys and a spleen in it."""
+
+    ORGANS = tuple(organ_by_key(key) for key in ("liver", "right_kidney", "left_kidney", "spleen"))
+
+    def widened(self, *left_out: int, slices: int = 60, direction: np.ndarray = ORDERS[0], **changed: tuple):
+        """The box of the organs, and what becomes of it."""
+        image = np.full((slices, 36, 50), -1.0, np.float32)
+        image[:, 3:33, 5:45] = 0.0
+        classes = np.zeros(image.shape, np.uint8)
+        middle = slices // 2
+        places = {
+            1: (slice(middle, middle + 18), slice(8, 26), slice(8, 26)),
+            2: (slice(middle - 8, middle + 4), slice(20, 28), slice(12, 18)),
+            3: (slice(middle - 8, middle + 4), slice(20, 28), slice(32, 38)),
+            4: (slice(middle + 2, middle + 12), slice(16, 26), slice(36, 42)),
+        }
+        for label, place in places.items():
+            if label not in left_out:
+                classes[changed.get(f"organ{label}", place)] = label
+        volume = stored_as(direction, np.zeros(image.shape), spacing=(5.0, 5.0, 5.0))
+        grid = stored_grid(volume, [AxisGrid(0.0, 1.0, n) for n in image.shape])
+        scores, order = 20.0 * scores_of(classes), volume.axis_order()
+        box = find_box(scores, grid, order, volume, 0.0)
+        assert box is not None
+        return box, widened_box(box, torch.from_numpy(image), scores, grid, order, volume, self.ORGANS)
+
+    def test_where_every_organ_was_found_surely_the_box_stays(self) -> None:
+        box, wider = self.widened()
+        assert wider == box
+
+    @pytest.mark.parametrize("direction", ORDERS)
+    def test_where_an_organ_is_missing_all_of_the_body_is_looked_at_there(self, direction: np.ndarray) -> None:
+        box, wider = self.widened(3, direction=direction)
+        assert wider == ((box[0][0] - 12, min(60.0, box[0][1] + 12)), (3.0, 33.0), (5.0, 45.0))
+
+    def test_a_small_organ_counts_as_missing_unless_the_scan_cuts_it(self) -> None:
+        sliver = (slice(22, 25), slice(20, 26), slice(32, 38))  # 13.5 ml
+        box, wider = self.widened(organ3=sliver)
+        assert wider[1:] == ((3.0, 33.0), (5.0, 45.0)) != box[1:]
+        at_the_end = (slice(0, 3), slice(20, 26), slice(32, 38))
+        box, wider = self.widened(organ3=at_the_end)
+        assert wider == box
+
+    def test_of_a_scan_of_little_height_all_is_looked_at(self) -> None:
+        _, wider = self.widened(slices=24)
+        assert wider == ((0.0, 24.0), (3.0, 33.0), (5.0, 45.0))
 
 
 class TestMidline:

@@ -12,7 +12,15 @@ from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentTrainingLib.training.configuration import override, parse, with_minutes
 from FlareSegmentTrainingLib.training.presets import preset_names, read_preset
 
-ISSUE = {"flare-organs", "flare-organs-gpu", "paper-vnet", "whole-volume-vnet", "whole-volume-vnet-norm", "dice-vnet", "liver-unet"}
+ISSUE = {
+    "flare-organs",
+    "flare-organs-gpu",
+    "paper-vnet",
+    "whole-volume-vnet",
+    "whole-volume-vnet-norm",
+    "dice-vnet",
+    "liver-unet",
+}
 
 
 def test_all_presets_are_there():

@@ -216,6 +216,7 @@ def test_a_stop_saves_in_the_middle_of_an_epoch(train_module, command, place, fi
 MIXED = [
     *("--set", 'training.batches=[{"patch": [32, 24, 16]}, {"patch": [32, 24, 16], "view": "slab", "batch": 2}]'),
     *("--set", "training.patch=null", "--set", "training.batch=2", "--set", "training.normalization_batches=2"),
+    *("--set", "training.validation_slabs_mm=[55]"),
     *("--set", "augmentation.bowel_probability=1", "--set", "augmentation.perirenal_fat_probability=1"),
     *("--set", "augmentation.changed_cases=2", "--set", "augmentation.changed_steps=3"),
 ]
