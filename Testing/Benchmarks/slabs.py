@@ -3,8 +3,8 @@
 
 Each validation case of `folder/val` (see `accuracy`) is cut into slabs of 55 and 90 mm at five places from its lowest
 organ to its highest, and into a right and a left half that overlap by 20 mm. Organs of at least 10 mL in the part
-count, if they are not graded "ignore". With `--compare` every part is segmented two times more: with the organs' box as the
-first stage found it, which tells what looking at more costs and brings, and with all of the body in the box, which
+count, if they are not graded "ignore". With `--compare` every part is segmented two times more: with the organs' box as
+the first stage found it, which tells what looking at more costs and brings, and with all of the body in the box, which
 tells what the first stage still loses.
 """
 
