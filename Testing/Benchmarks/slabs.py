@@ -36,7 +36,7 @@ LOST = 0.5
 WAYS: dict[str, Callable | None] = {
     "pipeline": None,
     "box alone": lambda box, *_arguments: box,
-    "whole body": lambda box, _image, _scores, _grid, order, volume, _organs: tuple(
+    "whole body": lambda box, _image, _pieces, _grid, order, volume, _organs: tuple(
         (0.0, float(volume.array.shape[axis])) for axis in order.permutation
     ),
 }

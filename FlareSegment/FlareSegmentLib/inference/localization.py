@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -45,17 +45,31 @@ def without_air(image: torch.Tensor, grid: Grid, order: AxisOrder, multiple: int
     return image, cut
 
 
-def find_box(
-    scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume, margin_mm: float
-) -> Box | None:
-    """The box around the organs that the stage found, or None.
+def organ_pieces(scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume) -> dict[int, Piece]:
+    """Class of each organ that the stage found -> the piece that it counts with.
 
-    Each organ counts with the piece that the network is surest of among those within reach of the surest of all: what
-    else was found, in a head or a thigh of a whole-body scan, is a mistake.
+    That is the piece that the network is surest of among those within reach of the surest of all: what else was found,
+    in a head or a thigh of a whole-body scan, is a mistake.
     """
+    pieces = find_pieces(scores, cell_volume_ml(grid, volume))
+    steps = [
+        axis.step * volume.spacing[2 - stored]
+        for axis, stored in zip(view_grid(grid, order, volume.array.shape), order.permutation)
+    ]
+    chosen: dict[int, Piece] = {}
+    for piece in pieces:
+        offset = (piece.low + piece.high) / 2 - (pieces[0].low + pieces[0].high) / 2
+        if np.linalg.norm(offset * steps) <= _ORGANS_REACH_MM:
+            chosen.setdefault(piece.organ, piece)
+    return chosen
+
+
+def find_box(
+    chosen: Mapping[int, Piece], grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume, margin_mm: float
+) -> Box | None:
+    """The box around the organs that the stage found (`organ_pieces`), or None."""
     axes = view_grid(grid, order, volume.array.shape)
     spacing = np.array([volume.spacing[2 - axis] for axis in order.permutation])
-    chosen = _organ_pieces(scores, grid, order, volume)
     if not chosen:
         return None
     lowest = np.min([piece.low for piece in chosen.values()], axis=0)
@@ -73,7 +87,7 @@ def find_box(
 def widened_box(
     box: Box,
     image: torch.Tensor,
-    scores: torch.Tensor,
+    pieces: Mapping[int, Piece],
     grid: Sequence[AxisGrid],
     order: AxisOrder,
     volume: Volume,
@@ -86,7 +100,8 @@ def widened_box(
     every organ, the box stays as it is, for the time's sake.
 
     Args:
-        image: windowed, (z, y, x) on the scores' grid.
+        image: windowed, (z, y, x) on the stage's grid.
+        pieces: of `organ_pieces`.
         organs: what the classes 1, 2, ... are.
     """
     axes = view_grid(grid, order, volume.array.shape)
@@ -95,7 +110,7 @@ def widened_box(
     body = image > AIR + 0.05
     extents = [_body_extent(body, position, axes[position], size[position]) for position in range(3)]
     is_low = (extents[0][1] - extents[0][0]) * spacing[0] <= _LOW_SCAN_MM
-    if not is_low and not _has_doubtful(_organ_pieces(scores, grid, order, volume), organs, axes, size):
+    if not is_low and not _has_doubtful(pieces, organs, axes, size):
         return box
     reach = _SEARCHED_MM / spacing[0]
     heights = (max(0.0, box[0][0] - reach), min(float(size[0]), box[0][1] + reach))
@@ -107,23 +122,8 @@ def widened_box(
     return (heights, *((min(old[0], new[0]), max(old[1], new[1])) for old, new in zip(box[1:], widths)))
 
 
-def _organ_pieces(scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume) -> dict[int, Piece]:
-    """Class of each organ that was found -> the piece that counts (see `find_box`)."""
-    pieces = find_pieces(scores, cell_volume_ml(grid, volume))
-    steps = [
-        axis.step * volume.spacing[2 - stored]
-        for axis, stored in zip(view_grid(grid, order, volume.array.shape), order.permutation)
-    ]
-    chosen: dict[int, Piece] = {}
-    for piece in pieces:
-        offset = (piece.low + piece.high) / 2 - (pieces[0].low + pieces[0].high) / 2
-        if np.linalg.norm(offset * steps) <= _ORGANS_REACH_MM:
-            chosen.setdefault(piece.organ, piece)
-    return chosen
-
-
 def _has_doubtful(
-    pieces: dict[int, Piece], organs: Sequence[Organ], axes: Sequence[AxisGrid], size: Sequence[int]
+    pieces: Mapping[int, Piece], organs: Sequence[Organ], axes: Sequence[AxisGrid], size: Sequence[int]
 ) -> bool:
     """Whether an organ is missing, or surely found in less than its usual volume and not at an end of the scan."""
     for index, organ in enumerate(organs, start=1):

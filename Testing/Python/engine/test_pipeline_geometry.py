@@ -11,7 +11,7 @@ import torch
 from test_volume import SIGNED_PERMUTATIONS, rotation
 
 from FlareSegmentLib.inference.grids import stage_grid, turned, view_grid
-from FlareSegmentLib.inference.localization import body_midline, find_box, widened_box
+from FlareSegmentLib.inference.localization import body_midline, find_box, organ_pieces, widened_box
 from FlareSegmentLib.inference.oblique_volumes import labels_on_grid_of, straighten
 from FlareSegmentLib.inference.resampling import AxisGrid
 from FlareSegmentLib.model.intensity import AIR, Intensity
@@ -49,6 +49,12 @@ def scores_of(classes: np.ndarray) -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.from_numpy(classes).long(), 5).permute(3, 0, 1, 2).float()
 
 
+def found_box(scores: torch.Tensor, grid: list[AxisGrid], volume: Volume, margin_mm: float):
+    """The box around the organs that scores tell of."""
+    order = volume.axis_order()
+    return find_box(organ_pieces(scores, grid, order, volume), grid, order, volume, margin_mm)
+
+
 def test_the_grid_of_a_flipped_axis() -> None:
     cells = AxisGrid(2.0, 1.5, 4)  # voxels 2, 3.5, 5, 6.5 of 20
     np.testing.assert_array_equal(turned(cells, 20).positions, [17, 15.5, 14, 12.5])
@@ -68,7 +74,7 @@ class TestFindBox:
     def find(self, classes: np.ndarray, direction: np.ndarray = ORDERS[0], margin_mm: float = 0.0):
         volume = stored_as(direction, np.zeros(SHAPE))
         grid = stored_grid(volume, [AxisGrid.over(4, 0, n, 2.0) for n in classes.shape])
-        return find_box(scores_of(classes), grid, volume.axis_order(), volume, margin_mm)
+        return found_box(scores_of(classes), grid, volume, margin_mm)
 
     @pytest.mark.parametrize("direction", ORDERS)
     def test_box_of_all_organs_with_a_margin(self, direction: np.ndarray) -> None:
@@ -99,7 +105,7 @@ class TestFindBox:
         classes[1, 1, 1:6] = 1
         volume = Volume(np.zeros((3, 3, 7)), (10, 10, 10))
         grid = [AxisGrid(0.0, 1.0, n) for n in classes.shape]
-        assert find_box(scores_of(classes), grid, volume.axis_order(), volume, 0.0) == ((1, 2), (1, 2), (1, 6))
+        assert found_box(scores_of(classes), grid, volume, 0.0) == ((1, 2), (1, 2), (1, 6))
 
     @pytest.mark.parametrize(
         ("axis", "away", "within"),
@@ -119,7 +125,7 @@ class TestFindBox:
         grid = [AxisGrid(0.0, 1.0, n) for n in shape]
         if within:  # the other axes' offset of half a cell would add to the distance
             classes[tuple(slice(0, 4) if index != axis else far[axis] for index in range(3))] = 2
-        box = find_box(scores_of(classes), grid, volume.axis_order(), volume, 0.0)
+        box = found_box(scores_of(classes), grid, volume, 0.0)
         assert box is not None and box[axis] == (0, away + 4 if within else 4)
 
     def test_each_organ_counts_with_its_largest_piece_within_reach(self) -> None:
@@ -130,7 +136,7 @@ class TestFindBox:
         classes[50:58, 5:15, 5:15] = 2  # a larger one, but out of reach
         volume = Volume(np.zeros(classes.shape), (10, 10, 10))
         grid = [AxisGrid(0.0, 1.0, n) for n in classes.shape]
-        box = find_box(scores_of(classes), grid, volume.axis_order(), volume, 0.0)
+        box = found_box(scores_of(classes), grid, volume, 0.0)
         assert box == ((0, 13), (0, 10), (0, 10))
 
 
@@ -157,9 +163,10 @@ class TestWidenedBox:
         volume = stored_as(direction, np.zeros(image.shape), spacing=(5.0, 5.0, 5.0))
         grid = stored_grid(volume, [AxisGrid(0.0, 1.0, n) for n in image.shape])
         scores, order = 20.0 * scores_of(classes), volume.axis_order()
-        box = find_box(scores, grid, order, volume, 0.0)
+        pieces = organ_pieces(scores, grid, order, volume)
+        box = find_box(pieces, grid, order, volume, 0.0)
         assert box is not None
-        return box, widened_box(box, torch.from_numpy(image), scores, grid, order, volume, self.ORGANS)
+        return box, widened_box(box, torch.from_numpy(image), pieces, grid, order, volume, self.ORGANS)
 
     def test_where_every_organ_was_found_surely_the_box_stays(self) -> None:
         box, wider = self.widened()
