@@ -1,9 +1,9 @@
 """The one command of FlareSegment's working tree: `python3 flare.py VERB ...` on Linux, macOS and Windows.
 
-On first use it makes the folder `.venv` with what requirements-run.txt pins, then runs the verb in the embedded Slicer
-(Testing/slicerhost) or, where `--slicer PATH` or the environment variable SLICER names one, in a real Slicer. What only
-some verbs need comes on top when one of them is first used. It needs nothing but Python's standard library, and old
-Pythons down to 2.7 parse it, far enough to say that they are too old.
+On first use it makes the folder `.venv` with what Testing/Locks/requirements-run.txt pins, then runs the verb in the
+embedded Slicer (Testing/slicerhost) or, where `--slicer PATH` or the environment variable SLICER names one, in a real
+Slicer. What only some verbs need comes on top when one of them is first used. It needs nothing but Python's standard
+library, and old Pythons down to 2.7 parse it, far enough to say that they are too old.
 
 Exit status: that of the program that ran; 2 for bad usage, 1 where the environment cannot be made, 130 after Ctrl-C.
 """
@@ -15,6 +15,7 @@ import sys
 if sys.version_info < (3, 9):
     sys.exit("flare.py needs Python 3.11, 3.12 or 3.13; this is Python %d.%d." % sys.version_info[:2])
 
+import ast
 import collections
 import contextlib
 import ctypes
@@ -75,14 +76,12 @@ SCRIPTS = {
     "evaluate": ("FlareSegmentTraining/Scripts/evaluate.py", "[options]", "measure a model on labeled CTs"),
 }
 SHOW_PANEL = "import slicer; slicer.util.selectModule('FlareSegment')"
-SHOW_FILE = "; slicer.util.loadVolume({path!r})"
-SHOW_FOLDER = """
-from pathlib import Path
-from FlareSegmentLib.files.image_io import read_volume
-volume, warnings = read_volume({path!r})
-node = slicer.util.addVolumeFromArray(volume.array, volume.affine_ras, Path({path!r}).name)
-slicer.util.setSliceViewerLayers(background=node, fit=True)
-print(*warnings, sep="\\n")
+SHOW_CT = """
+from FlareSegmentLib import command_line
+from FlareSegmentSlicerLib.scene.file_loading import load_ct
+status = command_line.run(lambda: [command_line.warn(warning) for warning in load_ct({path!r})[1]])
+if status:
+    slicer.util.exit(status)
 """
 TOOLS = {
     "gui": ("[CT]", "open the panel and the views in a window"),
@@ -92,7 +91,21 @@ TOOLS = {
 }
 
 
-# What comes on top of what every verb runs, in a folder of its own, for these verbs and options: requirements-NAME.txt.
+TOOL_HELP = {
+    "gui": (
+        "Opens the panel and the views in a window, with a CT where one is named: a NIfTI, NRRD or MetaImage file or\n"
+        "a folder of DICOM files. --slicer PATH opens them in that Slicer."
+    ),
+    "test": (
+        "Runs the whole test suite and tells its coverage. What is named is given to pytest: a test file, -k WORD, -x."
+    ),
+    "bench": (
+        "Runs the named benchmarks, or all (that takes an hour or more). Testing/Benchmarks/README.md describes them."
+    ),
+    "lint": "Runs ruff, mypy and the check of what the code asks of Slicer's API. Status 1 where one finds something.",
+}
+
+# What comes on top of what every verb runs, in a folder of its own, for these verbs: requirements-NAME.txt.
 Layer = collections.namedtuple("Layer", ["wanted_by", "title", "size", "modules"])
 LAYERS = {
     "check": Layer(
@@ -102,7 +115,7 @@ LAYERS = {
         "coverage, hypothesis, mypy, pytest, pytest_cov, surface_distance",
     ),
     "cohort": Layer(
-        ("cohort", "test"),
+        ("cohort",),
         "Dask",
         "61 MB to download, 220 MB on disk",
         "dask, dask_jobqueue, distributed, pyarrow",
@@ -160,14 +173,15 @@ class Environment:
         self.begun = self.folder / "flare-begun"
         windows = os.name == "nt"
         self.python = self.folder / ("Scripts" if windows else "bin") / ("python.exe" if windows else "python")
-        self.torch = self.root / "requirements-torch.txt"
-        self.torch_constraints = self.root / "constraints-torch.txt"
+        self.locks = self.root / "Testing" / "Locks"
+        self.torch = self.locks / "requirements-torch.txt"
+        self.torch_constraints = self.locks / "constraints-torch.txt"
         self.packages = self._lock("run")
         self.without_dependencies = self.root / "Testing" / "slicerhost" / "requirements-no-deps.txt"
         self.uv = self.folder / "uv"
 
     def _lock(self, name):
-        return self.root / ("requirements-%s.txt" % name)
+        return self.locks / ("requirements-%s.txt" % name)
 
     def fingerprint(self, layer=None):
         """Hash of everything that decides what is installed: of a layer, or of what runs."""
@@ -578,10 +592,11 @@ def layers_for(verb, arguments):
 def run_in_slicer(root, slicer, options, environment_variables, layers=()):
     """Start a real Slicer (`slicer` its path) or the embedded one (None) with Slicer's options."""
     if slicer:
-        return run([slicer_executable(slicer), "--no-splash"] + options, dict(os.environ))
+        return run([slicer_executable(slicer), "--no-splash"] + options, dict(os.environ, **own_priority()))
     check_libraries(windows=shows_windows(environment_variables))
     environment = Environment(root, layers)
     environment.ensure()
+    environment_variables = dict(environment_variables, **own_priority())
     variables = clean_environment(PYTHONPATH=str(root / "Testing"), **environment_variables)
     return run([environment.python, "-m", "slicerhost", "--no-splash"] + options, variables)
 
@@ -590,6 +605,14 @@ def shows_windows(environment_variables):
     """Whether Qt will open windows on an X server with these variables on top of ours."""
     chosen = dict(os.environ, **environment_variables).get("QT_QPA_PLATFORM", "xcb")
     return has_display() and chosen.split(":")[0] in ("", "xcb")
+
+
+def own_priority():
+    """Slicer's setting that lets it keep the priority it was started with. By itself it lowers that of everything in
+    it, and of every process that it starts, for the sake of its background threads.
+    """
+    name = "SLICER_BACKGROUND_THREAD_PRIORITY"
+    return {name: os.environ.get(name, str(os.nice(0)))} if hasattr(os, "nice") else {}
 
 
 def offscreen():
@@ -616,8 +639,7 @@ def run_gui(root, slicer, arguments):
         raise Refusal("gui needs a display (DISPLAY is not set); python3 flare.py segment needs none.")
     code = SHOW_PANEL
     if arguments:
-        path = Path(arguments[0]).resolve()
-        code += (SHOW_FOLDER if path.is_dir() else SHOW_FILE).format(path=str(path))
+        code += SHOW_CT.format(path=str(Path(arguments[0]).resolve()))
     return run_in_slicer(root, slicer, module_options(root) + ["--python-code", code], {})
 
 
@@ -653,7 +675,10 @@ def run_benchmarks(root, python, benchmarks):
     """Run benchmarks, also behind one that fails; the first failure's status."""
     folders = [root / "FlareSegment", root / "FlareSegmentTraining", root / "Testing"]
     variables = clean_environment(PYTHONPATH=os.pathsep.join(str(folder) for folder in folders), **offscreen())
-    statuses = [run([python, path], variables) for path in benchmarks]
+    statuses = []
+    for number, path in enumerate(benchmarks, 1):
+        say("[%d/%d] %s" % (number, len(benchmarks), path.stem))
+        statuses.append(run([python, path], variables))
     return next((status for status in statuses if status), 0)
 
 
@@ -685,9 +710,20 @@ def usage(root):
         lines.append("  %-28s %s" % ((verb + " " + arguments).strip(), meaning))
     lines += [
         "",
-        "--slicer PATH, or the environment variable SLICER, runs scripts and gui in that Slicer, not the embedded one.",
+        "--slicer PATH, or the environment variable SLICER, runs scripts and gui in that Slicer, not the embedded one;",
+        "test --slicer PATH runs what must work in any Slicer there.",
         "python3 flare.py segment --help tells a script's own options.",
     ]
+    return "\n".join(lines)
+
+
+def tool_help(root, verb):
+    """What a verb that is no script does, and how it is called."""
+    lines = ["Usage: " + ("python3 flare.py %s %s" % (verb, TOOLS[verb][0])).strip(), "", TOOL_HELP[verb]]
+    if verb == "bench":
+        for path in sorted((root / "Testing" / "Benchmarks").glob("*.py")):
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            lines.append("  %-12s %s" % (path.stem, text.splitlines()[0].split(": `")[0] if text else ""))
     return "\n".join(lines)
 
 
@@ -713,9 +749,15 @@ def main(words, root=ROOT):
         print(usage(root))
         return 0 if words else 2
     verb, arguments = words[0], words[1:]
+    if verb in TOOLS and set(arguments) & {"-h", "--help"}:
+        print(tool_help(root, verb))
+        return 0
     if verb in TOOLS and verb != "gui":
-        if named:
+        if named and verb != "test":
             raise Refusal("%s does not run in a real Slicer: leave out --slicer." % verb)
+        if named:
+            os.environ["SLICER"] = str(slicer_executable(named))
+            arguments = ["Testing/Slicer"] + arguments
         return run_tools(root, verb, arguments)
     slicer = named or os.environ.get("SLICER")
     if verb == "gui":

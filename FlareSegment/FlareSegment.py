@@ -44,13 +44,21 @@ from FlareSegmentSlicerLib.panel import installation
 from FlareSegmentSlicerLib.panel.comparison_section import ComparisonSection
 from FlareSegmentSlicerLib.panel.display_section import DisplaySection
 from FlareSegmentSlicerLib.panel.export_section import ExportSection
-from FlareSegmentSlicerLib.panel.message_area import MessageArea, breakable
+from FlareSegmentSlicerLib.panel.load_section import LoadSection
+from FlareSegmentSlicerLib.panel.message_area import MESSAGE_LINES, MessageArea, breakable, keep_place
 from FlareSegmentSlicerLib.panel.options_section import OptionsSection, candidate_volumes
 from FlareSegmentSlicerLib.panel.organ_table import OrganTable
 from FlareSegmentSlicerLib.panel.progress_display import ProgressDisplay
 from FlareSegmentSlicerLib.rendering.segment_surfaces import DEFAULT_SMOOTHING
 from FlareSegmentSlicerLib.scene import comparison, display, export, segmentation_nodes
-from FlareSegmentSlicerLib.scene.sample_data import PHANTOM, SLICER_SAMPLES, load_sample, register_sample_data
+from FlareSegmentSlicerLib.scene.file_loading import slicer_loads_files
+from FlareSegmentSlicerLib.scene.sample_data import (
+    PHANTOM,
+    SLICER_SAMPLES,
+    can_load,
+    load_sample,
+    register_sample_data,
+)
 
 MODEL_FOLDER = bundled_model_folder()
 DEFAULTS_APPLIED = "FlareSegment.DefaultsApplied"
@@ -133,7 +141,9 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui, lambda: self._parameterNode, lambda: MODEL_FOLDER, self.onBackgroundChosen
         )
         self._progress = ProgressDisplay(self.ui.progressBar)
-        self._message = MessageArea(self.ui.messageFrame, self.ui.messageBar, self.ui.messageLabel)
+        self._message = MessageArea(self.ui.messageFrame, self.ui.messageBar, self.ui.messageLabel, MESSAGE_LINES)
+        for widget in (self.ui.progressBar, self.ui.undoButton):
+            keep_place(widget)
         self._warning = MessageArea(self.ui.warningFrame, self.ui.warningBar, self.ui.warningLabel)
         self._table = OrganTable(self.ui.organNames, self.ui.organTable, self._onJump)
         self._display = DisplaySection(self.ui, self._output)
@@ -149,12 +159,14 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._adoptTimer.setSingleShot(True)
         self._adoptTimer.setInterval(0)
         self._adoptTimer.connect("timeout()", self._onAdoptTimer)
+        self._loading = LoadSection(self.ui, self._showMessage, self._onVolumeLoaded, self._onReferenceLoaded)
         self._fillSampleMenu()
         self._fillOrganTable()
         self._showMessage("")
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)
@@ -202,6 +214,10 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called just after the scene is closed."""
         if self.parent.isEntered:
             self.initializeParameterNode()
+
+    def onSceneStartImport(self, caller, event) -> None:
+        """Called before a scene is loaded: selectors do not know its nodes until its end, and would choose others."""
+        self.setParameterNode(None)
 
     def onSceneEndImport(self, caller, event) -> None:
         """Called after a scene was loaded: what was chosen in it is taken over as a whole."""
@@ -378,13 +394,14 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSample(self, name: str) -> None:
         """Load a CT to try with."""
+        self._showMessage("")
         reason = _("the download failed")
         node = None
         try:
             with slicer.util.WaitCursor():
                 node = load_sample(name)
         except Exception as error:  # whatever the download stumbles over: the user must know it
-            logging.exception("The sample could not be loaded")
+            logging.info("The sample %s could not be loaded", name, exc_info=True)
             reason = str(error).rstrip(".")
         if node is None:
             text = _("{name} could not be loaded: {reason}. The torso phantom needs no network.")
@@ -456,8 +473,18 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         menu = qt.QMenu(self.ui.sampleButton)
         for name in (PHANTOM, *SLICER_SAMPLES):
             text = _("Torso phantom (no download)") if name == PHANTOM else name
-            menu.addAction(text).connect("triggered(bool)", functools.partial(self._onSampleAction, name))
+            action = menu.addAction(text)
+            action.setData(name)
+            action.connect("triggered(bool)", functools.partial(self._onSampleAction, name))
+        menu.connect("aboutToShow()", self._onSampleMenu)
         self.ui.sampleButton.setMenu(menu)
+
+    def _onSampleMenu(self) -> None:
+        """Offer what this Slicer can load."""
+        for action in self.ui.sampleButton.menu().actions():
+            if not can_load(action.data()):
+                action.setEnabled(False)
+                action.text = _("{name} (this Slicer downloads nothing)").format(name=action.data())
 
     def _onSampleAction(self, name: str, checked: bool = False) -> None:
         self.onSample(name)
@@ -525,6 +552,8 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             hint = _("Install PyTorch first: it runs the networks.")
         elif not volume:
             hint = _("Load an abdominal CT first: drag files into Slicer, or use the DICOM or Sample Data module.")
+            if not slicer_loads_files():
+                hint = _("Load an abdominal CT first, or take a sample.")
         else:
             hint = _("Find the organs in {name}.").format(name=volume.GetName())
         ui.segmentButton.toolTip = hint
@@ -551,6 +580,14 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._warning.show("\n".join(description.get(segmentation_nodes.WARNINGS, [])), "warning")
         self.ui.resultCollapsibleButton.setVisible(not self._table.isEmpty)
 
+    def _onVolumeLoaded(self, node: vtkMRMLScalarVolumeNode) -> None:
+        if self._parameterNode:
+            self._parameterNode.inputVolume = node
+
+    def _onReferenceLoaded(self, node: vtkMRMLSegmentationNode | vtkMRMLLabelMapVolumeNode) -> None:
+        if self._parameterNode:
+            self._parameterNode.reference = node
+
     def _onCompared(self) -> None:
         if self._parameterNode:
             self._updateOffers()
@@ -562,6 +599,8 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             display.jump_to_organ(self._shownOutput, segmentID)
 
     def _onExportProgress(self, fraction: float, stage: str) -> None:
+        if stage and not self.ui.progressBar.visible:
+            self._progress.start()
         self.ui.progressBar.setVisible(bool(stage))
         self._progress.show(fraction, stage)
 

@@ -24,7 +24,7 @@ from slicer.ScriptedLoadableModule import (
 from FlareSegmentLib import HOMEPAGE
 from FlareSegmentLib.errors import FlareSegmentError
 from FlareSegmentSlicerLib.panel.installation import torch_installed
-from FlareSegmentSlicerLib.panel.message_area import MessageArea
+from FlareSegmentSlicerLib.panel.message_area import MESSAGE_LINES, MessageArea, keep_place
 from FlareSegmentTrainingLib.training.presets import preset_names, read_preset
 from FlareSegmentTrainingLib.training.run_folder import CURVES_FILE
 
@@ -70,7 +70,8 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         self.logic = FlareSegmentTrainingLogic()
-        self._message = MessageArea(self.ui.messageFrame, self.ui.messageBar, self.ui.messageLabel)
+        self._message = MessageArea(self.ui.messageFrame, self.ui.messageBar, self.ui.messageLabel, MESSAGE_LINES)
+        keep_place(self.ui.progressBar)
 
         for name, description in self.logic.presets().items():
             self.ui.presetComboBox.addItem(name, name)
@@ -92,6 +93,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         self.ui.useModelButton.connect("clicked(bool)", self.onUseModelButton)
         self.ui.plotButton.connect("clicked(bool)", self.onPlotButton)
         self.ui.presetComboBox.connect("currentIndexChanged(int)", self.onPresetChanged)
+        self.ui.epochsSpinBox.connect("valueChanged(int)", self.onEpochsChanged)
         self.ui.dataPathEdit.connect("currentPathChanged(QString)", self.onDataChanged)
         self.ui.outputPathEdit.connect("currentPathChanged(QString)", self.onOutputChanged)
         self.onPresetChanged()
@@ -122,9 +124,19 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         """Say what the chosen preset is."""
         combo = self.ui.presetComboBox
         self.ui.presetLabel.text = combo.itemData(combo.currentIndex, qt.Qt.ToolTipRole) or ""
+        self._onCorrected()
 
     def onDataChanged(self, path: str) -> None:
         """Another data set was chosen."""
+        self._onCorrected()
+
+    def onEpochsChanged(self, epochs: int) -> None:
+        """Another number of epochs was chosen."""
+        self._onCorrected()
+
+    def _onCorrected(self) -> None:
+        """What was wrong before is no longer what the form says."""
+        self.logic.forgetFailure()
         self.updateState()
 
     def onOutputChanged(self, path: str) -> None:
@@ -142,7 +154,9 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         settings.setValue(SETTINGS + "InBackground", self.ui.backgroundCheckBox.checked)
         self.logic.setBackground(self.ui.backgroundCheckBox.checked)
         try:
-            if self.logic.state() == training_process.NOT_BEGUN:
+            if self.logic.state() == training_process.FINISHED:
+                self.ui.outputPathEdit.currentPath = self.logic.trainFurther(self.ui.epochsSpinBox.value or None)
+            elif not self.logic.hasBegun():
                 epochs = self.ui.epochsSpinBox.value
                 self.logic.start(self.ui.presetComboBox.currentData, self.ui.dataPathEdit.currentPath, epochs or None)
             else:
@@ -155,8 +169,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
     def onStopButton(self) -> None:
         """Ask the training to save and end."""
         self.logic.stop()
-        self.ui.stopButton.enabled = False
-        self._showMessage(_("Saving and stopping after the current step."))
+        self.updateState()
 
     def onUseModelButton(self) -> None:
         """Let the FlareSegment module segment with this run's best model."""
@@ -173,27 +186,34 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         """Show how the run in the folder stands, and what can be done."""
         ui, state, progress = self.ui, self.logic.state(), self.logic.progress()
         active = state in (training_process.STARTING, training_process.RUNNING)
-        begun = state != training_process.NOT_BEGUN
+        begun = self.logic.hasBegun()
         data, output = ui.dataPathEdit.currentPath, ui.outputPathEdit.currentPath
         ready = torch_installed()
-        for widget in (ui.dataPathEdit, ui.presetComboBox, ui.epochsSpinBox):
+        finished = state == training_process.FINISHED
+        for widget in (ui.dataPathEdit, ui.presetComboBox):
             widget.enabled = not begun
+        ui.epochsSpinBox.enabled = not begun or finished
         ui.outputPathEdit.enabled = not active
         ui.backgroundCheckBox.enabled = not active
-        ui.stopButton.enabled = state == training_process.RUNNING and not self.logic.stopRequested()
+        ui.stopButton.enabled = active and not self.logic.stopRequested()
         ui.startButton.text = _("Continue training") if begun and not active else _("Start training")
+        if finished:
+            ui.startButton.text = _("Train further")
         if not ready:
             hint = _("Install PyTorch first: open the FlareSegment module, which offers it.")
         elif not output:
             hint = _("Choose a folder for the run.")
         elif not begun and not data:
             hint = _("Choose a folder, archive or list of labeled CTs, or write phantom:20 to train on made-up torsos.")
-        elif state == training_process.FINISHED:
-            hint = _("This run is finished. Choose another folder for a new one.")
         else:
             hint = ""
         ui.startButton.enabled = not hint and not active
         ui.startButton.toolTip = hint or _("The training runs on its own and goes on when Slicer is closed.")
+        if finished and not hint:
+            ui.startButton.toolTip = _(
+                "Begin a run in a new folder beside this finished one, with its best model, its data and its split, "
+                "for as many epochs as are chosen."
+            )
         ui.progressBar.setVisible(begun)
         ui.progressBar.value = (
             round(100 * (progress.get("fraction") or 0.0)) if state != training_process.FINISHED else 100
@@ -201,12 +221,16 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         ui.useModelButton.enabled = self.logic.hasModel()
         ui.plotButton.enabled = self.logic.hasLog()
         kind = "error" if state in (training_process.FAILED, training_process.LOST) else "information"
-        self._showMessage(hint if not begun else self._describe(state), kind)
+        self._showMessage(hint if state == training_process.NOT_BEGUN else self._describe(state), kind)
         self._showCurves()
 
     def _describe(self, state: str) -> str:
+        if state in (training_process.STARTING, training_process.RUNNING) and self.logic.stopRequested():
+            return _("Stopping: after the current step, which is saved, or the CT that is being prepared.")
         if state == training_process.STARTING:
             return _("Starting the training process.")
+        if state == training_process.LOST and not self.logic.hasBegun():
+            return _("The training process is gone without a word, as after a crash, before it began. Start it again.")
         if state == training_process.LOST:
             return _(
                 "The training process is gone without a word, as after a crash. Continue from its last checkpoint."
@@ -223,6 +247,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
             if time:
                 pixmap = pixmap.scaledToWidth(width, qt.Qt.SmoothTransformation)
             self.ui.curvesLabel.setPixmap(pixmap)
+            self.ui.curvesLabel.setMinimumHeight(pixmap.height())  # a panel short of room would cut it, not scroll
         self.ui.curvesCollapsibleButton.setVisible(bool(time))
 
     def _showMessage(self, text: str, kind: str = "information") -> None:
@@ -268,6 +293,17 @@ class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic):
         self._process.background = self._background
         self._process.start(preset, [place.strip() for place in data.split(";") if place.strip()], epochs)
 
+    def trainFurther(self, epochs: int | None = None) -> str:
+        """Begin a run in a new folder beside the finished one, from its best model, and return the folder.
+
+        Raises FlareSegmentError with one clear line.
+        """
+        former = self._process.folder
+        self._process = TrainingProcess(training_process.next_folder(former.path))
+        self._process.background = self._background
+        self._process.start_from(former, epochs)
+        return str(self._process.folder.path)
+
     def resume(self) -> None:
         """Continue the run. Raises FlareSegmentError with one clear line."""
         self._process.background = self._background
@@ -284,6 +320,15 @@ class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic):
     def state(self) -> str:
         """Return the state of the run, as in `training_process`."""
         return self._process.state() if self._process else training_process.NOT_BEGUN
+
+    def hasBegun(self) -> bool:
+        """Whether there is a run to watch or to continue; one that failed before its first checkpoint is none."""
+        return self._process is not None and self._process.begun
+
+    def forgetFailure(self) -> None:
+        """Say no more why a run that did not begin has failed."""
+        if self._process:
+            self._process.forget_failure()
 
     def progress(self) -> dict:
         """Return the run's last report, empty where there is none."""

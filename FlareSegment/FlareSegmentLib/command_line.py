@@ -43,6 +43,11 @@ def warn(message: object) -> None:
     print(f"Warning: {_one_line(message)}", file=sys.stderr, flush=True)
 
 
+def complain(message: object) -> None:
+    """Print an error, in one line, on standard error."""
+    print(f"Error: {_one_line(message)}", file=sys.stderr, flush=True)
+
+
 def run(
     work: Callable[[], object],
     interrupted: str = "Stopped; the same command goes on.",
@@ -61,17 +66,22 @@ def run(
         return int(request.code or 0)
     except (InputError, ModelError) as error:
         return _fail(BAD_INPUT, error)
-    except FlareSegmentError as error:
-        return _fail(FAILED, error)
-    except ModuleNotFoundError as error:
-        advice = " Install Slicer's PyTorch extension and install PyTorch with it." if error.name == "torch" else ""
-        return _fail(FAILED, f"The Python package {error.name} is missing.{advice}")
     except KeyboardInterrupt:
         return _fail(FAILED, interrupted)
     except BaseException as error:  # noqa: BLE001  an exception that leaves the script would leave Slicer running
-        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-            return _fail(FAILED, out_of_memory)
-        return _fail(FAILED, f"Unexpected {type(error).__name__}: {error} (FLARESEGMENT_DEBUG=1 shows where)")
+        return _fail(FAILED, explain(error, out_of_memory))
+
+
+def explain(error: BaseException, out_of_memory: str) -> str:
+    """What a person is told of an error, in one line."""
+    if isinstance(error, FlareSegmentError):
+        return _one_line(error)
+    if isinstance(error, ModuleNotFoundError):
+        advice = " Install Slicer's PyTorch extension and install PyTorch with it." if error.name == "torch" else ""
+        return f"The Python package {error.name} is missing.{advice}"
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return out_of_memory
+    return f"Unexpected {type(error).__name__}: {_one_line(error)} (FLARESEGMENT_DEBUG=1 shows where)"
 
 
 def leave(status: int) -> None:
@@ -85,7 +95,7 @@ def leave(status: int) -> None:
 def _fail(status: int, message: object) -> int:
     if os.environ.get("FLARESEGMENT_DEBUG"):
         traceback.print_exc()
-    print(f"Error: {_one_line(message)}", file=sys.stderr, flush=True)
+    complain(message)
     return status
 
 

@@ -104,6 +104,23 @@ LABEL_TABLES: dict[str, dict[str, int]] = {
 }
 
 
+PICTURE_COLORS: dict[str, tuple[int, int, int]] = {
+    "right_kidney": (240, 214, 64),
+    "left_kidney": (98, 196, 92),
+    "right_adrenal_gland": (255, 240, 175),
+    "left_adrenal_gland": (176, 226, 160),
+    "stomach": (122, 156, 232),
+    "aorta": (232, 44, 52),
+}
+"""Colors, in pictures and curves, of organs that in Slicer's terminology look like a neighbor or like their partner on
+the other side; all other organs keep Slicer's colors there too, and in Slicer every organ does."""
+
+
+def picture_color(organ: Organ) -> tuple[int, int, int]:
+    """The organ's color in pictures and curves: red, green, blue, 0 to 255."""
+    return PICTURE_COLORS.get(organ.key, organ.color)
+
+
 def organ_by_key(key: str) -> Organ:
     """Return the organ with this key; raises KeyError for an unknown one."""
     for organ in FLARE22_ORGANS:

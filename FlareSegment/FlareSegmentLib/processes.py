@@ -88,6 +88,11 @@ def remove_abandoned(parent: Path, prefix: str) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def python_executable() -> str:
+    """The Python for processes of one's own: Slicer sets `sys.executable` to its PythonSlicer launcher."""
+    return sys.executable or shutil.which("PythonSlicer") or "PythonSlicer"
+
+
 def private_folder(parent: Path) -> tempfile.TemporaryDirectory[str]:
     """A folder beside results for files in the making, only for its owner, as a context manager. Raises OSError.
 

@@ -115,7 +115,7 @@ class Volume:
 
     @property
     def voxel_volume_ml(self) -> float:
-        """Volume of one voxel, ml."""
+        """Volume of one voxel, mL."""
         return float(abs(np.linalg.det(self.affine_lps[:3, :3]))) / 1000.0
 
     @property

@@ -1,61 +1,69 @@
-"""Segment one CT without a window, in Slicer:
+"""Segment CTs without a window, in Slicer:
 
-    Slicer --no-main-window --python-script Scripts/segment.py [CT] [--output DIR] [--reference LABELS] [--json]
+    Slicer --no-main-window --python-script Scripts/segment.py [CT ...] [--output DIR] [--reference LABELS] [--json]
 
-CT is a NIfTI, NRRD or MetaImage file or a folder with a DICOM series; without it the built-in phantom is segmented,
-and its own labels are the reference. Five files appear in DIR, all of them or none: NAME_organs.seg.nrrd,
-NAME_labels.nii.gz (.nrrd for a tilted gantry), NAME_organs.csv, NAME_slices.png and NAME_3d.png. Files of the same
-names are replaced once everything succeeded.
+CT is a NIfTI, NRRD or MetaImage file, a folder with a DICOM series, or a folder of such image files; without it the
+built-in phantom is segmented, and its own labels are the reference. Five files appear in DIR for each CT, all of them
+or none: NAME_organs.seg.nrrd, NAME_labels.nii.gz (.nrrd for a tilted gantry), NAME_organs.csv, NAME_slices.png and
+NAME_3d.png. Files of the same names are replaced once everything succeeded; CTs of one name get their folders' names
+before it. Of several CTs each is done as if it were alone, but the model is loaded once; one that cannot be segmented
+is named, and the others go on.
 
-Exit status: 0 done; 2 bad input or usage, with one line on standard error; 1 anything else, also in one line (the
-environment variable FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises, so every way
-out ends in slicer.util.exit.
+Exit status: 0 done; 2 bad input or usage, of any of the CTs, with one line on standard error; 1 anything else, also in
+one line (the environment variable FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises,
+so every way out ends in slicer.util.exit.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import errno
 import json
 import math
-import os
-import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import slicer
 
 # Slicer knows its modules' folders; a Slicer without this module is to run the script of a working tree as well.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from FlareSegmentLib import command_line
-from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.errors import FlareSegmentError, InputError
+from FlareSegmentLib.files.output_files import OutputFiles, check_writable, not_writable
+from FlareSegmentLib.measures.result_table import AT_LEAST, csv_text, organ_rows, text_lines, volume_text
 from FlareSegmentLib.organs import LABEL_TABLES, ORGANS, Organ, organ_by_key
-from FlareSegmentLib.processes import private_folder
+from FlareSegmentLib.processes import python_executable
 from FlareSegmentLib.volume import Volume
 
-_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
-_LONGEST_NAME = 255 - len("_organs.seg.nrrd")
-_SCORES = ("dice", "nsd", "hd95_mm")
+if TYPE_CHECKING:
+    from FlareSegmentLib.files.ct_sources import Source
+    from FlareSegmentLib.inference.pipeline import Segmentation, Segmenter
+
+_SIDE_BY_SIDE_VOXELS = 1 << 26
+"""Of larger CTs one thing is done after the other: what is written needs the room of what is not needed any more."""
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line's options. Raises InputError."""
-    parser = command_line.ArgumentParser(prog="segment.py", description="Segment liver, kidneys and spleen in a CT.")
+    parser = command_line.ArgumentParser(prog="segment.py", description="Segment liver, kidneys and spleen in CTs.")
     parser.add_argument(
-        "ct", nargs="?", metavar="CT", help="NIfTI, NRRD, MHA or DICOM folder; default: the built-in phantom"
+        "ct",
+        nargs="*",
+        metavar="CT",
+        help="NIfTI, NRRD, MHA, DICOM folder, or a folder of such files (label maps in it are left out); default: the "
+        "built-in phantom",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("output"), metavar="DIR", help="folder of the results (default: output)"
     )
     parser.add_argument(
-        "--reference", metavar="LABELS", help="label map on the CT's grid; adds Dice, NSD and HD95 per organ"
+        "--reference", metavar="LABELS", help="label map on the grid of one CT; adds Dice, NSD and HD95 per organ"
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the network runs"
@@ -69,7 +77,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         default="flaresegment",
         help="label values of the written label map and of the reference",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, last")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the result as one JSON object, last; of several CTs one object a line, each when it is done, "
+        '{"input", "error"} for one that failed',
+    )
     return parser.parse_args(arguments)
 
 
@@ -84,30 +97,19 @@ class Case:
     warnings: list[str] = field(default_factory=list)
 
 
-def load_case(source: str | None) -> Case:
+def load_case(source: Source | None) -> Case:
     """Read and check the CT, or make the phantom. Raises InputError."""
     if source is None:
         from FlareSegmentLib.phantom.torso import make_phantom
 
         return Case("phantom", "phantom", *make_phantom())
     from FlareSegmentLib.files.image_io import check_is_ct, read_volume
+    from FlareSegmentLib.files.padding import without_padding
 
-    if not source.strip():
-        raise InputError("The name of the CT is empty: name a file or a folder, or leave it out for the phantom.")
-    volume, warnings = read_volume(source)
-    check_is_ct(volume)  # refused before PyTorch is loaded; its warnings are given with the result
-    name = case_name(Path(source))
-    if len(os.fsencode(name)) > _LONGEST_NAME:
-        raise InputError(f"{source}: the name is too long for those of the results; rename the file.")
-    return Case(name, source, volume, None, warnings)
-
-
-def case_name(path: Path) -> str:
-    """The file's name without its format's suffix; a folder's own name."""
-    path = path.resolve()
-    lower = path.name.lower()
-    suffix = next((suffix for suffix in _SUFFIXES if lower.endswith(suffix) and not path.is_dir()), "")
-    return path.name[: len(path.name) - len(suffix)] or "ct"
+    volume, warnings = read_volume(source.path)
+    volume, said = without_padding(volume)
+    check_is_ct(volume)  # refused before the model is waited for; its warnings are given with the result
+    return Case(source.name, source.path, volume, None, [*warnings, *said])
 
 
 def load_reference(options: argparse.Namespace, volume: Volume, organs: Sequence[Organ]) -> np.ndarray:
@@ -134,235 +136,181 @@ def load_reference(options: argparse.Namespace, volume: Volume, organs: Sequence
     return result
 
 
-def segment_case(options: argparse.Namespace, say: Callable[[str], None]) -> dict:
-    """Do everything that the command line asks for; returns what --json prints. Raises FlareSegmentError."""
-    start = time.monotonic()
-    _check_writable(options.output)
-    case = load_case(options.ct)
-    from FlareSegmentLib.inference.pipeline import Segmenter
-    from FlareSegmentLib.measures.organ_statistics import organ_statistics
-    from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
+class Session:
+    """The model, ready for one CT after another, and what draws their pictures. A context manager.
 
-    segmenter = Segmenter(load_model(options.model or bundled_model_folder()), device=options.device)
-    organs = segmenter.organs
-    if options.reference is not None:
-        case.reference = load_reference(options, case.volume, organs)
-    seconds = {"load": time.monotonic() - start}
-    size = " x ".join(str(value) for value in case.volume.array.shape[::-1])
-    say(f"{case.name}: {size} voxels of {' x '.join(f'{value:.3g}' for value in case.volume.spacing)} mm")
-    last_step = ""
+    Both start at once and side by side: PyTorch is imported while the first CT is read, and the process that draws in
+    3D gets ready while the network runs.
+    """
 
-    def progress(fraction: float, step: str) -> None:
-        nonlocal last_step
-        if step != last_step:
-            say(f"{100 * fraction:3.0f} %  {step}")
-            last_step = step
+    def __init__(self, options: argparse.Namespace, say: Callable[[str], None]) -> None:
+        from FlareSegmentSlicerLib.rendering.renderer_process import RendererProcess
 
-    segmentation = segmenter.segment(case.volume, progress=progress)
-    seconds.update(segmentation.seconds)
-    warnings = case.warnings + segmentation.warnings
+        self.options, self.say = options, say
+        self._resources = ExitStack()
+        self._threads = ThreadPoolExecutor(2)
+        self._segmenter = self._threads.submit(_load_segmenter, options)
+        self._renderer = self._resources.enter_context(RendererProcess(python_executable()))
 
-    measures = organ_statistics(case.volume, segmentation.labels, organs)
-    rows = {organ.key: {name: measures[organ.key][name] for name in ("volume_ml", "mean_hu")} for organ in organs}
-    table = LABEL_TABLES[options.label_ids]
-    rows = {key: {"label": table[key], **row} for key, row in rows.items()}
-    if case.reference is not None:
-        from FlareSegmentLib.measures.metrics import evaluate
-
-        for key, scores in evaluate(segmentation.labels, case.reference, case.volume.spacing, organs).items():
-            rows[key].update({name: scores[name] for name in _SCORES})
-
-    write_start = time.monotonic()
-    with _OutputFiles(options.output) as files:
-        try:
-            _write_files(files, case, segmentation.labels, organs, table, rows, warnings)
-        except OSError as error:
-            raise _not_writable(options.output, error) from error
-        paths = files.publish()
-    seconds["write"] = time.monotonic() - write_start
-    seconds["total"] = time.monotonic() - start
-    return _finite(
-        {
-            "input": case.source,
-            "output": paths,
-            "organs": rows,
-            "seconds": seconds,
-            "peak_rss_mib": peak_rss_mib(),
-            "device": segmentation.device,
-            "model": segmentation.model,
-            "warnings": warnings,
-        }
-    )
-
-
-# Output -------------------------------------------------------------------------------------------
-
-
-class _OutputFiles:
-    """Files that are written in a private folder beside their final place and appear there together, or not at all."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._created: list[Path] = []
-        self._names: dict[str, str] = {}
-
-    def __enter__(self) -> Self:
-        self._created = [parent for parent in (self._folder, *self._folder.absolute().parents) if not parent.exists()]
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._private = private_folder(self._folder)
-        except OSError as error:
-            self._remove_created()
-            raise _not_writable(self._folder, error) from error
+    def __enter__(self) -> Session:
         return self
 
-    def path(self, kind: str, name: str) -> Path:
-        """Where to write the file that will be called `name`."""
-        self._names[kind] = name
-        return Path(self._private.name) / name
-
-    def drop(self, kind: str) -> None:
-        """Give up a file that could not be made."""
-        (Path(self._private.name) / self._names.pop(kind)).unlink(missing_ok=True)
-
-    def publish(self) -> dict[str, str]:
-        """Move all files to their place; returns {kind: path}.
-
-        Raises InputError where that cannot be done; files that stood there before are back then.
-        """
-        for name in self._names.values():
-            if (self._folder / name).is_dir():
-                raise _not_writable(self._folder / name, IsADirectoryError(errno.EISDIR, "a folder has this name"))
-        kept = Path(self._private.name) / "replaced"
-        kept.mkdir()
-        done: list[str] = []
-        try:
-            for name in self._names.values():
-                _keep(self._folder / name, kept / name)
-                done.append(name)
-                os.replace(Path(self._private.name) / name, self._folder / name)
-        except OSError as error:
-            for name in done:
-                if (kept / name).exists():
-                    os.replace(kept / name, self._folder / name)
-                else:
-                    (self._folder / name).unlink(missing_ok=True)
-            raise _not_writable(self._folder, error) from error
-        self._created = []
-        return {kind: str(self._folder / name) for kind, name in self._names.items()}
-
     def __exit__(self, *_error: object) -> None:
-        self._private.cleanup()
-        self._remove_created()
+        self._threads.shutdown(wait=False, cancel_futures=True)  # who made a mistake need not wait for PyTorch
+        self._resources.close()
 
-    def _remove_created(self) -> None:
-        for folder in self._created:
+    def wait(self) -> None:
+        """Until the model is there. Raises FlareSegmentError."""
+        self._segmenter.result()
+
+    def read(self, source: Source | None) -> Future[Case]:
+        """Begin to read a CT."""
+        return self._threads.submit(load_case, source)
+
+    def segment(self, case: Case, start: float) -> dict[str, Any]:
+        """Do everything that the command line asks for with a CT; returns what --json prints. Raises FlareSegmentError.
+
+        start: `time.monotonic` when the work on it began.
+        """
+        options = self.options
+        segmenter: Segmenter = self._segmenter.result()
+        if options.reference is not None:
+            case.reference = load_reference(options, case.volume, segmenter.organs)
+        seconds = {"load": time.monotonic() - start}
+        size = " x ".join(str(value) for value in case.volume.array.shape[::-1])
+        self.say(f"{case.name}: {size} voxels of {' x '.join(f'{value:.3g}' for value in case.volume.spacing)} mm")
+        segmentation = segmenter.segment(case.volume, progress=self._progress())
+        if case.reference is not None:
+            _check_reference(options, case.reference, segmentation)
+        seconds.update(segmentation.seconds)
+        warnings = case.warnings + segmentation.warnings
+
+        write_start = time.monotonic()
+        with OutputFiles(options.output) as files:
             try:
-                folder.rmdir()
-            except OSError:
-                return
+                rows = self._write(files, case, segmentation, warnings)
+            except OSError as error:
+                raise not_writable(options.output, error) from error
+            paths = files.publish()
+        seconds["write"] = time.monotonic() - write_start
+        seconds["total"] = time.monotonic() - start
+        return _finite(
+            {
+                "input": case.source,
+                "output": paths,
+                "organs": rows,
+                "seconds": seconds,
+                "peak_rss_mib": peak_rss_mib(),
+                "device": segmentation.device,
+                "model": segmentation.model,
+                "warnings": warnings,
+            }
+        )
 
+    def _progress(self) -> Callable[[float, str], None]:
+        last_step = ""
 
-def _keep(file: Path, copy: Path) -> None:
-    """A second name, or a copy, of a file that will be replaced: at no moment it is gone, whatever happens."""
-    if os.path.lexists(file):
+        def progress(fraction: float, step: str) -> None:
+            nonlocal last_step
+            if step != last_step:
+                self.say(f"{100 * fraction:3.0f} %  {step}")
+                last_step = step
+
+        return progress
+
+    def _write(
+        self, files: OutputFiles, case: Case, segmentation: Segmentation, warnings: list[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Write the segmentation, the label map, the table and the pictures; without OpenGL a warning is added instead.
+
+        Returns the table's rows. Afterwards the labels hold the values of --label-ids, and the CT is gone from `case`.
+        """
+        from FlareSegmentLib.files.image_io import write_labels
+        from FlareSegmentLib.measures.organ_statistics import organ_statistics
+        from FlareSegmentSlicerLib.rendering import pictures
+        from FlareSegmentSlicerLib.scene.result_files import write_segmentation
+
+        labels, organs, table = segmentation.labels, segmentation.organs, LABEL_TABLES[self.options.label_ids]
+        # Named in the order in which the user reads of them.
+        segmentation_path = files.path("segmentation", f"{case.name}_organs.seg.nrrd")
+        suffix = ".nrrd" if case.volume.is_sheared else ".nii.gz"
+        labels_path = files.path("labels", f"{case.name}_labels{suffix}")
+        if case.volume.is_sheared:
+            warnings.append("The slices are of a tilted gantry, which NIfTI cannot hold: the label map is a NRRD file.")
+        table_path = files.path("table", f"{case.name}_organs.csv")
+        slices_path = files.path("slices", f"{case.name}_slices.png")
+        surfaces_path = files.path("surfaces", f"{case.name}_3d.png")
+
+        volume = replace(case.volume, name=case.name)
+        small = labels.size <= _SIDE_BY_SIDE_VOXELS
+        pictures.request_surfaces(self._renderer, volume, labels, organs)
+        with ThreadPoolExecutor(2) as threads:
+            begin = threads.submit if small else _do_now
+            slices = begin(pictures.slices_png, slices_path, volume, labels, organs)
+            scores = begin(_scores, labels, case.reference, volume.spacing, organs)
+            statistics = begin(organ_statistics, volume, labels, organs)
+            # The CT is not needed any more: the copies that the writers make fit into the room that it took.
+            case.volume = volume = volume.with_array(labels)
+            write_segmentation(segmentation_path, volume)
+            rows = organ_rows(statistics.result(), scores.result(), table)
+            slices.result()
+        _renumber(labels, {organ.label: table[organ.key] for organ in organs})
+        write_labels(labels_path, labels, volume)
+        table_path.write_text(csv_text(_finite(rows)), encoding="utf-8", newline="")
         try:
-            os.link(file, copy, follow_symlinks=False)
-        except OSError:  # a file system without links
-            shutil.copy2(file, copy, follow_symlinks=False)
+            pictures.surfaces_png(surfaces_path, volume, labels, organs, self._renderer)
+        except pictures.RenderingUnavailable as error:
+            files.drop("surfaces")
+            warnings.append(str(error))
+        return rows
 
 
-def _check_writable(folder: Path) -> None:
-    """Raise InputError where no file could be written in the folder, which need not exist yet."""
-    from FlareSegmentLib.files.image_io import can_be_opened
+def _load_segmenter(options: argparse.Namespace) -> Segmenter:
+    from FlareSegmentLib.inference.pipeline import Segmenter
+    from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
 
-    if not can_be_opened(folder):
-        raise InputError(f"{os.fsencode(folder)!r}: the name has characters that are no text. Choose another --output.")
-    try:
-        existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-        with private_folder(existing):
-            pass
-    except OSError as error:
-        raise _not_writable(folder, error) from error
+    return Segmenter(load_model(options.model or bundled_model_folder()), device=options.device)
 
 
-def _not_writable(folder: Path, error: OSError) -> InputError:
-    return InputError(
-        f"{folder}: results cannot be written there ({error.strerror or error}). Choose another folder with --output."
-    )
+def _check_reference(options: argparse.Namespace, reference: np.ndarray, segmentation: Segmentation) -> None:
+    """Raise InputError where the reference follows another numbering than it was read by."""
+    from FlareSegmentLib.measures.reference_values import contradictions
+
+    organs = segmentation.organs
+    wrong = contradictions(reference, segmentation.labels, {organ.label: organ for organ in organs}, organs)
+    if wrong:
+        raise InputError(
+            f"{options.reference} seems to follow another numbering of organs than --label-ids "
+            f"{options.label_ids}: {'; '.join(wrong)}. Renumber it."
+        )
 
 
-def _write_files(
-    files: _OutputFiles,
-    case: Case,
-    labels: np.ndarray,
-    organs: Sequence[Organ],
-    table: dict[str, int],
-    rows: dict[str, dict],
-    warnings: list[str],
-) -> None:
-    """Write the segmentation, the label map, the table and the pictures; without OpenGL a warning is added instead.
+def _scores(
+    labels: np.ndarray, reference: np.ndarray | None, spacing: tuple[float, ...], organs: Sequence[Organ]
+) -> dict[str, dict[str, Any]] | None:
+    if reference is None:
+        return None
+    from FlareSegmentLib.measures.metrics import evaluate
 
-    Afterwards `labels` hold the values of `table`, and the CT is gone from `case`.
-    """
-    from FlareSegmentLib.files.image_io import write_labels
-    from FlareSegmentSlicerLib.rendering.pictures import RenderingUnavailable, slices_png, surfaces_png
+    return evaluate(labels, reference, spacing, organs)
 
-    columns = ["label", "volume_ml", "mean_hu"] + (list(_SCORES) if case.reference is not None else [])
-    # Named in the order in which the user reads of them, written in the order that takes the least memory.
-    segmentation = files.path("segmentation", f"{case.name}_organs.seg.nrrd")
-    suffix = ".nrrd" if case.volume.is_sheared else ".nii.gz"
-    label_map = files.path("labels", f"{case.name}_labels{suffix}")
-    if case.volume.is_sheared:
-        warnings.append("The slices are of a tilted gantry, which NIfTI cannot hold: the label map is a NRRD file.")
-    with open(files.path("table", f"{case.name}_organs.csv"), "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["organ", *columns])
-        for key, row in _finite(rows).items():
-            writer.writerow([key, *("" if row.get(column) is None else row[column] for column in columns)])
 
-    case.volume = replace(case.volume, name=case.name)
-    slices_png(files.path("slices", f"{case.name}_slices.png"), case.volume, labels, organs)
-    try:
-        surfaces_png(files.path("surfaces", f"{case.name}_3d.png"), case.volume, labels, organs)
-    except RenderingUnavailable as error:
-        files.drop("surfaces")
-        warnings.append(str(error))
+def _do_now(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """In place of an executor's `submit`."""
+    done: Future[Any] = Future()
+    done.set_result(function(*arguments))
+    return done
 
-    # The CT is not needed any more: the copies that the writers make fit into the room that it took.
-    case.volume = case.volume.with_array(labels)
-    _write_segmentation(segmentation, case.volume)
-    values = np.arange(256, dtype=np.uint8)
-    for organ in organs:
-        values[organ.label] = table[organ.key]
+
+def _renumber(labels: np.ndarray, values: dict[int, int]) -> None:
+    """Give labels other values, in place."""
+    if all(old == new for old, new in values.items()):
+        return
+    table = np.arange(256, dtype=np.uint8)
+    for old, new in values.items():
+        table[old] = new
     for plane in labels:
-        plane[...] = values[plane]
-    write_labels(label_map, labels, case.volume)
-
-
-def _write_segmentation(path: Path, labels: Volume) -> None:
-    """Save the organs as Slicer saves a segmentation, with names, colors and terminology."""
-    from vtkmodules.util.numpy_support import numpy_to_vtk
-    from vtkmodules.vtkCommonDataModel import vtkImageData
-
-    from FlareSegmentLib.files.file_headers import packed_completely
-    from FlareSegmentLib.files.image_io import quiet_itk
-    from FlareSegmentSlicerLib.scene.segmentation_nodes import create_segmentation
-
-    # Its grid is all that is wanted of the scan's node, so the labels themselves, not copied, serve as its voxels.
-    image = vtkImageData()
-    image.SetDimensions(*labels.array.shape[::-1])
-    image.GetPointData().SetScalars(numpy_to_vtk(labels.array.reshape(-1)))
-    volume_node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", labels.name)
-    volume_node.SetAndObserveImageData(image)
-    volume_node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(labels.affine_ras))
-    segmentation_node = create_segmentation(volume_node, labels.array)
-    with quiet_itk():
-        saved = slicer.util.saveNode(segmentation_node, str(path), {"useCompression": 1})
-    if not saved or not packed_completely(path):  # the writer may not notice a full disk
-        raise OSError(errno.ENOSPC, "a file came out incomplete; the disk may be full")
-    slicer.mrmlScene.RemoveNode(segmentation_node)
-    slicer.mrmlScene.RemoveNode(volume_node)
+        plane[...] = table[plane]
 
 
 # Report -------------------------------------------------------------------------------------------
@@ -389,15 +337,10 @@ def _finite(value):
     return int(value) if isinstance(value, np.integer) else value
 
 
-def print_report(result: dict, say: Callable[[str], None]) -> None:
+def print_report(result: dict[str, Any], say: Callable[[str], None]) -> None:
     """The result as a table for people."""
-    columns = [("volume_ml", "Volume (mL)", 1), ("mean_hu", "Mean HU", 1)]
-    if any("dice" in row for row in result["organs"].values()):
-        columns += [("dice", "Dice", 3), ("nsd", "NSD", 3), ("hd95_mm", "HD95 (mm)", 1)]
-    say(f"{'Organ':<16}" + "".join(f"{title:>13}" for _, title, _ in columns))
-    for key, row in result["organs"].items():
-        cells = ("-" if row.get(name) is None else f"{row[name]:.{digits}f}" for name, _, digits in columns)
-        say(f"{organ_by_key(key).name:<16}" + "".join(f"{cell:>13}" for cell in cells))
+    for line in text_lines(result["organs"]):
+        say(line)
     seconds = result["seconds"]
     steps = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
     memory = "" if result["peak_rss_mib"] is None else f"; peak memory {result['peak_rss_mib']:.0f} MiB"
@@ -406,22 +349,95 @@ def print_report(result: dict, say: Callable[[str], None]) -> None:
         say(f"Wrote {path}")
 
 
+def segment(options: argparse.Namespace) -> None:
+    """Do what the command line says. Raises FlareSegmentError."""
+    from FlareSegmentLib.files.ct_sources import ct_sources
+
+    start = time.monotonic()
+    sources: list[Source | None] = [*ct_sources(options.ct)] or [None]
+    if options.reference is not None and len(sources) > 1:
+        raise InputError(
+            f"--reference goes with one CT, and {len(sources)} are named: flare.py evaluate measures many cases."
+        )
+    check_writable(options.output)
+    quiet = len(sources) > 1
+    with Session(options, (lambda line: None) if quiet else command_line.say) as session:
+        if quiet:
+            _segment_several(session, sources)
+            return
+        result = session.segment(session.read(sources[0]).result(), start)
+    print_report(result, command_line.say)
+    for warning in result["warnings"]:
+        command_line.warn(warning)
+    if options.json:
+        command_line.say(json.dumps(result, allow_nan=False))
+
+
+def _segment_several(session: Session, sources: Sequence[Source | None]) -> None:
+    """One CT after the other, a line and the files of each. Raises FlareSegmentError where one failed."""
+    start, failed, unexpected = time.monotonic(), [], False
+    session.wait()  # without a model none can be done
+    for number, (source, outcome) in enumerate(_results(session, sources), start=1):
+        assert source is not None
+        place = f"[{number}/{len(sources)}]"
+        if isinstance(outcome, dict):
+            organs = ", ".join(line for line in _volumes(outcome["organs"]))
+            command_line.say(f"{place} {source.path}: {organs}; {outcome['seconds']['total']:.1f} s")
+            for path in outcome["output"].values():
+                command_line.say(f"Wrote {path}")
+            for warning in outcome["warnings"]:
+                command_line.warn(f"{source.name}: {warning}")
+        else:
+            failed.append(source.path)
+            unexpected |= not isinstance(outcome, (FlareSegmentError, MemoryError))
+            message = command_line.explain(outcome, _OUT_OF_MEMORY)
+            command_line.complain(f"{place} {message if source.path in message else f'{source.path}: {message}'}")
+            outcome = {"input": source.path, "error": message}
+        if session.options.json:
+            command_line.say(json.dumps(outcome, allow_nan=False))
+    seconds = time.monotonic() - start
+    command_line.say(f"{len(sources) - len(failed)} of {len(sources)} CTs segmented in {seconds:.1f} s")
+    if failed:
+        kind = FlareSegmentError if unexpected else InputError
+        raise kind(f"{len(failed)} of {len(sources)} CTs could not be segmented: {', '.join(failed)}")
+
+
+def _results(
+    session: Session, sources: Sequence[Source | None]
+) -> Iterator[tuple[Source | None, dict[str, Any] | Exception]]:
+    """Yield each CT's result, or what went wrong; the next CT is read while the network looks at one."""
+    reading: Future[Case] | None = None
+    for number, source in enumerate(sources):
+        start = time.monotonic()
+        reading, begun = None, reading
+        outcome: dict[str, Any] | Exception
+        try:
+            case = (begun or session.read(source)).result()
+            if number + 1 < len(sources) and case.volume.array.size <= _SIDE_BY_SIDE_VOXELS:
+                reading = session.read(sources[number + 1])
+            outcome = session.segment(case, start)
+        except Exception as error:  # noqa: BLE001  the others go on
+            outcome = error
+        case = begun = None
+        yield source, outcome
+
+
+def _volumes(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for key, row in rows.items():
+        volume = row["volume_ml"]
+        found = f"{volume_text(volume, bool(row['cut']), 0, AT_LEAST)} mL" if volume else "not found"
+        yield f"{organ_by_key(key).name} {found}"
+
+
+_OUT_OF_MEMORY = "Not enough memory for this CT: close other programs, or crop the CT to the abdomen."
+
+
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit status and never raises."""
-
-    def work() -> None:
-        options = parse_arguments(arguments)
-        result = segment_case(options, command_line.say)
-        print_report(result, command_line.say)
-        for warning in result["warnings"]:
-            command_line.warn(warning)
-        if options.json:
-            command_line.say(json.dumps(result, allow_nan=False))
-
     return command_line.run(
-        work,
-        interrupted="Stopped; nothing was written.",
-        out_of_memory="Not enough memory for this CT: close other programs, or crop the CT to the abdomen.",
+        lambda: segment(parse_arguments(arguments)),
+        interrupted="Stopped; nothing of this CT was written.",
+        out_of_memory=_OUT_OF_MEMORY,
     )
 
 

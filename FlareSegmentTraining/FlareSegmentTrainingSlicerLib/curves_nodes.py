@@ -10,7 +10,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from FlareSegmentLib.organs import organ_by_key
+from FlareSegmentLib.organs import organ_by_key, picture_color
 from FlareSegmentSlicerLib.scene.organ_names import organ_name
 from FlareSegmentTrainingLib.training.reports import DICE, read_log
 from FlareSegmentTrainingLib.training.run_folder import LOG_FILE, RunFolder
@@ -52,7 +52,7 @@ def show_curves(folder: RunFolder):
         organ_of_title = {organ_name(organ_by_key(key)): organ_by_key(key) for key in organs}
         for title in dice:
             organ = organ_of_title.get(title)
-            color = _GRAY if organ is None else tuple(value / 255 for value in organ.color)
+            color = _GRAY if organ is None else tuple(value / 255 for value in picture_color(organ))
             left = organ is not None and organ.modifier_meaning == "Left"
             style = slicer.vtkMRMLPlotSeriesNode.LineStyleDot if left else slicer.vtkMRMLPlotSeriesNode.LineStyleSolid
             _series(chart, dice_table, title, color, style, folder)

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
-from FlareSegmentTrainingLib.training.run_folder import OUTPUT_FILE, RunFolder
+from FlareSegmentTrainingLib.datasets.splits import SPLIT_FILE
+from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, OUTPUT_FILE, RunFolder
 
 TRAIN_SCRIPT = Path(__file__).resolve().parents[1] / "Scripts" / "train.py"
+PRESET_FILE = "preset.json"
 NOT_BEGUN, STARTING, RUNNING, FINISHED, STOPPED, FAILED, LOST = (
     "not begun",
     "starting",
@@ -25,6 +27,15 @@ NOT_BEGUN, STARTING, RUNNING, FINISHED, STOPPED, FAILED, LOST = (
     "failed",
     "lost",
 )
+
+
+def next_folder(path: Path) -> Path:
+    """The first folder beside `path`, of its name and a number, that is not there yet."""
+    stem, _, number = path.name.rpartition("_")
+    stem, count = (stem, int(number)) if stem and number.isdigit() else (path.name, 1)
+    while path.with_name(f"{stem}_{count + 1}").exists():
+        count += 1
+    return path.with_name(f"{stem}_{count + 1}")
 
 
 class TrainingProcess:
@@ -42,6 +53,7 @@ class TrainingProcess:
         self._python = python or sys.executable
         self._process: subprocess.Popen | None = None
         self._before: dict = {}
+        self._failure_forgotten = False
         self.background = False
 
     def start(self, preset: str, data: Sequence[str], epochs: int | None = None, more: Sequence[str] = ()) -> None:
@@ -51,25 +63,46 @@ class TrainingProcess:
             InputError: when something trains there already, or nothing may be written there.
             FlareSegmentError: when the process cannot be started.
         """
-        if self.state() != NOT_BEGUN:
+        self._check_free()
+        if self.folder.began():
             raise InputError(f"{self.folder.path} holds a run already. Continue it, or choose another folder.")
         arguments = ["--preset", preset, *(word for place in data for word in ("--data", place))]
         self._launch([*arguments, *(["--epochs", str(epochs)] if epochs else []), *more])
 
+    def start_from(self, former: RunFolder, epochs: int | None = None) -> None:
+        """Begin a new run with a finished one's best model, data, split and prepared cases. Raises as `start` does."""
+        settings = former.read_json(CONFIGURATION_FILE)
+        self.folder.write_json(PRESET_FILE, settings.get("configuration", {}))
+        more = ["--start-from", str(former.best), "--split", str(former.path / SPLIT_FILE)]
+        more += ["--cache", settings.get("cache") or str(former.path / "prepared")]
+        for option in ("label_map", "patient_pattern"):
+            more += [f"--{option.replace('_', '-')}", settings[option]] if settings.get(option) else []
+        self.start(str(self.folder.path / PRESET_FILE), settings.get("data", []), epochs, more)
+
     def resume(self) -> None:
         """Continue the folder's run. Raises as `start` does."""
-        if self.state() in (STARTING, RUNNING):
-            raise InputError(f"A process is training in {self.folder.path} already.")
-        if self._launched:
-            raise InputError(f"The training in {self.folder.path} is just ending. Continue it in a moment.")
+        self._check_free()
         self._launch(["--resume"])
 
     def request_stop(self) -> None:
         """Ask the run to save and end; it does so after its current step."""
         self.folder.request_stop()
 
+    def forget_failure(self) -> None:
+        """A run that failed before it began is over and done with: something else is about to be tried."""
+        self._failure_forgotten = True
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run to watch or to continue. One that failed before its first checkpoint is none."""
+        return self.state() in (STARTING, RUNNING) or self.folder.began()
+
     def state(self) -> str:
         """Return one of this file's states."""
+        state = self._state()
+        return NOT_BEGUN if self._failure_forgotten and state in (FAILED, LOST) and not self.folder.began() else state
+
+    def _state(self) -> str:
         progress = self.folder.progress()
         state = progress.get("state")
         if self._launched and (state is None or progress == self._before):
@@ -91,7 +124,15 @@ class TrainingProcess:
         """Whether a process that was started here is still there."""
         return self._process is not None and self._process.poll() is None
 
+    def _check_free(self) -> None:
+        """Raise InputError while a process trains in the folder, or is ending."""
+        if self.state() in (STARTING, RUNNING):
+            raise InputError(f"A process is training in {self.folder.path} already.")
+        if self._launched:
+            raise InputError(f"The training in {self.folder.path} is just ending. Start it again in a moment.")
+
     def _launch(self, arguments: Sequence[str]) -> None:
+        self._failure_forgotten = False
         folder = self.folder.path
         priority = "background" if self.background else "normal"
         detached: dict = {"start_new_session": True}

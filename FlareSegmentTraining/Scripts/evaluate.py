@@ -76,7 +76,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--prediction-label-map",
         metavar="MAP",
-        help="the same for --predictions; default: labels.json in the folder, or FlareSegment's own four values",
+        help="the same for --predictions; default: what the files or their folder say, or FlareSegment's own four",
+    )
+    parser.add_argument(
+        "--patient-pattern",
+        metavar="REGEX",
+        help="regular expression with one group that finds the patient in a case's name, as for train.py",
     )
     parser.add_argument("--layout", choices=LAYOUTS, help="take --data for this layout instead of finding it out")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object, last")
@@ -96,7 +101,14 @@ def evaluate(options: argparse.Namespace) -> dict:
     """Do everything that the command line asks for; returns what --json prints. Raises FlareSegmentError."""
     from FlareSegmentTrainingSlicerLib.evaluation_pictures import draw_case
 
-    from FlareSegmentTrainingLib.datasets.cases import find_cases, organs_by_keys
+    from FlareSegmentTrainingLib.datasets.cases import (
+        find_cases,
+        label_maps_in_use,
+        naming_left_out,
+        organs_by_keys,
+        patient_pattern,
+        with_patients,
+    )
     from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
     from FlareSegmentTrainingLib.evaluation.html_report import write_report
     from FlareSegmentTrainingLib.evaluation.measurements import (
@@ -125,19 +137,27 @@ def evaluate(options: argparse.Namespace) -> dict:
         from FlareSegmentSlicerLib.rendering.videos import require_encoder
 
         require_encoder("x.mp4")
-    left_out: list = []
-    if options.reference is not None:
-        cases = find_references(options.reference, label_map, left_out.append)
-    else:
-        cases = find_cases(
-            options.data,
-            label_map=label_map,
-            layout=options.layout,
-            unpack_to=options.output / ".unpacked",
-            left_out=left_out.append,
-            say=command_line.say,
-        )
-    cases = cases[: options.limit_cases]
+    pattern = patient_pattern(options.patient_pattern)
+    with naming_left_out() as left_out:
+        if options.reference is not None:
+            cases = find_references(options.reference, label_map, left_out.append)
+        else:
+            cases = find_cases(
+                options.data,
+                label_map=label_map,
+                layout=options.layout,
+                unpack_to=options.output / ".unpacked",
+                left_out=left_out.append,
+                say=command_line.say,
+            )
+    for line in label_maps_in_use(cases, options.data or [options.reference]):
+        command_line.say(line)
+    extra: list[str] = []
+    if options.predictions is not None:
+        for line in predictor.folder.meanings():
+            command_line.say(f"{options.predictions}: {line}")
+        extra = predictor.folder.extra(case.name for case in cases)
+    cases = with_patients(cases, pattern)[: options.limit_cases]
     organs = organs_to_measure(predictor, cases, keys)
     evaluation = evaluate_cases(cases, predictor, organs, options.output, draw_case, left_out, command_line.say)
     content = evaluation.content()
@@ -154,6 +174,9 @@ def evaluate(options: argparse.Namespace) -> dict:
             command_line.warn(f"{name}: {warning}")
     for item in evaluation.left_out:
         command_line.warn(item)
+    if extra:
+        names = ", ".join(extra[:5]) + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
+        command_line.warn(f"{len(extra)} predictions belong to none of the cases: {names}")
     command_line.say(f"Report: {report}")
     return {"output": str(options.output), "report": str(report), "reused": evaluation.reused, **content}
 
@@ -301,8 +324,12 @@ def _print_summary(content: dict) -> None:
 
 def _warn_of_trained(content: dict) -> None:
     """Say which cases tell nothing about new CTs, and what the others come to."""
-    from FlareSegmentTrainingLib.evaluation.measurements import TRAINED, mean_dice
+    from FlareSegmentTrainingLib.evaluation.measurements import mean_dice
+    from FlareSegmentTrainingLib.evaluation.roles import SAME_PATIENT, TRAINED
 
+    followed = [name for name, role in content["roles"].items() if role == SAME_PATIENT]
+    if followed:
+        command_line.warn(f"Other scans of these cases' patients were trained on: {', '.join(followed)}.")
     trained = [name for name, role in content["roles"].items() if role == TRAINED]
     if not trained:
         return

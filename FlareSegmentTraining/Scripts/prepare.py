@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -110,88 +109,74 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         action="store_true",
         help="keep names of cases and patients even where they might identify someone",
     )
-    options = parser.parse_args(arguments)
-    if options.patient_pattern is not None:
-        try:
-            options.patient_pattern = re.compile(options.patient_pattern)
-        except re.error as error:
-            raise InputError(
-                f"--patient-pattern {options.patient_pattern} is no regular expression: {error}."
-            ) from error
-        if options.patient_pattern.groups != 1:
-            raise InputError("--patient-pattern needs exactly one group, as in (P\\d+)_.*")
-    return options
+    return parser.parse_args(arguments)
 
 
 def prepare(options: argparse.Namespace) -> dict:
     """Bring data sets into the plain layout; returns what --json prints. Raises FlareSegmentError."""
-    from FlareSegmentTrainingLib.datasets.cases import find_cases
+    from FlareSegmentTrainingLib.datasets.cases import (
+        find_cases,
+        label_maps_in_use,
+        naming_left_out,
+        patient_pattern,
+        with_patients,
+    )
     from FlareSegmentTrainingLib.datasets.conversion import Settings, convert_cases
     from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
 
     organs = _organs(options)
+    pattern = patient_pattern(options.patient_pattern)
     label_map = parse_label_map(options.label_map) if options.label_map else None
     _check_output(options.output)
     unpack_to = options.output / ".unpacked"
-    left_out = []
-    cases = find_cases(
-        options.data,
-        label_map=label_map,
-        layout=options.layout,
-        unpack_to=unpack_to,
-        left_out=left_out.append,
-        say=command_line.say,
-    )
-    if options.patient_pattern is not None:
-        cases = [_with_patient(case, options.patient_pattern) for case in cases]
+    with naming_left_out() as left_out:
+        cases = find_cases(
+            options.data,
+            label_map=label_map,
+            layout=options.layout,
+            unpack_to=unpack_to,
+            left_out=left_out.append,
+            say=command_line.say,
+        )
+    cases = with_patients(cases, pattern)
     command_line.say(f"{len(cases)} cases found" + (f", {len(left_out)} cannot be used" if left_out else ""))
-    outcomes = convert_cases(
-        cases, options.output, Settings(organs, options.label_ids, options.keep_names), left_out, command_line.say
-    )
+    for line in label_maps_in_use(cases, options.data):
+        command_line.say(line)
+    settings = Settings(organs, options.label_ids, options.keep_names, patient_pattern=options.patient_pattern)
+    outcomes = convert_cases(cases, options.output, settings, left_out, command_line.say)
     shutil.rmtree(unpack_to, ignore_errors=True)
     return _summary(options, organs, outcomes)
 
 
 def _summary(options: argparse.Namespace, organs: tuple, outcomes: list) -> dict:
     """Print what became of the cases; returns what --json prints. Raises InputError when none can be used."""
-    counts = {
-        result: sum(outcome.result == result for outcome in outcomes) for result in ("taken", "present", "left out")
-    }
-    _print_table(outcomes)
+    kinds = ("taken", "updated", "present", "left out")
+    counts = {result: sum(outcome.result == result for outcome in outcomes) for result in kinds}
+    for outcome in outcomes:
+        for warning in outcome.warnings:
+            command_line.warn(f"{outcome.source}: {warning}")
+    if any(outcome.source != outcome.name for outcome in outcomes if outcome.result != "left out"):
+        command_line.say(
+            "Cases got names made from their content (case_...), for a name may tell of a person"
+            + ("; --keep-names keeps the names." if hasattr(options, "keep_names") else ".")
+        )
+    updated = f"{counts['updated']} updated, " if counts["updated"] else ""
     command_line.say(
-        f"{counts['taken']} cases taken, {counts['present']} there already, {counts['left out']} left out: "
+        f"{counts['taken']} cases taken, {updated}{counts['present']} there already, {counts['left out']} left out: "
         f"{options.output}"
     )
-    if not counts["taken"] + counts["present"]:
+    if not counts["taken"] + counts["updated"] + counts["present"]:
         raise InputError(f"None of the {len(outcomes)} cases can be used; the reasons stand above.")
     return {
         "output": str(options.output),
         "label_ids": options.label_ids,
         "organs": [organ.key for organ in organs],
         "taken": counts["taken"],
+        "updated": counts["updated"],
         "present": counts["present"],
         "left_out": counts["left out"],
         "cases": [dataclasses.asdict(outcome) for outcome in outcomes],
     }
-
-
-def _with_patient(case, pattern: re.Pattern):
-    match = pattern.search(case.name)
-    return dataclasses.replace(case, patient=match.group(1)) if match and match.group(1) else case
-
-
-def _print_table(outcomes: list) -> None:
-    width = max((len(outcome.source) for outcome in outcomes), default=0)
-    for outcome in sorted(outcomes, key=lambda outcome: outcome.result == "left out"):
-        detail = outcome.reason
-        if not detail:
-            volumes = [f"{key} {volume:.0f}" for key, volume in outcome.facts["organs_ml"].items() if volume]
-            detail = f"{outcome.name}: {', '.join(volumes) or 'no labels'}" + (
-                " ml" if outcome.facts["organs_ml"] else ""
-            )
-        command_line.say(f"{outcome.source:<{width}}  {outcome.result:<8}  {detail}")
-        for warning in outcome.warnings:
-            command_line.warn(f"{outcome.source}: {warning}")
 
 
 # DICOM --------------------------------------------------------------------------------------------

@@ -75,6 +75,8 @@ def synthesize(options: argparse.Namespace) -> None:
     except OSError as error:
         raise InputError(f"{options.output} cannot be made: {error.strerror}. Name another --output.") from error
     common = (options.count, options.seed, options.spacing)
+    left_out: list[str] = []
+    before = len(list(options.output.glob("*_labels.nii.gz")))
     if options.verb == "empty":
         cases = empty_cases(*common, done=options.output)
     else:
@@ -90,13 +92,26 @@ def synthesize(options: argparse.Namespace) -> None:
                 if unknown:
                     raise InputError(f"--cases: {', '.join(sorted(unknown))} is not among the training cases.")
                 sources = [case for case in sources if case.name in names]
-            cases = deformed_cases(sources, shapes, label_map, *common, done=options.output)
+            cases = deformed_cases(
+                sources,
+                shapes,
+                label_map,
+                *common,
+                done=options.output,
+                tell=command_line.say,
+                left_out=left_out.append,
+            )
     made = 0
     for case in cases:
         case.write(options.output)
         made += 1
         command_line.say(f"{case.name}: {' x '.join(str(n) for n in case.image.shape[::-1])} voxels")
-    command_line.say(f"{made} cases made, {options.output} holds {len(list(options.output.glob('*_labels.nii.gz')))}")
+    if left_out and not made:
+        raise InputError(f"None of {len(left_out)} cases can be made, such as {left_out[0]}.")
+    for reason in left_out:
+        command_line.warn(f"Not made: {reason}.")
+    there = "" if made or not before else " (those that were asked for are there already)"
+    command_line.say(f"{made} cases made{there}, {options.output} holds {before + made}")
 
 
 def main(arguments: list[str]) -> int:

@@ -4,8 +4,9 @@
     PythonSlicer -m torch.distributed.run --nproc-per-node 2 train.py --preset NAME --data DIR --output RUN
 
 FlareSegmentTrainingLib/training/run_folder.py describes the run's folder; RUN/best is a model for `segment.py --model
-RUN/best`. Ctrl-C, SIGTERM or a file RUN/stop saves and ends the run; the same command with --resume continues it
-as if it had not been stopped.
+RUN/best`. Ctrl-C, SIGTERM or a file RUN/stop saves and ends the run; --resume --output RUN continues it as if it had
+not been stopped. Where the data moved, --data names their new place; any other option has to be what the run began
+with. To train longer or otherwise, begin a new run with --start-from RUN/best.
 
 Exit status: 0 done; 2 bad input or usage, with one line on standard error; 1 anything else, also stopped, in one line
 (FLARESEGMENT_DEBUG=1 adds the traceback). Slicer does not exit when a script raises, so every way out ends in
@@ -64,6 +65,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "--label-map", metavar="MAP", help="what label values mean: a table's name, a JSON file or 1=liver,2=spleen"
     )
     parser.add_argument(
+        "--patient-pattern",
+        metavar="REGEX",
+        help="regular expression with one group that finds the patient in a case's name; "
+        "patients stay on one side of the split",
+    )
+    parser.add_argument(
         "--split", type=Path, metavar="FILE", help="JSON lists of training and validation cases (default: 90/10)"
     )
     parser.add_argument("--fold", metavar="K/N", help="validate on fold K (from 0) of N instead of on a tenth")
@@ -95,57 +102,130 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def _settings(options: argparse.Namespace, folder) -> dict:
     """What config.json holds: the command line's, or on resume the run's own. Raises InputError."""
-    from FlareSegmentTrainingLib.training.configuration import override, parse, with_minutes
+    from FlareSegmentTrainingLib.training.configuration import parse, with_minutes
     from FlareSegmentTrainingLib.training.presets import read_preset
     from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE
 
     resuming = options.resume and folder.exists()
-    if folder.exists() and not options.resume:
+    begun = bool(options.preset and options.data)
+    if folder.began() and not options.resume:
         raise InputError(f"{folder.path} holds a run already: --resume continues it, or choose another --output.")
     if folder.is_running():
         raise InputError(f"A process ({folder.progress().get('pid')}) is training in {folder.path} now; stop it first.")
     saved = folder.read_json(CONFIGURATION_FILE) if resuming else None
-    if saved and not options.preset and not options.data:
-        return saved
-    if not options.preset or not options.data:
+    if saved:
+        return _resumed(options, saved, folder)
+    if options.resume and not begun:
+        raise InputError(
+            f"{folder.path} holds no run to continue: check --output, or begin one with --preset and --data."
+        )
+    if not begun:
         raise InputError("--preset and --data are needed to begin a run (see --help).")
-    content = read_preset(options.preset)
-    shares = [f"shares=[{options.shares}]"] if options.shares else []
-    epochs = [f"training.epochs={options.epochs}"] if options.epochs else []
-    for assignment in [*epochs, *shares, *options.overrides]:
-        content = override(content, assignment)
+    content = _content(options, read_preset(options.preset))
     if options.minutes:
         content = with_minutes(content, options.minutes)
     if len(parse(content).shares) not in (0, len(options.data)):
         raise InputError(f"--shares {options.shares}: one number is needed for each of the {len(options.data)} --data.")
-    asked = {
+    return {
         "configuration": content,
-        "data": [place if place.startswith("phantom:") else str(Path(place).resolve()) for place in options.data],
+        "data": _places(options.data),
         "label_map": options.label_map,
         "fold": options.fold,
         "limit_cases": options.limit_cases,
         "cache": str(options.cache.resolve()) if options.cache else None,
         "start_from": options.start_from,
+        "patient_pattern": options.patient_pattern,
+        "split": _listed_split(options.split) if options.split else None,
     }
-    if saved:
-        changed = [key for key, value in asked.items() if saved.get(key) != value]
-        if changed:
+
+
+def _content(options: argparse.Namespace, content: dict) -> dict:
+    """A configuration with what the command line changes. Raises InputError."""
+    from FlareSegmentTrainingLib.training.configuration import override
+
+    shares = [f"shares=[{options.shares}]"] if options.shares else []
+    epochs = [f"training.epochs={options.epochs}"] if options.epochs else []
+    for assignment in [*epochs, *shares, *options.overrides]:
+        content = override(content, assignment)
+    return content
+
+
+def _places(data: list[str]) -> list[str]:
+    return [place if place.startswith("phantom:") else str(Path(place).resolve()) for place in data]
+
+
+def _listed_split(file: Path) -> dict[str, list[str]]:
+    from FlareSegmentTrainingLib.datasets.splits import read_split
+
+    split = read_split(file)
+    return {"training": list(split.training), "validation": list(split.validation)}
+
+
+def _resumed(options: argparse.Namespace, saved: dict, folder) -> dict:
+    """The run's own settings; data may lie elsewhere, and the cache. Raises InputError where an option would change the
+    run.
+    """
+    changed = _changed_options(options, saved)
+    if changed:
+        raise InputError(
+            f"--resume continues {folder.path} as it was begun, but {', '.join(changed)} differ. Give --resume and "
+            f"--output alone; to train longer or otherwise, begin a new --output with --start-from {folder.best}."
+        )
+    settings = dict(saved)
+    if options.cache:
+        settings["cache"] = str(options.cache.resolve())
+    if options.data:
+        settings["data"] = _places(options.data)
+        if len(settings["data"]) != len(saved["data"]):
             raise InputError(
-                f"--resume continues {folder.path} as it was begun, but {', '.join(changed)} differ. "
-                "Give --resume and --output alone."
+                f"{folder.path} was begun with {len(saved['data'])} --data ({', '.join(saved['data'])}): name the new "
+                "place of each, in this order."
             )
-        return saved
-    return asked
+    gone = [place for place in settings["data"] if not place.startswith("phantom:") and not Path(place).exists()]
+    if gone:
+        raise InputError(
+            f"{gone[0]} is missing. Where the data moved, name the new place: --resume --output {folder.path} "
+            "--data PLACE."
+        )
+    return settings
 
 
-def _split(options: argparse.Namespace, settings: dict, cases: list, folder):
-    """The run's own split, or a new one. Raises InputError."""
-    from FlareSegmentTrainingLib.datasets.splits import SPLIT_FILE, Split, read_split, split_cases
+def _changed_options(options: argparse.Namespace, saved: dict) -> list[str]:
+    """The options given with --resume that are not what the run was begun with. Raises InputError."""
+    from FlareSegmentTrainingLib.training.presets import read_preset
 
-    if options.resume and (folder.path / SPLIT_FILE).is_file():
-        return read_split(folder.path / SPLIT_FILE)
+    changed = []
+    own = saved["configuration"]
+    if options.preset:
+        changed += ["configuration"] if _content(options, read_preset(options.preset)) != own else []
+    else:
+        given = [("--epochs", options.epochs), ("--shares", options.shares)]
+        given += [("--set", assignment) for assignment in options.overrides]
+        for name, value in given:
+            alone = argparse.Namespace(epochs=None, shares=None, overrides=[])
+            setattr(alone, {"--set": "overrides"}.get(name, name[2:]), [value] if name == "--set" else value)
+            if value is not None and _content(alone, own) != own:
+                changed.append(f"{name} {value}")
+    names = ("label_map", "fold", "limit_cases", "start_from", "patient_pattern")
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value != saved.get(name):
+            changed.append(f"--{name.replace('_', '-')} {value}")
     if options.split:
-        split = read_split(options.split)
+        try:
+            same = _listed_split(options.split) == saved.get("split")
+        except InputError:
+            same = False
+        changed += [] if same else [f"--split {options.split}"]
+    return changed
+
+
+def _split(settings: dict, cases: list):
+    """A new run's split. Raises InputError."""
+    from FlareSegmentTrainingLib.datasets.splits import Split, split_cases
+
+    if settings["split"]:
+        split = Split(tuple(settings["split"]["training"]), tuple(settings["split"]["validation"]), "list")
     elif settings["fold"]:
         fold, _, folds = settings["fold"].partition("/")
         if not fold.isdigit() or not folds.isdigit():
@@ -157,6 +237,41 @@ def _split(options: argparse.Namespace, settings: dict, cases: list, folder):
     return Split(
         split.training[:limit], split.validation[:limit], split.method + (f", at most {limit} each" if limit else "")
     )
+
+
+def _cases(settings: dict, folder, cache: Path, resume: bool, say, is_first: bool) -> tuple[list, object]:
+    """The cases of a new or a resumed run, and its split; what is left out is said. Raises InputError."""
+    from FlareSegmentTrainingLib.datasets.cases import (
+        find_cases,
+        label_maps_in_use,
+        patient_pattern,
+        print_left_out,
+        with_patients,
+    )
+    from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
+    from FlareSegmentTrainingLib.datasets.scan_identity import MEMORY_FILE, without_twins
+    from FlareSegmentTrainingLib.datasets.splits import SPLIT_FILE, read_split
+    from FlareSegmentTrainingLib.training.run_cases import cases_of_run
+
+    def leave_out(item) -> None:
+        if is_first:
+            print_left_out(item)
+
+    cases = find_cases(
+        settings["data"],
+        label_map=parse_label_map(settings["label_map"]) if settings["label_map"] else None,
+        unpack_to=(cache if settings["cache"] else folder.path) / "unpacked",
+        left_out=leave_out,
+        say=say,
+    )
+    for line in label_maps_in_use(cases, settings["data"]):
+        say(line)
+    cases = with_patients(cases, patient_pattern(settings.get("patient_pattern")))
+    if resume and (folder.path / SPLIT_FILE).is_file():
+        split = read_split(folder.path / SPLIT_FILE)
+        return cases_of_run(folder, split, cases, say), split
+    cases = without_twins(cases, leave_out, cache / MEMORY_FILE, say)
+    return cases, _split(settings, cases)
 
 
 def _first_weights(model: str | None, organs: tuple[str, ...]) -> dict:
@@ -178,8 +293,7 @@ def train(options: argparse.Namespace) -> None:
     """Do everything that the command line asks for. Raises FlareSegmentError."""
     import torch
 
-    from FlareSegmentTrainingLib.datasets.cases import find_cases
-    from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
+    from FlareSegmentTrainingLib.datasets.splits import FIXED_BY_DATA
     from FlareSegmentTrainingLib.training.configuration import parse
     from FlareSegmentTrainingLib.training.devices import choose_device, choose_precision
     from FlareSegmentTrainingLib.training.distributed import Group, local_rank
@@ -190,6 +304,7 @@ def train(options: argparse.Namespace) -> None:
         set_priority(options.priority == "background")
     folder = RunFolder(options.output)
     settings = _settings(options, folder)
+    folder.forget_old_stop()
     configuration = parse(settings["configuration"])
     device = choose_device(options.device, local_rank())
     precision = choose_precision(configuration.precision, device)
@@ -201,16 +316,16 @@ def train(options: argparse.Namespace) -> None:
 
     try:
         group.wait()  # every process has seen the folder as it was
-        cases = find_cases(
-            settings["data"],
-            label_map=parse_label_map(settings["label_map"]) if settings["label_map"] else None,
-            say=say,
-            **({} if group.is_first else {"left_out": lambda _item: None}),
-        )
-        split = _split(options, settings, cases, folder)
+        if options.resume and folder.progress().get("state") == "finished":
+            say(f"{folder.path} was finished: to train longer, begin a new --output with --start-from {folder.best}.")
         cache = Path(settings["cache"]) if settings["cache"] else folder.path / "prepared"
+        cases, split = _cases(settings, folder, cache, options.resume, say, group.is_first)
+        fixed = settings.get("split") or split.method == FIXED_BY_DATA
         first_weights = _first_weights(settings.get("start_from"), configuration.organs)
-        run = TrainingRun(configuration, cases, split, folder, device, precision, group, cache, say, first_weights)
+        deal = None if fixed else lambda left: _split(settings, left)
+        run = TrainingRun(
+            configuration, cases, split, folder, device, precision, group, cache, say, first_weights, deal
+        )
         if group.is_first:
             chosen = {
                 "device": str(device),

@@ -114,7 +114,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("FLARE_DATA"))
     options = parser.parse_args()
     model = load_model(options.model)
-    segmenter, exact, fast = Segmenter(model), Segmenter(model, precision="fp32"), Segmenter(model, precision="bf16")
+    segmenter = Segmenter(model)
+    exact, fast = Segmenter(model, precision="float32"), Segmenter(model, precision="bfloat16")
     keys = [organ.key for organ in segmenter.organs]
     rows: list[list] = []
 
@@ -149,7 +150,7 @@ def main() -> None:
                 float(np.mean(list(values.values()))),
             )
         pair = [part.segment(volume).labels for part in (exact, fast)]
-        row("precision", name, "bf16 to fp32", *(dice(*(p == o.label for p in pair)) for o in segmenter.organs))
+        row("precision", name, "bfloat16 to float32", *(dice(*(p == o.label for p in pair)) for o in segmenter.organs))
     for measure, values in means.items():
         if values:
             row("accuracy", "mean of val", measure, *(float(value) for value in np.nanmean(values, axis=0)))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measuring import RUNS, Process, Row, matrix_gflops, report, timed
+from measuring import RUNS, Process, Row, matrix_gflops, report, timed, told
 from torch import nn
 
 from FlareSegmentLib.model.model_file import bundled_model_folder, load_model, read_model
@@ -69,7 +69,7 @@ def main() -> None:
     threads = torch.get_num_threads()
     seconds: dict[str, list[float]] = {name: [] for name in ("chosen", *others, "threads: one less")}
     with torch.inference_mode():
-        for _ in range(RUNS + 1):
+        for _ in told(RUNS + 1, "passes of the network, each way"):
             seconds["chosen"].append(timed(lambda: chosen(image))[0])
             for name, network in others.items():
                 pixels = image.to(next(network.parameters()).dtype)
@@ -83,7 +83,10 @@ def main() -> None:
         for name, values in seconds.items()
     ]
     settings = {allocator: Process(one_pass, allocator) for allocator in (True, False)}
-    runs = [{allocator: process.run()["seconds"] for allocator, process in settings.items()} for _ in range(RUNS + 1)]
+    runs = [
+        {allocator: process.run()["seconds"] for allocator, process in settings.items()}
+        for _ in told(RUNS + 1, "passes with freed memory kept and not")
+    ]
     for process in settings.values():
         process.close()
     rows.append(Row("memory: given back at once / kept", "times", [run[False] / run[True] for run in runs[1:]]))

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from measuring import RUNS, Row, ct, matrix_gflops, report
+from measuring import RUNS, Row, ct, matrix_gflops, report, tell, told
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE_STEPS = ("preprocess", "network", "postprocess")
@@ -82,16 +82,19 @@ class Click:
 
 def main() -> None:
     """Measure, print and write the table."""
+    tell("importing torch, three times")
     loading = import_seconds()
+    tell("opening the panel with a CT of 512x512x200 voxels")
     click = Click()
     show_3d = click.widget.ui.autoShow3DCheckBox
     try:
         show_3d.setChecked(False)
         click.widget.logic.close()  # opening the panel has warmed a worker up
+        tell("first click, with a cold worker")
         cold, _ = click()
-        plain = [click() for _ in range(RUNS + 1)][1:]
+        plain = [click() for _ in told(RUNS + 1, "click without 3D")][1:]
         show_3d.setChecked(True)
-        shown = [click(click.draw) for _ in range(RUNS + 1)][1:]
+        shown = [click(click.draw) for _ in told(RUNS + 1, "click with 3D")][1:]
     finally:
         click.close()
     warm = statistics.median(seconds for seconds, _ in plain)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from measuring import RUNS, Row, ct, file_of, matrix_gflops, report, timed
+from measuring import RUNS, Row, ct, file_of, matrix_gflops, report, timed, told
 
 from FlareSegmentLib.files.image_io import read_volume, write_labels
 from FlareSegmentLib.inference.pipeline import Segmenter
@@ -31,7 +31,7 @@ def main() -> None:
         loading, model = timed(lambda: load_model(bundled_model_folder()))
         segmenter = Segmenter(model)
         before = matrix_gflops()
-        runs = [one_run(path, segmenter) for _ in range(RUNS + 1)][1:]
+        runs = [one_run(path, segmenter) for _ in told(RUNS + 1, "run")][1:]
         after = matrix_gflops()
     rows = [Row("load the model", "s", [loading])]
     rows += [Row(step, "s", [run[step] for run in runs]) for step in runs[0]]

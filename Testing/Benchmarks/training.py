@@ -15,9 +15,9 @@ import time
 from dataclasses import dataclass
 
 import torch
-from measuring import Row, matrix_gflops, report
+from measuring import Row, matrix_gflops, report, tell, told
 
-from FlareSegmentLib.inference.compute_devices import has_amx
+from FlareSegmentLib.inference.compute_devices import has_fast_bfloat16
 from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.training.batches import BatchSource
 from FlareSegmentTrainingLib.training.configuration import Configuration, parse
@@ -97,8 +97,9 @@ def main() -> None:
     if compiled:
         ways.append(way(f"coarse, {chosen}, compiled", configuration, 0, chosen, True))
     for measured in ways:
+        tell(f"{measured.name}: first steps")
         measured.run(WARM_UP, count=False)
-    for _ in range(ROUNDS):
+    for _ in told(ROUNDS, "round of steps"):
         for measured in ways:
             measured.run(-(-STEPS // ROUNDS), count=True)
     rows = [Row(f"{way.name}, one step", "s", way.seconds) for way in ways]
@@ -106,7 +107,7 @@ def main() -> None:
     for other in ways[1:]:
         if other.name.startswith("coarse"):
             ratio = other.rate / ways[0].rate
-            target = 2.0 if (on_gpu or has_amx()) and other is ways[-1] else None
+            target = 2.0 if (on_gpu or has_fast_bfloat16()) and other is ways[-1] else None
             rows.append(Row(f"{other.name} / fp32", "times", [ratio], at_least=target))
     for measured in ways:
         wanted = 100.0 if on_gpu and measured.name.startswith("fine") else None

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parents[2]
-METADATA = Path(__file__).with_name("metadata.json")
+LOCKS = Path(__file__).resolve().parent
+METADATA = LOCKS / "metadata.json"
 LAYERS = ("check", "cohort", "video")  # each on top of the lock "run", and of the same versions as those before it
-TORCH = ROOT / "requirements-torch.txt"
+TORCH = LOCKS / "requirements-torch.txt"
 PYTHONS = ("3.11", "3.12", "3.13")
 GLIBC = [f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)]
 # pip's tags of each supported system, and what its environment markers are there
@@ -44,7 +44,7 @@ SYSTEMS = (
 
 def lock(name: str) -> Path:
     """Where a lock lies."""
-    return ROOT / f"requirements-{name}.txt"
+    return LOCKS / f"requirements-{name}.txt"
 
 
 def requirements(path: Path) -> list[Requirement]:
@@ -66,7 +66,7 @@ def make_lock(name: str, constraints: list[Path], left_out: set[str]) -> None:
     command += ["--no-strip-extras"]  # pip takes a pin without an extra for another package than one with it
     command += [word for path in constraints for word in ("--constraint", path.name)]
     command += [word for package in sorted(left_out) for word in ("--no-emit-package", package)]
-    subprocess.run(command, cwd=ROOT, check=True)
+    subprocess.run(command, cwd=LOCKS, check=True)
     text = lock(name).read_text(encoding="utf-8")
     body = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
     head = f"# Made of requirements-{name}.in by Testing/Locks/make.py: every package with the hashes of its files.\n"

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+if hasattr(os, "nice"):  # processes of tests keep the priority of the tests, which Slicer would lower
+    os.environ.setdefault("SLICER_BACKGROUND_THREAD_PRIORITY", str(os.nice(0)))
 FIGURES = pytest.StashKey[dict[str, str]]()
 
 

@@ -30,6 +30,7 @@ def boot(main_window: bool = False, testing: bool = True):
     :param main_window: also make the main window with module panel, slice views and 3D view (not yet shown).
     :param testing: Slicer's testing mode: dialogs do not wait for an answer.
     """
+    _find_vtk_libraries_once()
     import slicer
 
     if getattr(slicer, "app", None) is not None:
@@ -88,6 +89,20 @@ def _boot(testing):
     vars(slicer).update(application.exported() | main_window.exported())
     core.subject_hierarchy_items = SubjectHierarchyItems(core.scene)
     return slicer.app
+
+
+def _find_vtk_libraries_once():
+    """VTK's finder searches its folder anew for each of 150 libraries, a quarter of the start; here it looks once."""
+    import vtkmodules
+
+    if not hasattr(vtkmodules, "find_lib_path"):
+        return
+    libraries = {}
+    for folder in vtkmodules.__path__:
+        for file in os.scandir(folder):
+            if file.name.endswith((".so", ".pyd")):
+                libraries.setdefault(file.name.partition(".")[0].partition("-")[0], file.path)
+    vtkmodules.find_lib_path = lambda paths, name: libraries.get(name)
 
 
 def _remove_leaked_names(slicer):

@@ -6,12 +6,17 @@ What surprises people in Slicer surprises them here too:
   `sys.argv`.
 * A script runs in `__main__` with `__file__` set, in the running event loop. `slicer.util.exit(status)` only asks: the
   lines behind it still run. `sys.exit(status)` ends the script.
+* Every Python file in a folder of `--additional-module-paths` is loaded as a module; with `--testing` one that is none
+  ends the application at once, with status 1.
+* On Linux the application lowers its own priority, and so that of every process that it starts, to the least (nice 19):
+  Slicer means its background threads. The environment variable SLICER_BACKGROUND_THREAD_PRIORITY says another value.
 * With `--testing` the application ends after the script, with status 1 if anything raised (in a slot too).
 * Without `--testing` and without a main window it does NOT end by itself, not even when the script raises.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -26,6 +31,7 @@ _FLAGS = (
     "verbose-module-discovery", "version",
 )
 _WITH_VALUE = ("additional-module-path", "modules-to-ignore", "python-code", "python-script")
+_LEAST_PRIORITY = 20
 _SHORT = {"-h": "help", "-c": "c"}
 
 
@@ -94,11 +100,24 @@ def main(words: list[str]) -> int:
         return 0
     from slicerhost import boot
 
+    lower_priority()
     app = boot(main_window=False, testing="testing" in line.flags)
     if "version" in line.flags:
         print(f"{app.applicationName} {app.applicationVersion}")
         return 0
     return _Session(app, line).run()
+
+
+def lower_priority() -> None:
+    """What Slicer's application logic does to the whole process when it starts its background threads."""
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        priority = int(os.environ.get("SLICER_BACKGROUND_THREAD_PRIORITY", _LEAST_PRIORITY))
+    except ValueError:
+        priority = _LEAST_PRIORITY
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, os.getpid(), priority)
 
 
 class _Session:
@@ -147,18 +166,10 @@ class _Session:
         return bool(pythonqt.slot_errors)
 
     def _load_modules(self):
-        from slicerhost.scripted_modules import find_scripted_modules, load_scripted_module
+        from slicerhost.scripted_modules import load_module_paths
 
-        succeeded = True
-        for folder in self._line.module_paths:
-            for path in find_scripted_modules(folder):
-                try:
-                    load_scripted_module(path)
-                except Exception:  # noqa: BLE001  (whatever a module raises must not stop the application)
-                    traceback.print_exc()
-                    print(f"The module failed to be instantiated: {path}", file=sys.stderr)
-                    succeeded = False
-        return succeeded
+        ignored = self._line.values.get("modules-to-ignore", "").split(",")
+        return not load_module_paths(self._line.module_paths, ignored)
 
     def _handle_command_line(self):
         options = self._app.commandOptions()

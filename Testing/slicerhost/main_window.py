@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import slicer
-from PyQt5.QtCore import QObject, Qt, pyqtProperty, pyqtSignal
+from PyQt5.QtCore import QEvent, QObject, QSize, Qt, pyqtProperty, pyqtSignal
 from PyQt5.QtGui import QColor
 from PyQt5.QtWidgets import (
     QComboBox,
@@ -11,17 +11,21 @@ from PyQt5.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
+    QLayout,
     QMainWindow,
     QScrollArea,
+    QSizePolicy,
+    QSpacerItem,
+    QTextBrowser,
     QToolBar,
     QVBoxLayout,
     QWidget,
 )
 
-from slicerhost.ctk_widgets import ctkDoubleSlider
-from slicerhost.qmrml_widgets import qMRMLWidget
+from slicerhost.ctk_widgets import ctkCollapsibleButton, ctkDoubleSlider
+from slicerhost.qmrml_widgets import qMRMLWidget, qSlicerWidget
 from slicerhost.stand_in import exported_names
-from slicerhost.views import qMRMLSliceView, qMRMLThreeDView
+from slicerhost.views import qMRMLPlotView, qMRMLSliceView, qMRMLThreeDView
 
 _SLICE_VIEWS = {
     "Red": ("Axial", "R", "#f34a33"),
@@ -218,8 +222,30 @@ class qMRMLThreeDWidget(_ViewWidget):
         return self._view.mrmlViewNode()
 
 
+class qMRMLPlotViewControllerWidget(_ViewBar):
+    def __init__(self):
+        super().__init__("P1", "#e1e1e1")
+        self._layout.addStretch(1)
+
+
+class qMRMLPlotWidget(_ViewWidget):
+    def __init__(self, core):
+        super().__init__(qMRMLPlotView(core, "PlotView1"), qMRMLPlotViewControllerWidget())
+
+    def plotView(self):
+        return self._view
+
+    def plotController(self):
+        return self._controller
+
+    def mrmlPlotViewNode(self):
+        return self._view._node
+
+
 class qSlicerLayoutManager(QObject):
-    """Three slice views and one 3D view; `setLayout` shows the views that a layout contains."""
+    """Three slice views, one 3D view, and a plot view in the layouts that have one. Which layout is shown is said by
+    the layout node, which is made by this manager: without a window there is none, and no layout that it could show.
+    """
 
     layoutChanged = pyqtSignal(int)
     activeMRMLThreeDViewNodeChanged = pyqtSignal(object)
@@ -240,25 +266,41 @@ class qSlicerLayoutManager(QObject):
         self._shown = {
             layouts.SlicerLayoutFourUpView: (*slices, "ThreeD"),
             layouts.SlicerLayoutConventionalView: (*slices, "ThreeD"),
+            layouts.SlicerLayoutFourUpPlotView: (*slices, "ThreeD", "Plot"),
+            layouts.SlicerLayoutConventionalPlotView: (*slices, "ThreeD", "Plot"),
+            layouts.SlicerLayoutOneUpPlotView: ("Plot",),
             layouts.SlicerLayoutOneUp3DView: ("ThreeD",),
             layouts.SlicerLayoutOneUpRedSliceView: ("Red",),
             layouts.SlicerLayoutOneUpGreenSliceView: ("Green",),
             layouts.SlicerLayoutOneUpYellowSliceView: ("Yellow",),
         }
-        self._layout = layouts.SlicerLayoutFourUpView
+        self._logic = slicer.vtkMRMLLayoutLogic()
+        self._logic.SetMRMLScene(core.scene)
+        self._logic.GetLayoutNode().AddObserver("ModifiedEvent", self._on_node_modified)
+        self._layout = None
+        self.setLayout(layouts.SlicerLayoutFourUpView)
 
     def setLayout(self, newLayout):
         if newLayout not in self._shown:
             raise ValueError(f"this host has no layout {newLayout}; it knows {sorted(self._shown)}")
-        self._layout = newLayout
+        self._logic.GetLayoutNode().SetViewArrangement(newLayout)
+
+    def _on_node_modified(self, caller, event):
+        arrangement = self._logic.GetLayoutNode().GetViewArrangement()
+        if arrangement == self._layout or arrangement not in self._shown:
+            return
+        self._layout = arrangement
+        if "Plot" in self._shown[arrangement] and "Plot" not in self._widgets:
+            self._widgets["Plot"] = qMRMLPlotWidget(self._core)
+            self._viewport.layout().addWidget(self._widgets["Plot"], 2, 0, 1, 2)
         for name, widget in self._widgets.items():
-            widget.setVisible(name in self._shown[newLayout])
-        self.layoutChanged.emit(newLayout)
+            widget.setVisible(name in self._shown[arrangement])
+        self.layoutChanged.emit(arrangement)
 
     layout = pyqtProperty(int, lambda self: self._layout, setLayout)
     threeDViewCount = pyqtProperty(int, lambda self: 1)
     tableViewCount = pyqtProperty(int, lambda self: 0)
-    plotViewCount = pyqtProperty(int, lambda self: 0)
+    plotViewCount = pyqtProperty(int, lambda self: int("Plot" in self._widgets))
 
     def viewport(self):
         return self._viewport
@@ -271,6 +313,12 @@ class qSlicerLayoutManager(QObject):
 
     def threeDWidget(self, index):
         return self._widgets["ThreeD"] if index in (0, "1") else None
+
+    def plotWidget(self, index):
+        return self._widgets.get("Plot") if index == 0 else None
+
+    def layoutLogic(self):
+        return self._logic
 
     def mrmlSliceLogics(self):
         return self._core.application_logic.GetSliceLogics()
@@ -292,14 +340,77 @@ class qSlicerLayoutManager(QObject):
         self._widgets["ThreeD"].threeDView().resetFocalPoint()
 
     def setRenderPaused(self, pause):
-        for widget in self._widgets.values():
-            widget.viewWidget().setRenderPaused(pause)
+        for name in (*_SLICE_VIEWS, "ThreeD"):
+            self._widgets[name].viewWidget().setRenderPaused(pause)
 
     def pauseRender(self):
         self.setRenderPaused(True)
 
     def resumeRender(self):
         self.setRenderPaused(False)
+
+
+class qSlicerModulePanel(qSlicerWidget):
+    """Holds the panel of one module, in a scroll area that scrolls up and down only: the panel's minimum width, with a
+    scroll bar's beside it, is the least width of the dock, which grows with it and never shrinks back by itself.
+    """
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self.setObjectName("ModulePanel")
+        self.setSizePolicy(QSizePolicy.Minimum, QSizePolicy.Preferred)
+        grid = QGridLayout(self)
+        grid.setSizeConstraint(QLayout.SetMinimumSize)
+        grid.setContentsMargins(0, 0, 0, 0)
+        self._scroll_area = QScrollArea(self)
+        self._scroll_area.setObjectName("ScrollArea")
+        self._scroll_area.setSizePolicy(QSizePolicy.Minimum, QSizePolicy.Expanding)
+        self._scroll_area.setFrameShape(QScrollArea.NoFrame)
+        self._scroll_area.setHorizontalScrollBarPolicy(Qt.ScrollBarAlwaysOff)
+        self._scroll_area.setWidgetResizable(True)
+        grid.addWidget(self._scroll_area)
+        contents = QWidget()
+        contents.setObjectName("scrollAreaWidgetContents")
+        contents.setSizePolicy(QSizePolicy.Minimum, QSizePolicy.Preferred)
+        self._column = QVBoxLayout(contents)
+        self._column.setSizeConstraint(QLayout.SetMinAndMaxSize)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._help = ctkCollapsibleButton("Help && Acknowledgement")
+        self._help.collapsed = True
+        self._help.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Fixed)
+        self._help_text = QTextBrowser()
+        QVBoxLayout(self._help).addWidget(self._help_text)
+        self._column.addWidget(self._help)
+        self._column.addItem(QSpacerItem(0, 0, QSizePolicy.Minimum, QSizePolicy.MinimumExpanding))
+        self._scroll_area.setWidget(contents)
+
+    def _add(self, module, widget):
+        widget.layout().setContentsMargins(0, 0, 0, 0)
+        self._column.insertWidget(1, widget, 1)
+        widget.setSizePolicy(QSizePolicy.Minimum, widget.sizePolicy.verticalPolicy())
+        widget.setVisible(True)
+        self._help.setVisible(bool(module.helpText))
+        self._help_text.setHtml(module.helpText + module.acknowledgementText)
+        widget.installEventFilter(self)
+        self.updateGeometry()
+        widget.enter()
+
+    def _remove(self, widget):
+        widget.exit()
+        widget.removeEventFilter(self)
+        self._column.takeAt(self._column.indexOf(widget))
+        widget.setVisible(False)
+        widget.setParent(None)
+
+    def eventFilter(self, watched, event):
+        if event.type() == QEvent.Resize:
+            self.updateGeometry()
+        return False
+
+    def minimumSizeHint(self):
+        contents = self._scroll_area.widget().minimumSizeHint()
+        bar = self._scroll_area.horizontalScrollBar().sizeHint()
+        return QSize(contents.width() + bar.width(), super().minimumSizeHint().height())
 
 
 class qSlicerModuleSelectorToolBar(QToolBar):
@@ -350,10 +461,14 @@ class qSlicerMainWindow(QMainWindow):
         self._layout_manager = qSlicerLayoutManager(slicer.app._core, self.centralWidget())
         self._panel = QDockWidget("Module", self)
         self._panel.setObjectName("PanelDockWidget")
-        self._panel.setMinimumWidth(420)
-        self._scroll_area = QScrollArea(self._panel)
-        self._scroll_area.setWidgetResizable(True)
-        self._panel.setWidget(self._scroll_area)
+        contents = QWidget(self._panel)
+        contents.setObjectName("dockWidgetContents")
+        contents.setSizePolicy(QSizePolicy.Minimum, QSizePolicy.Preferred)
+        column = QVBoxLayout(contents)
+        column.setContentsMargins(0, 2, 0, 0)
+        self._module_panel = qSlicerModulePanel(contents)
+        column.addWidget(self._module_panel)
+        self._panel.setWidget(contents)
         self.addDockWidget(Qt.LeftDockWidgetArea, self._panel)
         self._selector = qSlicerModuleSelectorToolBar(self)
         self.addToolBar(self._selector)
@@ -368,18 +483,13 @@ class qSlicerMainWindow(QMainWindow):
         widget = module.widgetRepresentation()
         if widget is None:
             raise RuntimeError(f"the module {module.name} has no panel")
-        self._scroll_area.takeWidget()
-        self._scroll_area.setWidget(widget)
-        widget.show()
         self._panel.setWindowTitle(module.title or module.name)
         self._shown_widget = widget
-        widget.enter()
+        self._module_panel._add(module, widget)
 
     def _leave_module(self):
         if self._shown_widget is not None:
-            self._shown_widget.exit()
-            self._scroll_area.takeWidget()
-            self._shown_widget.setParent(None)
+            self._module_panel._remove(self._shown_widget)
             self._shown_widget = None
             self._panel.setWindowTitle("Module")
             self._selector._selected = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import slicer
+import vtk
 from PyQt5 import sip
 from PyQt5.QtCore import QObject, Qt, pyqtProperty, pyqtSignal
 from PyQt5.QtWidgets import QDialog, QHBoxLayout, QInputDialog, QWidget
@@ -61,6 +62,8 @@ class qMRMLRangeWidget(_SceneHolder, ctkRangeWidget):
 class _SceneObserverMixin:
     """Observes the scene for a widget and stops when the C++ widget is gone."""
 
+    _leaving_id = ""
+
     def _observe_scene(self, scene, callback):
         for tag in getattr(self, "_scene_tags", ()):
             self._observed_scene.RemoveObserver(tag)
@@ -69,17 +72,31 @@ class _SceneObserverMixin:
             return
         events = slicer.vtkMRMLScene
 
+        @vtk.calldata_type(vtk.VTK_OBJECT)
+        def on_node_leaves(caller, event, node):
+            if not sip.isdeleted(self) and not scene.IsClosing() and not scene.IsBatchProcessing():
+                self._leaving_id = node.GetID()
+                callback()
+                self._leaving_id = ""
+
         def on_scene_changed(caller, event):
             if sip.isdeleted(self):
                 for tag in self._scene_tags:
                     scene.RemoveObserver(tag)
                 self._scene_tags = []
-            elif not scene.IsBatchProcessing():
+            elif not scene.IsBatchProcessing() and not scene.IsClosing() and not scene.IsImporting():
                 callback()
 
-        changes = (events.NodeAddedEvent, events.NodeRemovedEvent, events.EndBatchProcessEvent, events.EndCloseEvent)
-        for event in changes:
+        def on_import_ended(caller, event):
+            on_scene_changed(caller, event)
+            if not sip.isdeleted(self) and hasattr(self, "_on_import_ended"):
+                self._on_import_ended()
+
+        for event in (events.NodeAddedEvent, events.EndBatchProcessEvent, events.EndCloseEvent):
             self._scene_tags.append(scene.AddObserver(event, on_scene_changed))
+        self._scene_tags.append(scene.AddObserver(events.EndImportEvent, on_import_ended))
+        # A node's row goes before the node does, but behind everybody else who hears of it.
+        self._scene_tags.append(scene.AddObserver(events.NodeAboutToBeRemovedEvent, on_node_leaves, -10.0))
 
 
 class qMRMLSortFilterProxyModel(QObject):
@@ -233,7 +250,7 @@ class qMRMLNodeComboBox(_SceneObserverMixin, QWidget):
         if self._scene is None:
             return []
         every = (self._scene.GetNthNode(index) for index in range(self._scene.GetNumberOfNodes()))
-        return [node for node in every if self._accepts(node)]
+        return [node for node in every if self._accepts(node) and node.GetID() != self._leaving_id]
 
     def nodeCount(self):
         return len(self._nodes())
@@ -253,7 +270,8 @@ class qMRMLNodeComboBox(_SceneObserverMixin, QWidget):
         if self._scene is None:
             self._requested_id = nodeID
             return
-        if nodeID and nodeID not in [node.GetID() for node in self._nodes()]:
+        listed = self._shown_ids if self._scene.IsImporting() else [node.GetID() for node in self._nodes()]
+        if nodeID not in listed:
             nodeID = ""
         self._show(nodeID)
         if nodeID != self._current_id:
@@ -318,6 +336,13 @@ class qMRMLNodeComboBox(_SceneObserverMixin, QWidget):
             self._select(self._after_removal(before, ids))
         elif ids and was_empty and not before and not self.noneEnabled:
             self._select(ids[0])  # Qt selects the first row ever inserted into an empty combo box
+
+    def _on_import_ended(self):
+        """Rows of imported nodes come all at once: a selector that had none of them selected, and must have one, has
+        the first then.
+        """
+        if not self._current_id and self._shown_ids and not self.noneEnabled:
+            self._select(self._shown_ids[0])
 
     def _after_removal(self, before, ids):
         """Qt moves to the neighbor of a removed row; a removed very first row leaves nothing selected."""
@@ -453,7 +478,8 @@ class _SubjectHierarchySelector(_SceneObserverMixin):
         return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self._scene) if self._scene else None
 
     def _on_scene_changed(self):
-        if self._item and self.currentNode() is None:
+        node = self.currentNode()
+        if self._item and (node is None or node.GetID() == self._leaving_id):
             self.setCurrentItem(0)
 
     def setNodeTypes(self, nodeTypes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import traceback
 import types
 from pathlib import Path
 
@@ -13,8 +14,13 @@ from PyQt5.QtCore import QObject, pyqtProperty
 from PyQt5.QtGui import QIcon
 from PyQt5.QtWidgets import QVBoxLayout
 
+from slicerhost import pythonqt
 from slicerhost.qmrml_widgets import qSlicerWidget
 from slicerhost.stand_in import stored_properties
+
+
+class ModuleError(RuntimeError):
+    """A file of a module path is not a module."""
 
 
 class qSlicerLoadableModule(QObject):
@@ -66,8 +72,8 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerWidget):
         super().__init__()
         self._module, self._is_entered = module, False
         self.setLayout(QVBoxLayout())
-        self.setMRMLScene(slicer.mrmlScene)
         self._create()
+        self.setMRMLScene(slicer.mrmlScene)
 
     isEntered = pyqtProperty(bool, lambda self: self._is_entered)
     moduleName = pyqtProperty(str, lambda self: self._module.name)
@@ -82,9 +88,8 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerWidget):
         return self._python_widget
 
     def reload(self):
+        """A new Python widget object, set up. An open panel is not entered again: `enter` is the next visit's."""
         self._create()
-        if self._is_entered:
-            self._call("enter")
 
     def _call(self, name):
         method = getattr(self._python_widget, name, None)
@@ -113,30 +118,89 @@ def install_loadable_modules(core):
 
 
 def load_scripted_module(path):
-    """Import a scripted module's file and register it; returns the module. An exception in it passes on."""
-    path = os.path.abspath(path)
-    name = Path(path).stem
-    if os.path.dirname(path) not in sys.path:
-        sys.path.insert(0, os.path.dirname(path))
-    spec = importlib.util.spec_from_file_location(name, path)
-    python_module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = python_module
-    spec.loader.exec_module(python_module)
-    module = qSlicerScriptedLoadableModule(path, python_module)
-    instance = getattr(python_module, name)(module)
-    setattr(slicer.modules, name + "Instance", instance)
-    slicer.app.moduleManager()._add(module)
-    if hasattr(instance, "setup"):
-        instance.setup()
+    """Read a scripted module's file and register it; returns the module. An exception in it passes on."""
+    module = _instantiate(path)
+    _load(module, {})
     return module
 
 
+def load_module_paths(folders, ignored=()):
+    """Load every module of the folders as Slicer does at start: all are instantiated, then those that could be are set
+    up, each behind its dependencies. What goes wrong is written to stderr.
+
+    Returns:
+        Names of files that could not be made modules.
+    """
+    paths = {}
+    for folder in folders:
+        for path in find_scripted_modules(folder):
+            if Path(path).stem not in ignored:
+                paths.setdefault(Path(path).stem, path)
+    modules, failed = {}, []
+    for name, path in sorted(paths.items()):
+        try:
+            modules[name] = _instantiate(path)
+        except Exception as error:  # noqa: BLE001  (whatever a module raises must not stop the application)
+            pythonqt.slot_errors.append(error)
+            traceback.print_exc()
+            print(f"Fail to instantiate module  {name!r}", file=sys.stderr)
+            failed.append(name)
+    if failed:
+        print("The following modules failed to be instantiated:", *failed, sep="\n   ", file=sys.stderr)
+    for module in modules.values():
+        try:
+            _load(module, modules)
+        except Exception as error:  # noqa: BLE001
+            pythonqt.slot_errors.append(error)
+            traceback.print_exc()
+    return failed
+
+
+def _instantiate(path):
+    """The module object of a file, whose folder is on Python's path from now on and whose name is taken there."""
+    path = os.path.abspath(path)
+    name = Path(path).stem
+    if os.path.dirname(path) not in sys.path:
+        sys.path.append(os.path.dirname(path))
+    if not hasattr(sys.modules.get(name), name):
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    python_module = sys.modules[name]
+    if not hasattr(python_module, name):
+        raise ModuleError(f"Failed to load scripted loadable module: class {name} was not found in file {path}")
+    module = qSlicerScriptedLoadableModule(path, python_module)
+    setattr(slicer.modules, name + "Instance", getattr(python_module, name)(module))
+    if not hasattr(python_module, name + "Widget"):
+        module.widgetRepresentationCreationEnabled = False
+    return module
+
+
+def _load(module, others):
+    """Set a module up, its dependencies first; raises where one of them, or its own title, is missing."""
+    manager = slicer.app.moduleManager()
+    if manager.module(module.name) is not None:
+        return
+    for dependency in module.dependencies:
+        if dependency in others:
+            _load(others[dependency], others)
+        elif manager.module(dependency) is None:
+            raise ModuleError(
+                f"When loading module  {module.name!r} , the dependency {dependency!r} failed to be loaded."
+            )
+    if not module.title:
+        raise ModuleError(f"Failed to retrieve module title corresponding to module name:  {module.name!r}")
+    manager._add(module)
+    instance = getattr(slicer.modules, module.name + "Instance")
+    if hasattr(instance, "setup"):
+        instance.setup()
+
+
 def find_scripted_modules(folder):
-    """Module files of a folder, as Slicer finds them: a file that defines a class of its own name deriving from
-    ScriptedLoadableModule."""
-    found = []
-    for path in sorted(Path(folder).glob("*.py")):
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if f"class {path.stem}(ScriptedLoadableModule" in text:
-            found.append(str(path))
-    return found
+    """Files that Slicer takes for scripted modules: every Python file of the folder (of the folder with scripted
+    modules in it, for an installed extension), whatever is in it. A file that begins with `#!` is for Slicer a command
+    line program, which it would start to ask what it is.
+    """
+    installed = sorted(Path(folder).glob("lib/Slicer-*/qt-scripted-modules"))
+    for found in installed or [Path(folder)]:
+        yield from (str(path) for path in sorted(found.glob("*.py")) if not path.read_bytes().startswith(b"#!"))

@@ -12,7 +12,7 @@ import vtk
 from PyQt5 import sip
 from PyQt5.QtCore import QEvent, Qt
 from PyQt5.QtGui import QImage, QPainter
-from PyQt5.QtWidgets import QWidget
+from PyQt5.QtWidgets import QVBoxLayout, QWidget
 from vtk.util.numpy_support import vtk_to_numpy
 
 from slicerhost.ctk_widgets import ctkAxesWidget
@@ -27,6 +27,19 @@ _MOUSE_BUTTONS = {Qt.LeftButton: "Left", Qt.RightButton: "Right", Qt.MiddleButto
 def _manager_class(name):
     dimension = name[-2:] if name.endswith(("2D", "3D")) else ""
     return f"vtkMRML{name.removesuffix(dimension)}DisplayableManager{dimension}"
+
+
+def picture_of(render_window):
+    """Rows, columns, RGB of what a render window shows."""
+    render_window.Render()
+    grabber = vtk.vtkWindowToImageFilter()
+    grabber.SetInput(render_window)
+    grabber.ReadFrontBufferOff()
+    grabber.ShouldRerenderOff()
+    grabber.Update()
+    width, height, _ = grabber.GetOutput().GetDimensions()
+    rows = vtk_to_numpy(grabber.GetOutput().GetPointData().GetScalars()).reshape(height, width, 3)
+    return np.ascontiguousarray(rows[::-1])
 
 
 class _RenderView(QWidget):
@@ -84,20 +97,9 @@ class _RenderView(QWidget):
             self.update()
 
     def forceRender(self):
-        self._picture = self._render()
+        self._picture = picture_of(self._render_window)
         self._is_outdated = False
         self.update()
-
-    def _render(self):
-        self._render_window.Render()
-        grabber = vtk.vtkWindowToImageFilter()
-        grabber.SetInput(self._render_window)
-        grabber.ReadFrontBufferOff()
-        grabber.ShouldRerenderOff()
-        grabber.Update()
-        width, height, _ = grabber.GetOutput().GetDimensions()
-        rows = vtk_to_numpy(grabber.GetOutput().GetPointData().GetScalars()).reshape(height, width, 3)
-        return np.ascontiguousarray(rows[::-1])
 
     def _on_resized(self, width, height):
         pass
@@ -111,7 +113,7 @@ class _RenderView(QWidget):
 
     def paintEvent(self, event):
         if self._picture is None or (self._is_outdated and not self._is_paused):
-            self._picture = self._render()
+            self._picture = picture_of(self._render_window)
             self._is_outdated = False
         height, width, _ = self._picture.shape
         painter = QPainter(self)
@@ -290,3 +292,101 @@ class qMRMLThreeDView(_RenderView):
     def _rotate_to(self, direction):
         self.cameraNode().RotateTo(direction)
         self.scheduleRender()
+
+
+class _Canvas(QWidget):
+    """Paints what a render window shows, anew when it is told to."""
+
+    def __init__(self, render_window):
+        super().__init__()
+        self._render_window, self._picture = render_window, None
+
+    def renew(self):
+        if not sip.isdeleted(self):
+            self._picture = None
+            self.update()
+
+    def resizeEvent(self, event):
+        self._render_window.SetSize(event.size().width(), event.size().height())
+        self.renew()
+
+    def paintEvent(self, event):
+        if self._picture is None:
+            self._picture = picture_of(self._render_window)
+        height, width, _ = self._picture.shape
+        painter = QPainter(self)
+        painter.drawImage(0, 0, QImage(self._picture.data, width, height, 3 * width, QImage.Format_RGB888))
+        painter.end()
+
+
+class qMRMLPlotView(QWidget):
+    """The picture of one plot view node's chart. What VTK's charts complain of, they complain of here too."""
+
+    def __init__(self, core, name):
+        super().__init__()
+        self._scene = core.scene
+        self._context_view = vtk.vtkContextView()
+        self._context_view.GetRenderWindow().SetOffScreenRendering(1)
+        self._chart = vtk.vtkChartXY()
+        self._context_view.GetScene().AddItem(self._chart)
+        self._node = slicer.vtkMRMLPlotViewNode()
+        self._node.SetName(name)
+        self._node.SetLayoutName(name)
+        self._node.SetSingletonTag(name)
+        self._node = core.scene.AddNode(self._node)
+        self._node.AddObserver("ModifiedEvent", self._on_modified)
+        self._observed = None
+        self._canvas = _Canvas(self._context_view.GetRenderWindow())
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._canvas)
+        self.setMinimumSize(160, 120)
+
+    def _on_modified(self, caller, event):
+        self._update_chart()
+        self._canvas.renew()
+
+    def _update_chart(self):
+        chart = self._scene.GetNodeByID(self._node.GetPlotChartNodeID() or "")
+        if chart is not self._observed:
+            if self._observed is not None:
+                self._observed.RemoveObserver(self._tag)
+            self._observed = chart
+            self._tag = chart.AddObserver("ModifiedEvent", self._on_modified) if chart is not None else None
+        self._chart.ClearPlots()
+        if chart is None:
+            return
+        for index in range(chart.GetNumberOfPlotSeriesNodes()):
+            plot = self._plot(chart.GetNthPlotSeriesNode(index))
+            if plot is not None:
+                self._chart.AddPlot(plot)
+        self._chart.SetTitle(chart.GetTitle() or "")
+        self._chart.SetShowLegend(chart.GetLegendVisibility())
+
+    def _plot(self, series):
+        kinds = slicer.vtkMRMLPlotSeriesNode
+        table = series.GetTableNode().GetTable() if series is not None and series.GetTableNode() is not None else None
+        if table is None or table.GetColumnByName(series.GetYColumnName() or "") is None:
+            return None
+        x_name = series.GetXColumnName() if series.IsXColumnRequired() else series.GetYColumnName()
+        if table.GetColumnByName(x_name or "") is None:
+            return None
+        is_line = series.GetPlotType() in (kinds.PlotTypeLine, kinds.PlotTypeScatter)
+        plot = vtk.vtkPlotLine() if is_line else vtk.vtkPlotBar()
+        plot.SetColorF(*series.GetColor())
+        plot.SetWidth(series.GetLineWidth())
+        plot.SetUseIndexForXSeries(not series.IsXColumnRequired())
+        plot.SetInputData(table, x_name, series.GetYColumnName())
+        plot.SetLabel(series.GetName())
+        if is_line:
+            lines = {kinds.LineStyleSolid: vtk.vtkPen.SOLID_LINE, kinds.LineStyleDash: vtk.vtkPen.DASH_LINE,
+                     kinds.LineStyleDot: vtk.vtkPen.DOT_LINE, kinds.LineStyleDashDot: vtk.vtkPen.DASH_DOT_LINE,
+                     kinds.LineStyleDashDotDot: vtk.vtkPen.DASH_DOT_DOT_LINE}
+            plot.GetPen().SetLineType(lines.get(series.GetLineStyle(), vtk.vtkPen.NO_PEN))
+            marks = {kinds.MarkerStyleCross: vtk.vtkPlotPoints.CROSS, kinds.MarkerStylePlus: vtk.vtkPlotPoints.PLUS,
+                     kinds.MarkerStyleSquare: vtk.vtkPlotPoints.SQUARE,
+                     kinds.MarkerStyleCircle: vtk.vtkPlotPoints.CIRCLE,
+                     kinds.MarkerStyleDiamond: vtk.vtkPlotPoints.DIAMOND}
+            plot.SetMarkerStyle(marks.get(series.GetMarkerStyle(), vtk.vtkPlotPoints.NONE))
+            plot.SetMarkerSize(series.GetMarkerSize())
+        return plot

@@ -1,7 +1,9 @@
 """The CTs in a folder of DICOM files, found and put in order by the files' own geometry (SimpleITK's GDCM reads them).
 
-Series are told apart by their identifier, orientation and size, because one exported series often holds a localizer or
-a second reconstruction. Slices are sorted along their common normal (DICOM PS3.3, C.7.6.2.1.1), not by name or number.
+Series are told apart by their identifier, size, orientation and pixel spacing, compared as numbers, because one
+exported series often holds a localizer or a second reconstruction. Slices are sorted along their common normal (DICOM
+PS3.3, C.7.6.2.1.1), not by name or number; of several acquisitions at the same places one is taken whole
+(``dicom_acquisitions.py``), and slices that lie on no straight grid are brought onto one (``straight_series.py``).
 `read_dicom_folder` is what a person means by "the CT in this folder"; `find_series` and `read_series` give every series
 to those who sort whole exports.
 """
@@ -10,10 +12,11 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,82 +24,29 @@ import numpy as np
 import SimpleITK as sitk
 
 from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.files.image_io import MAXIMUM_VOXELS, can_be_opened, check_header, file_type, quiet_itk
+from FlareSegmentLib.files.dicom_acquisitions import one_acquisition
+from FlareSegmentLib.files.dicom_slice import DicomSlice, describe_slice, unit_normal
+from FlareSegmentLib.files.file_headers import MAXIMUM_VOXELS, file_type
+from FlareSegmentLib.files.image_io import can_be_opened, check_header, quiet_itk
+from FlareSegmentLib.files.straight_series import SeriesVolume, straight
 from FlareSegmentLib.volume import Volume
 
-_TAGS = {
-    "image_type": "0008|0008",
-    "modality": "0008|0060",
-    "patient_name": "0010|0010",
-    "patient_id": "0010|0020",
-    "study_uid": "0020|000d",
-    "series_uid": "0020|000e",
-    "number": "0020|0011",
-    "acquisition": "0020|0012",
-    "photometric": "0028|0004",
-    "bits": "0028|0100",
-    "pixel_spacing": "0028|0030",
-}
-_STORED_AS = ("0028|0101", "0028|0103", "0028|1052", "0028|1053")  # bits, sign, rescale intercept and slope
-_POSITION, _ORIENTATION = "0020|0032", "0020|0037"
 _COMPRESSION_LIMIT = 1032  # no slice is stored smaller than its pixels divided by this
-
-
-@dataclass(frozen=True)
-class DicomSlice:
-    """One file's header, as far as sorting needs it.
-
-    Attributes:
-        size: columns, rows and, with several frames, frames.
-        position: (3,) center of the first pixel, LPS, mm; None where the file does not say.
-        orientation: (2, 3) directions along a row and down a column; None where the file does not say.
-        stored_as: bits, sign and rescale of the pixels.
-    """
-
-    path: Path
-    image_type: tuple[str, ...]
-    modality: str
-    patient_name: str
-    patient_id: str
-    study_uid: str
-    series_uid: str
-    number: str
-    acquisition: str
-    photometric: str
-    bits: str
-    pixel_spacing: str
-    size: tuple[int, ...]
-    components: int
-    position: np.ndarray | None
-    orientation: np.ndarray | None
-    stored_as: tuple[str, ...]
-
-    @property
-    def localizer(self) -> bool:
-        """Whether this is a scout image."""
-        return "LOCALIZER" in self.image_type
-
-    @property
-    def pixel_sizes(self) -> tuple[float, float]:
-        """Distances of the pixels' rows and columns, mm; 0 where they cannot be read."""
-        try:
-            rows, columns = (float(part) for part in self.pixel_spacing.split("\\"))
-        except ValueError:
-            return 0.0, 0.0
-        return rows, columns
-
-    @property
-    def group(self) -> tuple:
-        """What the slices of one series have in common."""
-        orientation = () if self.orientation is None else tuple(np.round(self.orientation, 3).ravel())
-        return self.series_uid, orientation, self.size, self.pixel_spacing, self.localizer
+_OFF_GRID = 0.1  # of the distance of slices, or of a pixel: what lies farther off its place is resampled
+_PREAMBLE = b"DICM"
+_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """Slices of one series, orientation and size, in the order of their file names."""
+    """Slices of one series, orientation and size, in the order of their file names.
+
+    Attributes:
+        damaged: files beside them that are called as they are, or said to be DICOM, but cannot be read.
+    """
 
     slices: tuple[DicomSlice, ...]
+    damaged: tuple[Path, ...] = ()
 
     @property
     def first(self) -> DicomSlice:
@@ -111,7 +61,7 @@ class DicomSeries:
     @property
     def axial(self) -> bool:
         """Whether the slices lie across the body, up to the tilt of a gantry. True where only the frames would say."""
-        return self.first.orientation is None or abs(_normal(self.first.orientation)[2]) > 0.8
+        return self.first.orientation is None or abs(unit_normal(self.first.orientation)[2]) > 0.8
 
     @property
     def problem(self) -> str | None:
@@ -139,24 +89,6 @@ class DicomSeries:
         return None
 
 
-@dataclass(frozen=True)
-class SeriesVolume:
-    """A series that was read.
-
-    Attributes:
-        volume: the CT in HU. Slices at uneven distances are given the mean one; those of a tilted gantry lie on a
-            sheared grid.
-        positions: (z, 3) where the first pixel of every slice of the volume really lies, LPS, mm.
-        files: the file of every slice; one file for all slices where it has several frames.
-        warnings: for the user.
-    """
-
-    volume: Volume
-    positions: np.ndarray
-    files: tuple[Path, ...]
-    warnings: list[str]
-
-
 def read_dicom_folder(folder: Path) -> tuple[Volume, list[str]]:
     """Read the largest CT series in a folder and its subfolders.
 
@@ -167,17 +99,18 @@ def read_dicom_folder(folder: Path) -> tuple[Volume, list[str]]:
         InputError: one clear line.
     """
     found, others = find_series(folder)
+    if not found and (unknown := [path for path in others if _has_preamble(path)]):
+        raise InputError(
+            f"{folder} holds {len(unknown)} DICOM files, but no DICOM images that can be read"
+            f"{_sop_class(unknown[0])}: they are damaged or of another kind. Export the CT as CT images."
+        )
     if not found:
         images = sorted(path.name for path in others if file_type(path))
         hint = f" Name the file itself, for example {images[0]}." if images else ""
         raise InputError(f"{folder} holds no DICOM images.{hint or ' Name a folder of DICOM files or an image file.'}")
     series = sorted((one for one in found if one.problem is None), key=_rank, reverse=True)
     if not series:
-        kinds = Counter(item.modality or "unknown" for one in found for item in one.slices)
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        raise InputError(
-            f"{folder} holds no CT volume (DICOM files by modality: {counts}): name a folder with a CT series."
-        )
+        raise InputError(_no_volume(folder, found))
     remarks = []
     if len(series) > 1:
         remarks.append(
@@ -185,7 +118,14 @@ def read_dicom_folder(folder: Path) -> tuple[Volume, list[str]]:
             f"{series[0].slice_count} slices, the largest axial one."
         )
     result = read_series(series[0], f"{folder} (series {series[0].first.number or '?'})")
-    return result.volume, remarks + result.warnings
+    if result.farthest_mm <= _OFF_GRID * min(result.volume.spacing):
+        return result.volume, remarks + result.warnings
+    volume, _, done = straight(result)
+    return volume, [
+        *remarks,
+        *result.warnings,
+        *([f"{done[0].upper()}{done[1:]}; values were interpolated."] if done else []),
+    ]
 
 
 def find_series(folder: Path) -> tuple[list[DicomSeries], list[Path]]:
@@ -194,7 +134,7 @@ def find_series(folder: Path) -> tuple[list[DicomSeries], list[Path]]:
     Returns:
         The series of images of any modality, in the order of their first files, and the files that hold no DICOM image.
     """
-    groups: dict[tuple, list[DicomSlice]] = defaultdict(list)
+    groups: dict[tuple, list[list[DicomSlice]]] = defaultdict(list)
     others = []
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
@@ -213,9 +153,14 @@ def find_series(folder: Path) -> tuple[list[DicomSeries], list[Path]]:
                 except RuntimeError:
                     others.append(path)
                 else:
-                    item = _describe(path, reader)
-                    groups[item.group].append(item)
-    return [DicomSeries(tuple(group)) for group in groups.values()], others
+                    item = describe_slice(path, reader)
+                    own = groups[item.series]
+                    group = next((one for one in own if item.on_planes_of(one[0])), None)
+                    if group is None:
+                        own.append(group := [])
+                    group.append(item)
+    found = [tuple(group) for own in groups.values() for group in own]
+    return [DicomSeries(slices, _damaged_beside(slices, others)) for slices in found], others
 
 
 def read_series(series: DicomSeries, name: str) -> SeriesVolume:
@@ -230,14 +175,19 @@ def read_series(series: DicomSeries, name: str) -> SeriesVolume:
         return _read_multiframe(series.first.path, name)
     orientation, remarks = series.first.orientation, []
     assert orientation is not None  # see DicomSeries.problem
-    normal = _normal(orientation)
-    ordered, repeated = _one_per_place(series.slices, normal)
-    if repeated:
-        remarks.append(f"{repeated} slices lie at the place of another one (a second acquisition) and were left out.")
+    normal = unit_normal(orientation)
+    ordered, said = one_acquisition(name, series.slices, normal)
+    remarks += said
     if len(ordered) < 2:
         raise InputError(f"{name} has no two slices at different places: a CT volume is needed.")
     positions = np.array([item.position for item in ordered])
     spacing_z, direction, more = _stack(name, positions, orientation)
+    if series.damaged:
+        missing = len(series.damaged)
+        remarks.append(
+            f"Files beside the series that are damaged or incomplete: {missing}, such as {series.damaged[0].name}. If "
+            f"they belong to it, slices are missing: {missing}, {missing * spacing_z:.0f} mm of the scan."
+        )
     _check_sizes(name, ordered)
     reader = sitk.ImageSeriesReader()
     reader.SetImageIO("GDCMImageIO")
@@ -258,80 +208,119 @@ def quiet_pydicom() -> Iterator[None]:
         yield
 
 
-def _describe(path: Path, reader: sitk.ImageFileReader) -> DicomSlice:
-    def text(tag: str) -> str:
-        value = reader.GetMetaData(tag).strip(" \0") if reader.HasMetaDataKey(tag) else ""
-        return "".join(letter for letter in value if letter.isprintable())
-
-    def numbers(tag: str, count: int) -> np.ndarray | None:
-        try:
-            values = np.array([float(part) for part in text(tag).split("\\")])
-        except ValueError:
-            return None
-        return values if values.size == count and np.all(np.isfinite(values)) else None
-
-    texts = {field: text(tag) for field, tag in _TAGS.items()}
-    texts["modality"], texts["number"] = texts["modality"].upper()[:16], texts["number"][:12]
-    orientation = numbers(_ORIENTATION, 6)
-    if orientation is not None:
-        orientation = orientation.reshape(2, 3)
-        if np.linalg.norm(np.cross(*orientation)) < 0.9:  # no two unit vectors at a right angle
-            orientation = None
-    return DicomSlice(
-        path=path,
-        image_type=tuple(part.strip() for part in texts.pop("image_type").upper().split("\\")),
-        size=tuple(reader.GetSize()),
-        components=reader.GetNumberOfComponents(),
-        position=numbers(_POSITION, 3),
-        orientation=orientation,
-        stored_as=tuple(text(tag) for tag in _STORED_AS),
-        **texts,
-    )
-
-
 def _rank(series: DicomSeries) -> tuple:
     first = series.first
     axial = first.orientation is not None and series.axial
     return axial, first.image_type[0] == "ORIGINAL", series.slice_count * math.prod(first.size[:2]), first.series_uid
 
 
-def _normal(orientation: np.ndarray) -> np.ndarray:
-    normal = np.cross(orientation[0], orientation[1])
-    return normal / max(float(np.linalg.norm(normal)), 1e-9)
+def _no_volume(folder: Path, found: Sequence[DicomSeries]) -> str:
+    """The reason of the largest series is that of the folder."""
+    kinds = Counter(item.modality or "unknown" for one in found for item in one.slices)
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    largest = max(found, key=lambda one: (one.first.modality == "CT", one.slice_count))
+    reason = f"its largest series cannot be used: {largest.problem}"
+    if largest.slice_count == 1 and len(found) > 1:
+        reason = f"each of its {len(found)} series has one slice only"
+    return (
+        f"{folder} holds no CT volume (DICOM files by modality: {counts}): {reason}. Name a folder with a CT series, "
+        "or export it again."
+    )
+
+
+def _has_preamble(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return path.is_file() and file.read(132)[128:] == _PREAMBLE
+    except OSError:
+        return False
+
+
+def _sop_class(path: Path) -> str:
+    """The kind of a DICOM file, for a message; empty where it is not known."""
+    with suppress(Exception):  # pydicom raises nearly anything at damaged files
+        import pydicom
+
+        with quiet_pydicom():
+            uid = pydicom.dcmread(path, stop_before_pixels=True).SOPClassUID
+        return f" (their SOP class is {uid.name})"
+    return ""
+
+
+def _damaged_beside(slices: Sequence[DicomSlice], others: Sequence[Path]) -> tuple[Path, ...]:
+    """Unreadable files in the folders of a series that are called like its own, or look like DICOM images."""
+    shapes = {(item.path.parent, _shape(item.path)) for item in slices}
+    endings = {(item.path.parent, item.path.suffix.lower()) for item in slices if item.path.suffix.lower() in _SUFFIXES}
+    folders = {item.path.parent for item in slices}
+    return tuple(
+        path
+        for path in others
+        if path.parent in folders
+        and not path.name.startswith(".")
+        and can_be_opened(path)
+        and path.is_file()
+        and (
+            (path.parent, _shape(path)) in shapes
+            or (path.parent, path.suffix.lower()) in endings
+            or _has_preamble(path)
+        )
+        and not _is_no_image(path)
+    )
+
+
+def _shape(path: Path) -> str:
+    """A file's name with every number in it as one sign, so that those of a numbered series are alike."""
+    return re.sub(r"\d+", "#", path.name) if re.search(r"\d", path.name) else path.name
+
+
+def _is_no_image(path: Path) -> bool:
+    """Whether a file is whole DICOM of another kind: a report, a structure set."""
+    with suppress(Exception):
+        import pydicom
+
+        with quiet_pydicom():
+            dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        return "SOPClassUID" in dataset and "Rows" not in dataset and dataset.get("Modality", "") != "CT"
+    return False
 
 
 def _stack(name: str, positions: np.ndarray, orientation: np.ndarray) -> tuple[float, np.ndarray, list[str]]:
     """Spacing along z, 3x3 direction and warnings of slices sorted along their normal. Raises InputError."""
-    normal = _normal(orientation)
-    gaps = np.diff(positions @ normal)
+    normal = unit_normal(orientation)
+    heights = positions @ normal
+    gaps = np.diff(heights)
     step = float(np.median(gaps))
-    remarks = []
     if gaps.max() > 1.5 * step:
         missing = int(np.rint(gaps / step - 1).clip(0).sum())
         raise InputError(
             f"{name} is incomplete: about {missing} slices are missing (a gap of {gaps.max():.1f} mm "
             f"where {step:.1f} mm is usual). Export the series again."
         )
+    count = len(positions)
+    remarks = []
+    even = heights[0] + np.arange(count) * (heights[-1] - heights[0]) / (count - 1)
     if gaps.max() - gaps.min() > 0.1 * step:
         remarks.append(
-            f"Slices are unevenly spaced ({gaps.min():.2f} to {gaps.max():.2f} mm): volumes are approximate."
+            f"Slices are unevenly spaced ({gaps.min():.2f} to {gaps.max():.2f} mm), up to "
+            f"{np.abs(heights - even).max():.1f} mm off even places."
         )
     path = positions[-1] - positions[0]
+    beside = np.linalg.norm(positions - positions[0] - np.outer((heights - heights[0]) / (path @ normal), path), axis=1)
+    if beside.max() > max(0.2, 0.02 * step):
+        path = normal * (path @ normal)
+        in_plane = (positions - positions[0]) @ orientation.T
+        most = Counter(map(tuple, np.round(in_plane, 1))).most_common(1)[0][0]
+        distances = np.linalg.norm(in_plane - most, axis=1)
+        remarks.append(
+            f"{np.count_nonzero(distances > 0.2)} of {count} slices lie up to {distances.max():.1f} mm beside the "
+            "others, in their planes: the table or the field of view was moved."
+        )
+        return float(np.linalg.norm(path)) / (count - 1), np.column_stack([*orientation, normal]), remarks
     length = float(np.linalg.norm(path))
     lean = float(np.degrees(np.arccos(np.clip(path @ normal / length, -1, 1))))
     if lean > 0.5:
         remarks.append(f"The slices are tilted by {lean:.0f} degrees against the table (gantry tilt).")
-    return length / (len(positions) - 1), np.column_stack([*orientation, path / length]), remarks
-
-
-def _one_per_place(slices: Sequence[DicomSlice], normal: np.ndarray) -> tuple[list[DicomSlice], int]:
-    """The slices of the most complete acquisition first, then others only where it has none; sorted by place."""
-    sizes = Counter(item.acquisition for item in slices)
-    kept: dict[float, DicomSlice] = {}
-    for item in sorted(slices, key=lambda item: (-sizes[item.acquisition], item.acquisition)):
-        assert item.position is not None  # see DicomSeries.problem
-        kept.setdefault(round(float(item.position @ normal), 2), item)
-    return [kept[place] for place in sorted(kept)], len(slices) - len(kept)
+    return length / (count - 1), np.column_stack([*orientation, path / length]), remarks
 
 
 def _check_sizes(name: str, slices: Sequence[DicomSlice]) -> None:
@@ -366,7 +355,7 @@ def _read_multiframe(path: Path, name: str) -> SeriesVolume:
         raise InputError(f"{path} cannot be read: it is damaged or of an unsupported kind. Export it again.") from error
     check_header(reader, path, path.stat().st_size * _COMPRESSION_LIMIT)
     positions, orientation, pixel_spacing = _frames(path, name)
-    normal = _normal(orientation)
+    normal = unit_normal(orientation)
     order = np.argsort(positions @ normal, kind="stable")
     positions = positions[order]
     if np.diff(positions @ normal).min() < 0.01:

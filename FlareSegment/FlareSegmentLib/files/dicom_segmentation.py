@@ -20,7 +20,7 @@ import numpy as np
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.dicom_folder import frame_facts, quiet_pydicom
-from FlareSegmentLib.files.image_io import MAXIMUM_VOXELS
+from FlareSegmentLib.files.file_headers import MAXIMUM_VOXELS
 from FlareSegmentLib.organs import CATEGORY, FLARE22_ORGANS, ORGANS, Organ
 from FlareSegmentLib.volume import Volume
 

@@ -1,4 +1,4 @@
-"""What ITK's readers do not check in strangers' NIfTI, NRRD and MetaImage files.
+"""What ITK's readers do not check in strangers' NRRD and MetaImage files, and what all readers say of a bad file.
 
 Before ITK sees a file its header is read here: ITK's parsers end the process on some damaged headers, follow them to
 files anywhere on the computer, and take nonsense for a default (a pixel size of 0 for 1 mm, an axis that is no number
@@ -8,20 +8,18 @@ cannot unpack with whatever the memory holds, without an error.
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
 import numpy as np
 
 from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.volume import Volume
 
 KINDS = {
     ".nii": "NIfTI",
@@ -33,136 +31,84 @@ KINDS = {
 }
 """The file types that are read, by extension."""
 
+MAXIMUM_VOXELS = 1 << 30
+GZIP_LIMIT = 1032
+"""Deflate cannot shrink data further than this."""
+
 _LONGEST_HEADER = 1 << 20
 _SPARE_BYTES = 1 << 24
+_UNITS_MM = {
+    **dict.fromkeys(("", "?", "mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 10.0),
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
+    **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers"), 0.001),
+}
 
 
 class Header(Protocol):
-    """A file's header that holds nothing that ITK would stumble over."""
+    """A file's header that holds nothing that ITK would stumble over.
 
-    def check(self, volume: Volume) -> list[str]:
-        """Warnings about the volume that ITK made of the file. Raises InputError if the file is damaged."""
+    Attributes:
+        unit_mm: what the header's lengths are measured in.
+        oriented: whether the file says how the patient lies.
+    """
+
+    unit_mm: float
+    oriented: bool
+
+    def check(self, array: np.ndarray) -> None:
+        """Hold the voxels that ITK read against the file. Raises InputError if it is damaged."""
 
 
-def read_header(path: Path, extension: str) -> Header:
-    """Read and check the header of a file of one of the KINDS. Raises InputError."""
-    kind = KINDS[extension]
+def read_header(path: Path) -> Header:
+    """Read and check the header of a NRRD or MetaImage file. Raises InputError."""
     try:
-        if kind == "NIfTI":
-            return _NiftiHeader(path)
-        return _NrrdHeader(path) if kind == "NRRD" else _MetaHeader(path)
+        return _NrrdHeader(path) if kind_of(path) == "NRRD" else _MetaHeader(path)
     except (OSError, EOFError, zlib.error, struct.error, ValueError, LookupError) as error:
-        raise unreadable(path, extension) from error
+        raise unreadable(path) from error
 
 
-def unreadable(path: Path, extension: str) -> InputError:
+def file_type(path: str | os.PathLike[str]) -> str | None:
+    """The extension by which a file is read (a key of KINDS), or None."""
+    name = Path(path).name.lower()
+    return next((extension for extension in sorted(KINDS, key=len, reverse=True) if name.endswith(extension)), None)
+
+
+def kind_of(path: Path) -> str:
+    """What a file of one of the KINDS is called."""
+    return KINDS[file_type(path) or ""]
+
+
+def is_gzipped(path: Path) -> bool:
+    """Whether a file's name says that all of it is packed."""
+    return path.name.lower().endswith(".gz")
+
+
+def unreadable(path: Path) -> InputError:
     """The error for a file that is not of the type that its name says."""
     return InputError(
-        f"{path} is not a readable {KINDS[extension]} file: it is damaged, incomplete or of another type. "
+        f"{path} is not a readable {kind_of(path)} file: it is damaged, incomplete or of another type. "
         "Copy or export it again."
     )
 
 
-def _damaged(path: Path) -> InputError:
+def damaged(path: Path) -> InputError:
+    """The error for a file whose voxels are not whole."""
     return InputError(f"{path} is damaged or incomplete: its voxels cannot be unpacked. Copy or export it again.")
 
 
-class _NiftiHeader:
-    """https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with _opened(path) as file:
-            header = file.read(540)
-        order = "<" if header[:4] in (struct.pack("<i", 348), struct.pack("<i", 540)) else ">"
-        second = struct.unpack_from(f"{order}i", header)[0] == 540
-        if not second and struct.unpack_from(f"{order}i", header)[0] != 348:
-            raise ValueError("size of the header")
-        if header[4 if second else 344 :][:4] != (b"n+2\0" if second else b"n+1\0"):
-            raise ValueError("magic")
-
-        def field(first: tuple[str, int], other: tuple[str, int]) -> tuple:
-            layout, place = other if second else first
-            return struct.unpack_from(order + layout, header, place)
-
-        dimensions = field(("8h", 40), ("8q", 16))
-        if not 1 <= dimensions[0] <= 7 or min(dimensions[1 : dimensions[0] + 1]) < 1:
-            raise ValueError("dimensions")
-        self._data_start = int(field(("f", 108), ("q", 168))[0])  # raises what read_header expects, for NaN too
-        self._slope, self._intercept = field(("2f", 112), ("2d", 176))
-        self._qform, self._sform = field(("2h", 252), ("2i", 344))
-        self._matrix = np.array(field(("12f", 280), ("12d", 400))).reshape(3, 4)
-        datatype = field(("h", 70), ("h", 12))[0]
-        if datatype not in _NIFTI_BYTES or self._data_start < 0:
-            raise ValueError("type or start of the voxels")
-        self._bytes_per_voxel = _NIFTI_BYTES[datatype]
-        self._little_endian = order == "<"
-        if not all(0 < size < math.inf for size in field(("8f", 76), ("8d", 104))[1:4]):
-            raise InputError(f"{path} cannot be used: a voxel size in its header is not positive; repair the header.")
-        placed = field(("6f", 256), ("6d", 352))
-        if (self._qform > 0 and not np.all(np.isfinite(placed))) or (
-            self._sform > 0 and not (np.all(np.isfinite(self._matrix)) and abs(np.linalg.det(self._matrix[:, :3])) > 0)
-        ):
-            raise InputError(
-                f"{path} cannot be used: the position or the axes in its header are no numbers or singular; "
-                "repair the header."
-            )
-
-    def check(self, volume: Volume) -> list[str]:
-        if self._path.name.lower().endswith(".gz"):
-            complete = self._checksum_agrees(volume.array) or self._unpacks(volume.array.size)
-        else:
-            needed = self._data_start + self._bytes_per_voxel * volume.array.size
-            complete = self._path.stat().st_size >= needed
-        if not complete:
-            raise InputError(f"{self._path} is damaged or incomplete: it ends early. Copy or export it again.")
-        if self._qform <= 0 and self._sform <= 0:
-            return ["The file does not say how the patient lies: left and right may be swapped. Check the orientation."]
-        if self._sform > 0:
-            corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
-            corners[:, :3] *= np.array(volume.array.shape[::-1]) - 1
-            offset = np.abs((self._matrix - volume.affine_ras[:3]) @ corners.T).max()
-            if offset > max(volume.spacing) and self._qform <= 0:
-                return [
-                    f"The axes are not at right angles and were straightened: places are up to {offset:.0f} mm off."
-                ]
-        return []
-
-    def _checksum_agrees(self, array: np.ndarray) -> bool:
-        """The quick way: the voxels as read have the checksum at the file's end."""
-        if not self._little_endian or self._slope not in (0.0, 1.0) or self._intercept != 0.0:
-            return False
-        if array.dtype.itemsize != self._bytes_per_voxel:
-            return False
-        with gzip.open(self._path) as file:
-            head = file.read(self._data_start)
-        with open(self._path, "rb") as file:
-            file.seek(-8, os.SEEK_END)
-            checksum, size = struct.unpack("<II", file.read(8))
-        return size == (self._data_start + array.nbytes) % (1 << 32) and checksum == zlib.crc32(array, zlib.crc32(head))
-
-    def _unpacks(self, voxels: int) -> bool:
-        """The slow way: the whole file can be unpacked and is long enough."""
-        left = self._data_start + self._bytes_per_voxel * voxels
-        try:
-            with gzip.open(self._path) as file:
-                while left >= -_SPARE_BYTES and (chunk := file.read(1 << 20)):
-                    left -= len(chunk)
-        except (OSError, EOFError, zlib.error):
-            return False
-        return left <= 0
-
-
-_NIFTI_BYTES = {
-    **dict.fromkeys((2, 256), 1),
-    **dict.fromkeys((4, 512), 2),
-    128: 3,
-    **dict.fromkeys((8, 16, 768, 2304), 4),
-    **dict.fromkeys((32, 64, 1024, 1280), 8),
-    **dict.fromkeys((1536, 1792), 16),
-    2048: 32,
-}
-"""Bytes per voxel of NIfTI's types, also of those that are no CT and are refused later in better words."""
+def check_size(path: Path, shape: Sequence[int], voxel_bytes: int, bytes_at_hand: int) -> None:
+    """Refuse, before memory is taken, more voxels than can be used or than the file can hold. Raises InputError."""
+    text = " x ".join(str(size) for size in shape)
+    if math.prod(shape) > MAXIMUM_VOXELS:
+        raise InputError(
+            f"{path} has {text} voxels according to its header, more than can be segmented ({MAXIMUM_VOXELS:,}): "
+            "crop it, or replace the file if it is damaged."
+        )
+    if math.prod(shape) * voxel_bytes > bytes_at_hand:
+        raise InputError(
+            f"{path} is damaged or incomplete: its header promises {text} voxels, the file is too small for them."
+        )
 
 
 class _NrrdHeader:
@@ -179,6 +125,10 @@ class _NrrdHeader:
             raise ValueError("sizes")
         if dimension == 3 and "none" in fields.get("space directions", "").split():
             raise InputError(f"{path} is no volume: one of its axes is none of space. Export the CT again.")
+        directions = "space directions" in fields
+        self.oriented = directions and fields.get("space", "").lower() in _NRRD_SPACES
+        units = fields.get("space units" if directions else "units", "")
+        self.unit_mm = _unit_mm(path, re.findall(r'"([^"]*)"', units) or units.split())
         detached = fields.get("data file", fields.get("datafile"))
         self._data = _beside(path, detached) if detached is not None else path
         if detached is not None:
@@ -186,10 +136,9 @@ class _NrrdHeader:
         skips = any(fields.get(key, "0") != "0" for key in ("line skip", "lineskip", "byte skip", "byteskip"))
         self._packed = fields.get("encoding", "").lower() in ("gzip", "gz") and not skips
 
-    def check(self, volume: Volume) -> list[str]:
-        if self._packed and not _packed_well(self._data, self._data_start, volume.array, gzipped=True):
-            raise _damaged(self._path)
-        return []
+    def check(self, array: np.ndarray) -> None:
+        if self._packed and not _packed_well(self._data, self._data_start, array, gzipped=True):
+            raise damaged(self._path)
 
 
 class _MetaHeader:
@@ -209,27 +158,40 @@ class _MetaHeader:
             if not all(math.isfinite(value) and (value > 0 or not positive) for value in values):
                 reason = "positive" if positive else "a number"
                 raise InputError(f"{path} cannot be used: {key} in its header is not {reason}; repair the header.")
+        self.oriented = bool({"TransformMatrix", "Rotation", "Orientation"} & set(fields))
+        self.unit_mm = _unit_mm(path, [fields.get("DistanceUnits", "")])
         place = fields["ElementDataFile"]
         self._data = path if place.upper() == "LOCAL" else _beside(path, place)
         if self._data != path:
             self._data_start = 0
         self._packed = fields.get("CompressedData", "").lower() in ("true", "1")
 
-    def check(self, volume: Volume) -> list[str]:
-        if self._packed and not _packed_well(self._data, self._data_start, volume.array, gzipped=False):
-            raise _damaged(self._path)
-        return []
+    def check(self, array: np.ndarray) -> None:
+        if self._packed and not _packed_well(self._data, self._data_start, array, gzipped=False):
+            raise damaged(self._path)
 
+
+def _unit_mm(path: Path, units: Sequence[str]) -> float:
+    """The one unit of a header's lengths, mm. Raises InputError."""
+    names = {unit.strip().lower() for unit in units}
+    sizes = {_UNITS_MM.get(name) for name in names} or {1.0}
+    size = sizes.pop()
+    if sizes or size is None:
+        raise InputError(f"{path} cannot be used: its lengths are in {', '.join(sorted(names))}, not in mm; repair it.")
+    return size
+
+
+_NRRD_SPACES = {
+    *("right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps"),
+    *("right-anterior-superior-time", "rast", "left-anterior-superior-time", "last"),
+    *("left-posterior-superior-time", "lpst"),
+}
 
 _META_NUMBERS = {
     **dict.fromkeys(("ElementSpacing", "ElementSize"), True),
     **dict.fromkeys(("TransformMatrix", "Rotation", "Orientation", "Offset", "Position", "Origin"), False),
 }
 """Keys of a MetaImage header that hold at least one number for each axis, and whether these must be positive."""
-
-
-def _opened(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
 
 
 def _lines(path: Path, separators: str, ends: Callable[[str], bool]) -> tuple[dict[str, str], int]:

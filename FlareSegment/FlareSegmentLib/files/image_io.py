@@ -1,8 +1,8 @@
 """Reading CTs and label maps, writing label maps, and saying no to what is not a CT.
 
-NIfTI, NRRD and MetaImage files are read here with SimpleITK, DICOM folders in ``dicom_folder.py``. A header is checked
-before any memory is taken for voxels. Whatever is wrong ends in an InputError of one line: which file, what is wrong,
-what to do.
+NRRD and MetaImage files are read here with SimpleITK, NIfTI files in ``nifti.py``, DICOM folders in
+``dicom_folder.py``. A header is checked before any memory is taken for voxels. Whatever is wrong ends in an InputError
+of one line: which file, what is wrong, what to do.
 """
 
 from __future__ import annotations
@@ -20,28 +20,30 @@ import numpy as np
 import SimpleITK as sitk
 
 from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.files.file_headers import read_header, unreadable
+from FlareSegmentLib.files.disk_space import why_not_written
+from FlareSegmentLib.files.file_headers import (
+    GZIP_LIMIT,
+    KINDS,
+    check_size,
+    file_type,
+    kind_of,
+    read_header,
+    unreadable,
+)
+from FlareSegmentLib.files.hounsfield import NOISE_WORTH_A_WARNING_HU, noise_hu, scale_doubts
+from FlareSegmentLib.files.nifti import check_nifti_header, no_orientation, read_nifti
+from FlareSegmentLib.files.padding import without_padding
 from FlareSegmentLib.volume import Volume
 
-READERS = {
-    ".nii": "NiftiImageIO",
-    ".nii.gz": "NiftiImageIO",
-    ".nrrd": "NrrdImageIO",
-    ".nhdr": "NrrdImageIO",
-    ".mha": "MetaImageIO",
-    ".mhd": "MetaImageIO",
-}
-MAXIMUM_VOXELS = 1 << 30
+READERS = tuple(KINDS)
+"""The extensions of the files that are read."""
+
 SMALLEST_SPACING_MM = 0.01
 LARGEST_EXTENT_MM = 10_000.0
+LABEL_ROUNDING = 0.02
+"""How far a label may lie off its whole number: programs that store labels scaled (nibabel does) read 2.996 for 3."""
 _DETACHED = (".nhdr", ".mhd")
-_GZIP_LIMIT = 1032  # Deflate cannot shrink data further than this.
-
-
-def file_type(path: str | os.PathLike[str]) -> str | None:
-    """The extension by which a file is read (a key of READERS), or None."""
-    name = Path(path).name.lower()
-    return next((extension for extension in sorted(READERS, key=len, reverse=True) if name.endswith(extension)), None)
+_ITK_READERS = {"NRRD": "NrrdImageIO", "MetaImage": "MetaImageIO"}
 
 
 def read_volume(path: str | os.PathLike[str]) -> tuple[Volume, list[str]]:
@@ -64,7 +66,7 @@ def read_volume(path: str | os.PathLike[str]) -> tuple[Volume, list[str]]:
 
 
 def read_labels(path: str | os.PathLike[str], like: Volume | None = None) -> Volume:
-    """Read a label map as uint8.
+    """Read a label map as uint8; values within LABEL_ROUNDING of a whole number are that number.
 
     Args:
         like: the volume it belongs to. Labels stored in another axis order of the same grid are reordered.
@@ -76,12 +78,13 @@ def read_labels(path: str | os.PathLike[str], like: Volume | None = None) -> Vol
     if _is_folder(path):
         raise InputError(f"{path} is a folder: name a label map file ({', '.join(READERS)}).")
     volume = _read_file(path)[0]
-    lowest, highest = volume.array.min(), volume.array.max()
-    if not (lowest >= 0 and highest <= 255) or (
-        volume.array.dtype.kind == "f" and np.any(volume.array != np.rint(volume.array))
-    ):
+    array = volume.array
+    if array.dtype.kind == "f":
+        whole = np.rint(array)
+        array = whole if np.all(np.abs(array - whole) <= LABEL_ROUNDING) else np.full_like(array, -1)
+    if not (array.min() >= 0 and array.max() <= 255):
         raise InputError(f"{path} is not a label map: its values are not whole numbers from 0 to 255.")
-    labels = volume.with_array(volume.array.astype(np.uint8))
+    labels = volume.with_array(array.astype(np.uint8))
     if like is None or labels.same_grid(like):
         return labels
     canonical, order = labels.to_lps_view()[0], like.axis_order()
@@ -116,15 +119,20 @@ def write_labels(path: str | os.PathLike[str], labels: np.ndarray, like: Volume)
     image.SetSpacing(like.spacing)
     image.SetOrigin(like.origin)
     image.SetDirection(like.direction.ravel().tolist())
+    reason = ""
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
             part = Path(folder) / f"labels{extension}"
-            with quiet_itk():
-                sitk.WriteImage(image, str(part), extension != ".nii")
-            _check_written(part, labels.size)
-            os.replace(part, path)
+            try:
+                with quiet_itk():
+                    sitk.WriteImage(image, str(part), extension != ".nii")
+                _check_written(part, labels.size)
+                os.replace(part, path)
+            except (OSError, RuntimeError) as error:
+                reason = why_not_written(path.parent, error)
+                raise
     except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "the disk may be full"
+        reason = reason or why_not_written(path.parent, error)
         raise InputError(f"{path} cannot be written ({reason}): choose another output folder.") from error
 
 
@@ -134,6 +142,19 @@ def can_be_opened(path: Path) -> bool:
         return b"\0" not in str(path).encode()
     except UnicodeEncodeError:
         return False
+
+
+def checked_ct(volume: Volume) -> tuple[Volume, list[str]]:
+    """The CT with air where nothing was measured, checked by `check_is_ct`.
+
+    Returns:
+        The same volume, or one with other voxels, and warnings for the user.
+
+    Raises:
+        InputError: as `check_is_ct`.
+    """
+    measured, warnings = without_padding(volume)
+    return measured, warnings + check_is_ct(measured)
 
 
 def check_is_ct(volume: Volume) -> list[str]:
@@ -183,6 +204,10 @@ def check_is_ct(volume: Volume) -> list[str]:
         warnings.append(
             "Few values are those of soft tissue (-300 to 300 HU): check that this is a CT in Hounsfield units."
         )
+    warnings += scale_doubts(sample[::2, ::2, ::2])
+    noise = noise_hu(array)
+    if noise > NOISE_WORTH_A_WARNING_HU:
+        warnings.append(f"The scan is very noisy (about {noise:.0f} HU): parts of organs may be missed.")
     return warnings
 
 
@@ -233,6 +258,14 @@ def volume_of_image(image: sitk.Image, name: str) -> Volume:
     return Volume(sitk.GetArrayFromImage(image), image.GetSpacing(), image.GetOrigin(), direction, name)
 
 
+def check_file_header(path: Path) -> None:
+    """Raise InputError where ITK would stumble over the header of a file of one of the READERS."""
+    if kind_of(path) == "NIfTI":
+        check_nifti_header(path)
+    else:
+        read_header(path)
+
+
 def check_header(reader: sitk.ImageFileReader, path: Path, bytes_at_hand: int) -> int:
     """Check an image's header before memory is taken; returns how many bytes its voxels need. Raises InputError."""
     size, dimension = list(reader.GetSize()), reader.GetDimension()
@@ -246,17 +279,9 @@ def check_header(reader: sitk.ImageFileReader, path: Path, bytes_at_hand: int) -
     if reader.GetNumberOfComponents() > 1:
         kind = "complex" if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelIDValue()) else "color or vector"
         raise InputError(f"{path} is a {kind} image: a CT has one number per voxel. Choose the CT itself.")
-    if math.prod(size) > MAXIMUM_VOXELS:
-        raise InputError(
-            f"{path} has {shape} voxels according to its header, more than can be segmented ({MAXIMUM_VOXELS:,}): "
-            "crop it, or replace the file if it is damaged."
-        )
-    needed = math.prod(size) * _bytes_per_voxel(reader.GetPixelIDValue())
-    if needed > bytes_at_hand:
-        raise InputError(
-            f"{path} is damaged or incomplete: its header promises {shape} voxels, the file is too small for them."
-        )
-    return needed
+    voxel_bytes = _bytes_per_voxel(reader.GetPixelIDValue())
+    check_size(path, size, voxel_bytes, bytes_at_hand)
+    return math.prod(size) * voxel_bytes
 
 
 def _is_folder(path: Path) -> bool:
@@ -276,15 +301,21 @@ def _read_file(path: Path) -> tuple[Volume, list[str]]:
         raise InputError(f"{path} is not of a readable type: give {', '.join(READERS)} or a folder of DICOM files.")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is an empty file: copy or export it again.")
-    header = read_header(path, extension)
+    if kind_of(path) == "NIfTI":
+        return read_nifti(path)
+    return _read_with_itk(path, extension)
+
+
+def _read_with_itk(path: Path, extension: str) -> tuple[Volume, list[str]]:
+    header = read_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.SetImageIO(READERS[extension])
+    reader.SetImageIO(_ITK_READERS[kind_of(path)])
     try:
         with quiet_itk():
             reader.ReadImageInformation()
     except RuntimeError as error:
-        raise unreadable(path, extension) from error
+        raise unreadable(path) from error
     check_header(reader, path, _bytes_at_hand(path, extension))
     if reader.GetDimension() > 3:
         reader.SetExtractSize([*reader.GetSize()[:3]] + [0] * (reader.GetDimension() - 3))
@@ -297,8 +328,11 @@ def _read_file(path: Path) -> tuple[Volume, list[str]]:
         raise InputError(
             f"{path} is damaged or incomplete: its voxels cannot be read. Copy or export it again."
         ) from error
+    image.SetSpacing([step * header.unit_mm for step in image.GetSpacing()])
+    image.SetOrigin([place * header.unit_mm for place in image.GetOrigin()])
     volume = volume_of_image(image, str(path))
-    return volume, header.check(volume)
+    header.check(volume.array)
+    return volume, [] if header.oriented else [no_orientation(path)]
 
 
 def _bytes_per_voxel(pixel_id: int) -> int:
@@ -309,9 +343,8 @@ def _bytes_per_voxel(pixel_id: int) -> int:
 def _bytes_at_hand(path: Path, extension: str) -> int:
     """The most bytes of voxels that can come out of a file."""
     if extension in _DETACHED:
-        return _GZIP_LIMIT * sum(entry.stat().st_size for entry in os.scandir(path.parent) if entry.is_file())
-    # Scaled NIfTI voxels become wider when they are read, up to eightfold.
-    return path.stat().st_size * (8 if extension == ".nii" else _GZIP_LIMIT)
+        return GZIP_LIMIT * sum(entry.stat().st_size for entry in os.scandir(path.parent) if entry.is_file())
+    return path.stat().st_size * GZIP_LIMIT
 
 
 def _check_written(path: Path, voxels: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import time
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from FlareSegmentLib.errors import InputError
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
+_WORTHWHILE = 0.8  # of the seconds in float32
 
 
 def compute_devices() -> list[dict[str, Any]]:
@@ -57,28 +60,58 @@ def choose_device(device: str) -> str:
 
 
 def number_type(precision: str, device: str) -> torch.dtype:
+    """The type that the networks compute in; "auto" is what the device computes fast. Raises ValueError."""
     import torch
 
-    if precision == "float32" or (precision == "auto" and device == "mps"):
-        return torch.float32
-    if precision == "bfloat16":
-        return torch.bfloat16
-    return (
-        torch.bfloat16
-        if device == "cuda" and torch.cuda.is_bf16_supported() or device == "cpu" and has_amx()
-        else torch.float32
-    )
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown: choose {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        fast = torch.cuda.is_bf16_supported() if device == "cuda" else device == "cpu" and has_fast_bfloat16()
+        precision = "bfloat16" if fast else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def has_amx() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices (Intel AMX); without it bfloat16 does not pay."""
-    if platform.system() != "Linux":
+def has_fast_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16 (AVX512-BF16, AMX); without them it is computed several times more
+    slowly than float32. Where PyTorch does not say it, a convolution is timed once a process.
+    """
+    told = told_fast_bfloat16()
+    return _bfloat16_pays() if told is None else told
+
+
+def told_fast_bfloat16() -> bool | None:
+    """What PyTorch says of the CPU's instructions for bfloat16; None: it does not, as of other processors than x86."""
+    import torch
+
+    if not torch.backends.mkldnn.is_available():
         return False
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            return "amx_bf16" in file.read()
-    except OSError:
-        return False
+    questions = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    if platform.machine().lower() not in ("x86_64", "amd64") or None in questions:
+        return None
+    return any(question() for question in questions if question)
+
+
+@cache
+def _bfloat16_pays() -> bool:
+    import torch
+
+    return _seconds_of_a_convolution(torch.bfloat16) < _WORTHWHILE * _seconds_of_a_convolution(torch.float32)
+
+
+def _seconds_of_a_convolution(dtype: torch.dtype) -> float:
+    """The best of three, some milliseconds each, of a layer as the networks have most of."""
+    import torch
+    from torch import nn
+
+    with torch.inference_mode():
+        layer = nn.Conv3d(32, 32, 3, padding=1).to(dtype).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        image = torch.zeros((1, 32, 24, 24, 24), dtype=dtype).contiguous(memory_format=torch.channels_last_3d)
+        times = []
+        for _ in range(4):  # the first prepares
+            start = time.perf_counter()
+            layer(image)
+            times.append(time.perf_counter() - start)
+    return min(times[1:])
 
 
 def _processor() -> str:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage
 
+from FlareSegmentLib.measures.organ_statistics import bounding_box
 from FlareSegmentLib.organs import Organ
 from FlareSegmentLib.volume import Volume
 
@@ -36,11 +36,11 @@ def straighten(volume: Volume, outside: float) -> Volume:
 def labels_on_grid_of(volume: Volume, straight: Volume, labels: np.ndarray, organs: Sequence[Organ]) -> np.ndarray:
     """Labels of the straightened grid on the volume's own: shares are interpolated linearly, the largest wins."""
     result = np.zeros(volume.array.shape, np.uint8)
-    boxes = ndimage.find_objects((labels > 0).astype(np.uint8))
-    if not boxes:
+    box = bounding_box(labels)
+    if not labels[box].size:
         return result
     corners = np.array(
-        [[(s.start - 1, s.stop)[bit] for s, bit in zip(boxes[0][::-1], bits)] + [1] for bits in np.ndindex(2, 2, 2)],
+        [[(s.start - 1, s.stop)[bit] for s, bit in zip(box[::-1], bits)] + [1] for bits in np.ndindex(2, 2, 2)],
         float,
     )
     indices = (np.linalg.inv(volume.affine_lps) @ straight.affine_lps @ corners.T)[:3]

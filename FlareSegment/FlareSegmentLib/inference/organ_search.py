@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import ndimage
 
-from FlareSegmentLib.inference.postprocessing import SURE, components, usual_ml
+from FlareSegmentLib.inference.postprocessing import SURE, components, find_boxes, usual_ml
 from FlareSegmentLib.inference.resampling import highest_class
 from FlareSegmentLib.organs import Organ
 
@@ -50,12 +49,14 @@ def find_pieces(scores: torch.Tensor, cell_ml: float) -> list[Piece]:
     """
     classes = highest_class(scores).cpu().numpy()
     pieces = []
-    for index, box in enumerate(ndimage.find_objects(classes), start=1):
+    for index, box in enumerate(find_boxes(classes), start=1):
         if box is None:
             continue
         numbers, counts = components(classes[box] == index)
         sure = None
-        for number, inner in enumerate(ndimage.find_objects(numbers), start=1):
+        for number, inner in enumerate(find_boxes(numbers), start=1):
+            if inner is None:
+                continue
             ml = int(counts[number]) * cell_ml
             if ml < SMALLEST_PIECE_ML:
                 continue

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.files.image_io import check_is_ct
+from FlareSegmentLib.files.image_io import checked_ct
+from FlareSegmentLib.inference.box_growth import Look, grid_beyond, joined, with_context
 from FlareSegmentLib.inference.compute_devices import choose_device, number_type
 from FlareSegmentLib.inference.grids import Box, Grid, cell_volume_ml, cut_grid, stage_grid
 from FlareSegmentLib.inference.localization import (
@@ -32,7 +33,8 @@ from FlareSegmentLib.inference.localization import (
     without_air,
 )
 from FlareSegmentLib.inference.oblique_volumes import labels_on_grid_of, straighten
-from FlareSegmentLib.inference.organ_search import search
+from FlareSegmentLib.inference.organ_search import Piece, find_pieces, search
+from FlareSegmentLib.inference.orientation import orientation_doubts
 from FlareSegmentLib.inference.plausibility import doubts
 from FlareSegmentLib.inference.postprocessing import (
     correct_sides,
@@ -97,7 +99,7 @@ class Segmenter:
         model: from `model_file.load_model`.
         device: "auto" takes CUDA or MPS if there is one.
         threads: CPU threads of the network; None for one per core.
-        precision: "auto" takes bfloat16 where the CPU multiplies matrices in it (Intel AMX) and on CUDA, else float32.
+        precision: one of `compute_devices.PRECISIONS`; "auto" takes bfloat16 where the device computes it fast.
 
     Raises:
         InputError: the device does not exist here.
@@ -144,7 +146,8 @@ class Segmenter:
         kept = self._organs_to_keep(organs)
         with run.timed("preprocess"):
             run.begin("Checking the CT", 0.02)
-            run.warnings += check_is_ct(volume)
+            volume, warnings = checked_ct(volume)
+            run.warnings += warnings
             if max(volume.spacing) > COARSE_SLICES_MM:
                 run.warnings.append(f"Slices are {max(volume.spacing):.1f} mm apart: small organs may be inaccurate.")
         with _threads(self.threads), torch.inference_mode(), torch.backends.cudnn.flags(deterministic=True):
@@ -216,6 +219,8 @@ class Segmenter:
                     cell_ml = cell_volume_ml(grid, volume)
                     low, high, scores = search(self._network(stage), pixels, self.organs, cell_ml, run.tick)
                     image, grid = image[low:high], cut_grid(grid, order.permutation[0], low, high)
+                    if position == 0:
+                        run.warnings += self._orientation_doubts(stage, image, scores, cell_ml, run)
             if position == 0:
                 midline = body_midline(image, scores, grid, order, volume)
             if not last:
@@ -236,6 +241,15 @@ class Segmenter:
             run.begin("Cleaning up", 0.08)
             return self._clean(classes, place, volume, midline, run)
 
+    def _orientation_doubts(
+        self, stage: Stage, image: torch.Tensor, scores: torch.Tensor, cell_ml: float, run: Run
+    ) -> list[str]:
+        def look(turned: torch.Tensor) -> list[Piece]:
+            pixels = network_input(turned, self.model.description.intensity)
+            return find_pieces(self._network(stage)(pixels, lambda fraction: run.tick(1.0)), cell_ml)
+
+        return orientation_doubts(image, find_pieces(scores, cell_ml), self.organs, look, 10 * cell_ml ** (1 / 3))
+
     def _image(
         self,
         stage: Stage,
@@ -247,16 +261,20 @@ class Segmenter:
         run: Run,
     ) -> tuple[torch.Tensor, Grid]:
         """The CT within the window on the stage's grid, (z, y, x) of LPS axes, and that grid."""
-        intensity = self.model.description.intensity
         with run.timed("preprocess"):
             run.begin(what, share)
             multiple = self.model.stage_multiple(stage.name)
-            grid = stage_grid(stage, multiple, volume, order, box, intensity)
-            image = window(resample(volume.array, grid, intensity.lower, self.device, run.tick), intensity)
-            image = image.permute(order.permutation)
+            grid = stage_grid(stage, multiple, volume, order, box, self.model.description.intensity)
+            image = self._windowed(volume, grid, order, run)
             if stage.region == "volume" and stage.shape is None:
                 image, grid = without_air(image, grid, order, multiple)
             return image.contiguous(), grid
+
+    def _windowed(self, volume: Volume, grid: Grid, order: AxisOrder, run: Run) -> torch.Tensor:
+        """The CT within the window on a grid, (z, y, x) of LPS axes."""
+        intensity = self.model.description.intensity
+        image = window(resample(volume.array, grid, intensity.lower, self.device, run.tick), intensity)
+        return image.permute(order.permutation)
 
     def _probabilities(
         self,
@@ -273,23 +291,25 @@ class Segmenter:
         the box that the stage before found.
         """
 
-        def look(spacing: tuple[float, float, float] | None, part: float) -> tuple[torch.Tensor, Grid, torch.Tensor]:
+        def look(spacing: tuple[float, float, float] | None, part: float) -> Look:
             image, grid = self._image(replace(stage, spacing_mm=spacing), volume, order, box, what, 0.3 * part, run)
             with run.timed("network"):
                 run.begin(what, 0.7 * part)
-                pixels = network_input(image, self.model.description.intensity)
-                return image, grid, torch.softmax(self._network(stage)(pixels, run.tick), dim=0)
+                return Look(image, grid, self._softmax(stage, image, run))
 
         spacings = (stage.spacing_mm, *stage.further_spacings_mm)
         cells = [1.0 / float(np.prod(spacing)) if spacing else 1.0 for spacing in spacings]
         first, *others = np.argsort(cells, kind="stable").tolist()
         looks = {first: look(spacings[first], share * cells[first] / sum(cells))}
         for _ in range(_MOST_GROWTHS):
-            grown = box and grown_box(box, looks[first][2], looks[first][1], order, volume)
+            grown = box and grown_box(box, looks[first].probabilities, looks[first].grid, order, volume)
             if grown is None:
                 break
             box = grown
-            looks[first] = look(spacings[first], 0.0)
+            if stage.shape is not None or self.model.description.intensity.standardize:
+                looks[first] = look(spacings[first], 0.0)  # all cells or values have changed
+            else:
+                looks[first] = self._look_farther(stage, volume, order, looks[first], box, what, run)
         for number in others:
             looks[number] = look(spacings[number], share * cells[number] / sum(cells))
         image, grid, total = looks.pop(0)
@@ -298,6 +318,29 @@ class Segmenter:
                 source, target = ([axes[axis] for axis in order.permutation] for axes in (other, grid))
                 total += on_grid(probabilities, source, target)
             return image, grid, total / total.sum(dim=0) if looks else total
+
+    def _look_farther(
+        self, stage: Stage, volume: Volume, order: AxisOrder, look: Look, box: Box, what: str, run: Run
+    ) -> Look:
+        """What was seen, continued to the sides of a grown box: side by side only the new cells are computed."""
+        for position in range(3):
+            for low in (True, False):
+                multiple = self.model.stage_multiple(stage.name)
+                beyond = grid_beyond(look.grid, order, volume.array.shape, position, low, box, multiple)
+                if beyond is None:
+                    continue
+                with run.timed("preprocess"):
+                    run.begin(what, 0.0)
+                    image = self._windowed(volume, beyond, order, run)
+                with run.timed("network"):
+                    run.begin(what, 0.0)
+                    image = with_context(image, look.image, position, low)
+                    look = joined(look, Look(image, beyond, self._softmax(stage, image, run)), order, position, low)
+        return look
+
+    def _softmax(self, stage: Stage, image: torch.Tensor, run: Run) -> torch.Tensor:
+        pixels = network_input(image, self.model.description.intensity)
+        return torch.softmax(self._network(stage)(pixels, run.tick), dim=0)
 
     def _without_doubtful(
         self, scores: torch.Tensor, grid: Grid, volume: Volume, seen: set[int] | None, run: Run

@@ -20,6 +20,10 @@ KIDNEY_ABOVE_LIVER_MM = 60.0
 """A transplanted or ptotic kidney lies low; none lies this far above the center of the liver."""
 FAR_APART_MM = 350.0
 """The centers of liver, kidneys and spleen of an adult all lie within this distance of each other."""
+LEAST_TEXTURE_HU = 1.0
+"""Standard deviation of a tissue's values in any scan: noise alone is more."""
+TEXTURE_VOXELS = 200
+"""Of fewer voxels nothing is said about texture."""
 USUAL_HU = (-50.0, 350.0)
 """Parenchyma from a fatty liver without contrast medium to an arterial kidney."""
 
@@ -47,9 +51,13 @@ def doubts(
         box = boxes[organ.key]
         mask = labels[box] == organ.label
         centers[organ.key] = (volume.affine_lps @ [*center_of(mask, box), 1.0])[:3]
-        mean = float(volume.array[box][mask].mean(dtype=float))
+        values = volume.array[box][mask]
+        mean = float(values.mean(dtype=float))
         if not USUAL_HU[0] <= mean <= USUAL_HU[1]:
             warnings.append(f"{organ.name}: a mean of {mean:.0f} HU is unusual; check that the values are in HU.")
+        sample = values[:: max(1, values.size // 100_000)]
+        if values.size >= TEXTURE_VOXELS and float(sample.std(dtype=float)) < LEAST_TEXTURE_HU:
+            warnings.append(f"{organ.name}: all of it has the same value, {mean:.0f} HU, as no tissue has: padding?")
     return _sides(centers) + _heights(centers, names) + _distances(centers, names) + warnings
 
 

@@ -1,7 +1,7 @@
 """From the network's labels to anatomy: one piece per organ, on the right side of the body, of a plausible size.
 
-Works on uint8 label arrays in any axis order, in place; where left and right are is told by an affine. Only numpy and
-scipy are needed; cc3d, where it is installed, finds components several times faster.
+Works on uint8 label arrays in any axis order, in place; where left and right are is told by an affine. cc3d finds
+components and their boxes; where it is not installed scipy does, whose import and search take several times as long.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from FlareSegmentLib.measures.organ_statistics import center_of, organ_boxes, touches_border
 from FlareSegmentLib.organs import Organ
@@ -34,6 +33,7 @@ _USUAL_ML = {
     "left_kidney": (50.0, 500.0),
     "spleen": (40.0, 1500.0),
 }
+_MONSTROUS = 3.0  # times the highest usual volume
 _WORTH_A_WARNING_ML = 2.0
 
 
@@ -42,10 +42,30 @@ def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     try:
         import cc3d
     except ImportError:
+        from scipy import ndimage
+
         numbers = ndimage.label(mask)[0]
     else:
         numbers = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=6)
     return numbers, np.bincount(numbers.ravel())
+
+
+def find_boxes(numbers: np.ndarray, count: int = 0) -> list[tuple[slice, ...] | None]:
+    """The boxes of 1, 2, ... up to `count`, or to the highest number, in an array of whole numbers; None for those that
+    it does not hold.
+    """
+    try:
+        import cc3d
+    except ImportError:
+        from scipy import ndimage
+
+        return ndimage.find_objects(numbers, count)
+    if not numbers.size:
+        return [None] * count
+    found = cc3d.statistics(np.ascontiguousarray(numbers))
+    pairs = zip(found["bounding_boxes"][1:], found["voxel_counts"][1:])
+    boxes = [tuple(box) if voxels else None for box, voxels in pairs]
+    return boxes + [None] * (count - len(boxes))
 
 
 def drop_doubtful(probabilities: np.ndarray, organs: Sequence[Organ], minimum: float, cell_ml: float) -> list[str]:
@@ -66,7 +86,7 @@ def drop_doubtful(probabilities: np.ndarray, organs: Sequence[Organ], minimum: f
     """
     warnings: list[str] = []
     classes = probabilities.argmax(axis=0).astype(np.uint8)
-    boxes = ndimage.find_objects(classes, len(organs))
+    boxes = find_boxes(classes, len(organs))[: len(organs)]
     doubtful: list[tuple[int, Organ, float, bool]] = []
     companions = 0
     for number, (organ, box) in enumerate(zip(organs, boxes), start=1):
@@ -90,7 +110,7 @@ def drop_doubtful(probabilities: np.ndarray, organs: Sequence[Organ], minimum: f
         volume = np.count_nonzero(classes == number) * cell_ml
         if volume >= _WORTH_A_WARNING_ML:
             warnings.append(
-                f"{volume:.0f} ml that looked a little like {name} were left out: the model is sure of {percent} of it "
+                f"{volume:.0f} mL that looked a little like {name} were left out: the model is sure of {percent} of it "
                 "only."
             )
     return warnings
@@ -119,7 +139,7 @@ def drop_unseen_slivers(
             continue
         probabilities[number] = 0
         if volume >= _WORTH_A_WARNING_ML:
-            warnings.append(f"{volume:.0f} ml that looked a little like {organ.name.lower()} were left out.")
+            warnings.append(f"{volume:.0f} mL that looked a little like {organ.name.lower()} were left out.")
     return warnings
 
 
@@ -183,7 +203,7 @@ def correct_sides(
             moved = _move_components(labels, own, other, affine_lps, midline_mm, sign) * voxel_ml
             if moved >= _WORTH_A_WARNING_ML:
                 warnings.append(
-                    f"{moved:.0f} ml of {own.name.lower()} lay on the other side and now count as {other.name.lower()}."
+                    f"{moved:.0f} mL of {own.name.lower()} lay on the other side and now count as {other.name.lower()}."
                 )
     return warnings
 
@@ -216,14 +236,17 @@ def describe(
         warnings.append(f"Cut by the edge of the {where}, so the volume is incomplete: {names}.")
     for organ in present:
         usual = usual_ml(organ)
-        if organ in cut or usual is None:
+        if usual is None:
             continue
         volume = np.count_nonzero(labels[boxes[organ.key]] == organ.label) * voxel_ml
         low, high = usual
-        if not low <= volume <= high:
+        common = f"({low:.0f} to {high:.0f} mL are common)"
+        if volume > _MONSTROUS * high:
             warnings.append(
-                f"{organ.name}: {volume:.0f} ml is unusual ({low:.0f} to {high:.0f} ml are common); look at the result."
+                f"{organ.name}: {volume:.0f} mL is more than people have {common}; check the voxel size and the result."
             )
+        elif volume > high or (volume < low and organ not in cut):  # a cut one is larger still
+            warnings.append(f"{organ.name}: {volume:.0f} mL is unusual {common}; look at the result.")
     return warnings
 
 
@@ -252,7 +275,9 @@ def _move_components(
     for box in organ_boxes(labels, [own]).values():
         part = labels[box]
         numbers, counts = components(part == own.label)
-        for number, inner in enumerate(ndimage.find_objects(numbers), start=1):
+        for number, inner in enumerate(find_boxes(numbers), start=1):
+            if inner is None:
+                continue
             piece = numbers[inner] == number
             place = tuple(slice(o.start + i.start, o.start + i.stop) for o, i in zip(box, inner))
             if sign * (_mean_x(piece, place, affine) - midline_mm) > CLEARLY_OFF_MIDLINE_MM:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ class TiledNetwork:
         self._module = self._module.to(memory_format=self._format)  # type: ignore[call-overload]
         self._multiple, self._device, self._dtype = multiple, device, dtype
         self._layers = [layer for layer in self._module.modules() if not list(layer.children())]
-        self._costs = self._measure_costs()
+        self._costs = self._count_costs()
         width = max((layer.out_channels for layer in self._layers[:1] if isinstance(layer, nn.Conv3d)), default=4)
         self._tile_voxels = _TILE_BYTES // (6 * width * torch.finfo(dtype).bits // 8)
 
@@ -67,8 +68,12 @@ class TiledNetwork:
             for hook in hooks:
                 hook.remove()
 
-    def _measure_costs(self) -> dict[nn.Module, float]:
-        """Each layer's share of the multiplications, counted on a small image."""
+    def _count_costs(self) -> dict[nn.Module, float]:
+        """Each layer's share of the multiplications, counted on a small image.
+
+        Convolutions only tell the shape that they would give: oneDNN would prepare each of them for a size that never
+        comes again, most of a second in all.
+        """
         counts: dict[nn.Module, float] = {}
 
         def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -77,13 +82,32 @@ class TiledNetwork:
             cells = inputs[0] if isinstance(layer, nn.ConvTranspose3d) else output
             counts[layer] = counts.get(layer, 0.0) + per_voxel * cells.numel()
 
+        convolutions = [layer for layer in self._layers if _is_plain(layer)]
         hooks = [layer.register_forward_hook(count) for layer in self._layers]
         try:
+            for layer in convolutions:
+                layer.forward = partial(_zeros_of_shape, layer)  # type: ignore[arg-type]
             self._module(torch.zeros((1, 1) + (self._multiple,) * 3, device=self._device, dtype=self._dtype))
         finally:
+            for layer in convolutions:
+                vars(layer).pop("forward", None)
             for hook in hooks:
                 hook.remove()
         return {layer: value / sum(counts.values()) for layer, value in counts.items()}
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    return type(layer) in (nn.Conv3d, nn.ConvTranspose3d) and not isinstance(layer.padding, str)
+
+
+def _zeros_of_shape(layer: nn.Conv3d | nn.ConvTranspose3d, x: torch.Tensor) -> torch.Tensor:
+    """What the layer gives for x (1, channels, z, y, x), all zeros."""
+    sizes = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.output_padding)
+    if isinstance(layer, nn.ConvTranspose3d):
+        counts = [(n - 1) * s - 2 * int(p) + d * (k - 1) + o + 1 for n, k, s, p, d, o in sizes]
+    else:
+        counts = [(n + 2 * int(p) - d * (k - 1) - 1) // s + 1 for n, k, s, p, d, _ in sizes]
+    return x.new_zeros((x.shape[0], layer.out_channels, *counts))
 
 
 def cover(shape: tuple[int, ...], multiple: int, limit: int) -> list[tuple[slice, ...]]:

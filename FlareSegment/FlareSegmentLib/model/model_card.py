@@ -53,8 +53,34 @@ def read_model_card(folder: Path) -> ModelCard:
         lines = [f"# {name} {version}", f"License: {license_}", f"Organs: {', '.join(organ.name for organ in organs)}"]
         measured = [organ for organ in organs if organ.key in dice]
         lines += [f"Mean Dice of the {organ.name.lower()}: {dice[organ.key]:.2f}" for organ in measured]
+        lines += _training(content.get("facts"))
         text = "\n\n".join(lines)
     return ModelCard(name, version, license_, organs, dice, text)
+
+
+def _training(facts: object) -> list[str]:
+    """Paragraphs (Markdown) about how a model was trained, as far as its facts say so."""
+    if not isinstance(facts, dict):
+        return []
+    lines = []
+    if facts.get("trained_with"):
+        lines.append(f"Trained with {facts['trained_with']}")
+    if "training_cases" in facts and "validation_cases" in facts:
+        lines.append(f"Cases: {facts['training_cases']} for training, {facts['validation_cases']} for validation")
+    last = facts.get("last_stage")
+    if isinstance(last, dict) and last.get("epoch") is not None:
+        lines.append(f"Weights of epoch {last['epoch']} of the stage {last.get('name')}")
+    scores = last.get("dice_on_its_grid") if isinstance(last, dict) else None
+    scores = scores if isinstance(scores, dict) else {}
+    known = {key: value for key, value in scores.items() if isinstance(value, int | float)}
+    if known:
+        told = ", ".join(f"{key.replace('_', ' ')} {value:.2f}" for key, value in known.items())
+        lines.append(f"Mean Dice of the validation cases, on this stage's grid: {told}")
+    configuration = facts.get("configuration")
+    if isinstance(configuration, dict):
+        lines.append("The whole configuration:")
+        lines.append(f"```json\n{json.dumps(configuration, indent=2)}\n```")
+    return ["## Training", *lines] if lines else []
 
 
 def _mean_dice(facts: object, organs: tuple[Organ, ...]) -> dict[str, float]:

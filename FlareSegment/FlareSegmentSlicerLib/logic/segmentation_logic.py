@@ -262,7 +262,7 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             if volumeNode is None:
                 raise InputError(_("The CT of {name} is gone.").format(name=segmentationNode.GetName()))
             labels = comparison.label_map(segmentationNode, volumeNode)
-            reference = comparison.label_map(referenceNode, volumeNode)
+            reference = comparison.label_map(referenceNode, volumeNode, labels)
         except FlareSegmentError as error:
             onError(str(error))
             return

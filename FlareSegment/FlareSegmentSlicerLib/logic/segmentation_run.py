@@ -16,6 +16,7 @@ from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import Result
 from FlareSegmentSlicerLib.logic.worker_process import SegmentationSettings
 from FlareSegmentSlicerLib.scene import display, segmentation_nodes
+from FlareSegmentSlicerLib.scene.parent_transform import Pose, pose_in_scene
 from FlareSegmentSlicerLib.scene.region_of_interest import Region, region_of_interest
 from FlareSegmentSlicerLib.scene.segmentation_nodes import OrganLabels, Snapshot
 
@@ -70,6 +71,7 @@ class SegmentationRun:
     megavoxels: float = 0.0
     _outputID: str | None = None
     _region: Region | None = None
+    _pose: Pose | None = None
     _shape: tuple[int, ...] = ()
     _warnings: list[str] = field(default_factory=list)
 
@@ -88,14 +90,17 @@ class SegmentationRun:
                     name=self.volumeNode.GetName(), modality=modality
                 )
             )
+        self._pose = pose_in_scene(self.volumeNode, volume)
+        self._warnings += self._pose.warnings
+        seen = self._pose.turned(volume)
         options = self.options
         settings = SegmentationSettings(options.model, options.device, options.organs, None, self._smoothing())
         if options.roiNode is not None:
             self._region = region_of_interest(self.volumeNode, volume, options.roiNode)
-            volume = self._region.crop(volume)
+            seen = self._region.crop(seen)
             settings = replace(settings, region=self._region.kept)
-        self.megavoxels = volume.array.size / 1e6
-        return volume, settings
+        self.megavoxels = seen.array.size / 1e6
+        return seen, settings
 
     def onProgress(self, fraction: float, stage: str) -> None:
         self.callbacks.onProgress(fraction, stage)
@@ -138,6 +143,8 @@ class SegmentationRun:
             )
 
     def _in_whole_volume(self, labels: OrganLabels) -> OrganLabels:
+        if self._pose is not None:
+            labels = replace(labels, surfaces={key: self._pose.back(one) for key, one in labels.surfaces.items()})
         if self._region is None:
             return labels
         first = [extent.start for extent in self._region.seen]

@@ -30,21 +30,33 @@ class VolumeQueue:
         self._items = list(items)
         self._callbacks = callbacks
         self._position = 0
+        self._starting = False
         self._done: list[slicer.vtkMRMLSegmentationNode] = []
         self.failures: list[str] = []
 
     def start(self) -> None:
         """Start the first item."""
-        self._start_next()
+        self._go_on()
 
-    def _start_next(self) -> None:
+    def _go_on(self) -> None:
+        """Start items until one runs. Those that end before their start returns come back here: they must not nest."""
+        if self._starting:
+            return
+        self._starting = True
+        try:
+            position = None
+            while position != self._position < len(self._items):
+                position = self._position
+                self._start(self._items[position])
+        finally:
+            self._starting = False
         if self._position == len(self._items):
             if self._done:
                 self._callbacks.onFinished(self._done[-1])
             else:
                 self._callbacks.onError("\n".join(self.failures) or _("There is nothing to segment."))
-            return
-        item = self._items[self._position]
+
+    def _start(self, item: QueueItem) -> None:
         item.start(
             Callbacks(
                 onProgress=self._on_progress,
@@ -62,12 +74,12 @@ class VolumeQueue:
     def _on_finished(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self._done.append(segmentationNode)
         self._position += 1
-        self._start_next()
+        self._go_on()
 
     def _on_error(self, name: str, message: str) -> None:
         self.failures.append(message if name in message else f"{name}: {message}")
         self._position += 1
-        self._start_next()
+        self._go_on()
 
     def _on_cancelled(self, reason: str) -> None:
         if self._done:

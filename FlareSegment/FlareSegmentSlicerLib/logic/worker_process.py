@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ import numpy as np
 import qt
 from slicer.i18n import tr as _
 
+from FlareSegmentLib.processes import python_executable
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import (
     AnyRequest,
@@ -486,8 +485,3 @@ def _read(request: SegmentRequest, result: Result) -> Generator[None, None, Orga
             surfaces[key] = to_polydata(surface)
             yield
     return OrganLabels(labels, (z, y, x), result.organs, surfaces)
-
-
-def python_executable() -> str:
-    """The Python that the worker runs in: Slicer sets `sys.executable` to its PythonSlicer launcher."""
-    return sys.executable or shutil.which("PythonSlicer") or "PythonSlicer"

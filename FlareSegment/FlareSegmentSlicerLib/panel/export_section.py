@@ -16,6 +16,34 @@ from FlareSegmentSlicerLib.scene import export
 
 FOLDER_SETTING = "FlareSegment/ExportFolder"
 _CUSTOM = "custom"
+_INPUT = (
+    qt.QEvent.MouseButtonPress,
+    qt.QEvent.MouseButtonRelease,
+    qt.QEvent.MouseButtonDblClick,
+    qt.QEvent.MouseMove,
+    qt.QEvent.Wheel,
+    qt.QEvent.KeyPress,
+    qt.QEvent.KeyRelease,
+    qt.QEvent.ShortcutOverride,
+    qt.QEvent.ContextMenu,
+    qt.QEvent.Drop,
+    qt.QEvent.Close,
+)
+
+
+class _Cancelled(Exception):
+    """The user does not want the video any more."""
+
+
+class _OnlyInput(qt.QObject):
+    """Lets one widget alone of the whole application hear what the user does."""
+
+    def __init__(self, widget: qt.QWidget) -> None:
+        qt.QObject.__init__(self)
+        self._widget = widget
+
+    def eventFilter(self, watched, event) -> bool:
+        return event.type() in _INPUT and watched.isWidgetType() and watched != self._widget
 
 
 class ExportSection:
@@ -30,6 +58,7 @@ class ExportSection:
     ) -> None:
         """output: gives the result; say: shows a line of a kind ("information", "error")."""
         self._ui, self._output, self._say, self._onProgress = ui, output, say, onProgress
+        self._drawing, self._cancelled = False, False
         formats = (
             (_("Label map (NIfTI)"), "labels"),
             (_("Surfaces (STL)"), "STL"),
@@ -64,6 +93,9 @@ class ExportSection:
         return self._ui.labelValuesComboBox.itemData(self._ui.labelValuesComboBox.currentIndex)
 
     def _onExport(self) -> None:
+        if self._drawing:
+            self._cancelled = True
+            return
         node = self._output()
         place = self._ask_for_place(node)
         if not place:
@@ -72,8 +104,13 @@ class ExportSection:
         self._ui.exportButton.enabled = False
         self._say("", "information")
         try:
-            with slicer.util.WaitCursor():
-                files = self._write(node, place)
+            if self._kind in ("turntable", "slices"):
+                files = self._write_video(node, place)
+            else:
+                with slicer.util.WaitCursor():
+                    files = self._write(node, place)
+        except _Cancelled:
+            self._say(_("Cancelled. Nothing was written."), "information")
         except (FlareSegmentError, OSError) as error:
             self._say(str(error), "error")
         else:
@@ -94,13 +131,28 @@ class ExportSection:
             return export.export_surfaces(node, place, kind)
         if kind == "dicom":
             return export.export_dicom(node, place)
-        if kind == "pictures":
-            return export.export_pictures(node, place)
-        return export.export_video(node, place, kind, self._onFrame)
+        return export.export_pictures(node, place)
+
+    def _write_video(self, node: slicer.vtkMRMLSegmentationNode, place: Path) -> list[Path]:
+        """Draw frame after frame; meanwhile the window lives, but hears of the button Cancel alone."""
+        button = self._ui.exportButton
+        text, button.text, button.enabled = button.text, _("Cancel"), True
+        self._drawing, self._cancelled = True, False
+        only = _OnlyInput(button)
+        slicer.app.installEventFilter(only)
+        try:
+            self._onFrame(0.0)
+            return export.export_video(node, place, self._kind, self._onFrame)
+        finally:
+            slicer.app.removeEventFilter(only)
+            self._drawing = False
+            button.text = text
 
     def _onFrame(self, fraction: float) -> None:
         self._onProgress(fraction, _("Drawing the video"))
-        slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
+        slicer.app.processEvents()
+        if self._cancelled:
+            raise _Cancelled
 
     def _ask_for_place(self, node: slicer.vtkMRMLSegmentationNode) -> Path | None:
         """The file or folder that the user chose."""

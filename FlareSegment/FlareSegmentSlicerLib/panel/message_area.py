@@ -9,14 +9,21 @@ import qt
 
 _COLORS = {"information": "#4a90c2", "warning": "#d99a1c", "error": "#c8453b"}
 _LONGEST_WORD = 24
+MESSAGE_LINES = 2
 
 
 class MessageArea:
     """Shows a text in a label that wraps; hidden while there is none."""
 
-    def __init__(self, frame: qt.QWidget, bar: qt.QFrame, label: qt.QLabel) -> None:
-        """frame: holds the bar and the label."""
+    def __init__(self, frame: qt.QWidget, bar: qt.QFrame, label: qt.QLabel, lines: int = 0) -> None:
+        """
+        :param frame: holds the bar and the label
+        :param lines: as many have their place also while there is no text: what is below does not jump
+        """
         self._frame, self._bar, self._label = frame, bar, label
+        self._lines = lines
+        if lines:
+            keep_place(frame)
         self._width = 0
         self._resized = _ResizeFilter(self._onResized)
         label.installEventFilter(self._resized)
@@ -38,7 +45,9 @@ class MessageArea:
         # a text needs counts an earlier minimum in.
         self._width = self._label.width
         self._label.setMinimumHeight(0)
-        self._label.setMinimumHeight(self._label.heightForWidth(self._width) if self._label.text else 0)
+        needed = self._label.heightForWidth(self._width) if self._label.text else 0
+        reserved = self._lines * self._label.fontMetrics().lineSpacing() + 2 * self._label.margin if self._lines else 0
+        self._label.setMinimumHeight(max(needed, reserved))
 
 
 class _ResizeFilter(qt.QObject):
@@ -52,6 +61,13 @@ class _ResizeFilter(qt.QObject):
         if event.type() == qt.QEvent.Resize:
             self._onResized()
         return False
+
+
+def keep_place(widget: qt.QWidget) -> None:
+    """Let a widget have its place also while it is hidden, so that what is around it does not jump."""
+    policy = widget.sizePolicy
+    policy.setRetainSizeWhenHidden(True)
+    widget.setSizePolicy(policy)
 
 
 def breakable(text: str) -> str:

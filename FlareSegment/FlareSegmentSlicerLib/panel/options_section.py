@@ -180,7 +180,7 @@ class OptionsSection:
             action.blockSignals(False)
             names += [action.text] if kept else []
         count, listed = len(self._organsMenu.actions()), ", ".join(names)
-        if chosen is None:
+        if chosen is None and count != 1:
             self._ui.organsButton.text = _("All {count}").format(count=count) if count else "–"
         elif len(names) <= _NAMED_ORGANS:
             self._ui.organsButton.text = listed

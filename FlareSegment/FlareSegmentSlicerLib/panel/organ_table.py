@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +10,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from FlareSegmentLib.measures import result_table
 from FlareSegmentLib.organs import organ_by_key
 from FlareSegmentSlicerLib.scene import display, segmentation_nodes
 from FlareSegmentSlicerLib.scene.organ_names import organ_name
@@ -61,6 +60,8 @@ class OrganTable:
         self._columns = _columns()
         self._keys: list[str] = []
         self._texts: list[list[str]] = []
+        self._organs: dict[str, dict[str, Any]] = {}
+        self._scores: dict[str, dict[str, Any]] = {}
         self._node: slicer.vtkMRMLSegmentationNode | None = None
         self._filling = False
         table.setColumnCount(len(self._columns))
@@ -99,7 +100,7 @@ class OrganTable:
         scores = description.get(segmentation_nodes.COMPARISON, {}).get("organs", {})
         segments = segmentation_nodes.organ_segments(segmentationNode) if segmentationNode else {}
         self._node = segmentationNode
-        self._keys = list(organs)
+        self._keys, self._organs, self._scores = list(organs), organs, scores
         self._texts = [
             [_text(column.key, key, facts, scores.get(key, {}), edited) for column in self._columns]
             for key, facts in organs.items()
@@ -127,10 +128,8 @@ class OrganTable:
         qt.QApplication.clipboard().setText(text)
 
     def csv(self) -> str:
-        """The table as comma-separated values."""
-        stream = io.StringIO(newline="")
-        csv.writer(stream).writerows(self.rows())
-        return stream.getvalue()
+        """The organs as comma-separated values: plain numbers, the same as the headless script writes."""
+        return result_table.csv_text(result_table.organ_rows(self._organs, self._scores or None))
 
     def _isShown(self, position: int) -> bool:
         return not self._columns[position].optional or any(texts[position] for texts in self._texts)
@@ -204,7 +203,7 @@ def _text(column: str, key: str, facts: dict[str, Any], scores: dict[str, Any], 
     if not found:
         return "–"
     if column == "volume_ml":
-        return ("≥ " if facts.get("touches_border") else "") + f"{facts[column]:.1f}"
+        return result_table.volume_text(facts[column], bool(facts.get("touches_border")))
     if column == "hu":
         deviation = facts.get("sd_hu")
         return f"{facts['mean_hu']:.0f}" + ("" if deviation is None else f" ± {deviation:.0f}")

@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from FlareSegmentLib.measures.organ_statistics import organ_boxes
-from FlareSegmentLib.organs import Organ
+from FlareSegmentLib.files.disk_space import why_not_written
+from FlareSegmentLib.measures.organ_statistics import organ_boxes, touches_border
+from FlareSegmentLib.measures.result_table import volume_text
+from FlareSegmentLib.organs import Organ, picture_color
 from FlareSegmentLib.volume import Volume
 
 LEVEL_HU, WIDTH_HU = 40.0, 400.0  # the usual window of abdominal CT
@@ -123,7 +125,7 @@ def draw_plane(
         part = _part_around(mask | truth_mask, steps, shape, fine_mm)
         if part is None:
             continue
-        color, pixels = np.array(organ.color, np.float32), picture[part]
+        color, pixels = np.array(picture_color(organ), np.float32), picture[part]
         inside = _resample(mask.astype(np.float32), steps, shape, fine_mm, part) >= 0.5
         if wanted is None:
             pixels[inside] = 0.78 * pixels[inside] + 0.22 * color
@@ -252,12 +254,13 @@ class Canvas:
         boxes = organ_boxes(labels, organs)
         stride = min(66, (self.height - y) // len(organs))
         for organ in organs:
-            self.rectangle(x, y, 22, 22, organ.color)
+            self.rectangle(x, y, 22, 22, picture_color(organ))
             self.text(x + 34, y - 1, organ.name, 20)
             amount = "not found"
             if organ.key in boxes:
                 voxels = np.count_nonzero(labels[boxes[organ.key]] == organ.label)
-                amount = f"{voxels * volume.voxel_volume_ml:,.0f} mL"
+                cut = touches_border(boxes[organ.key], labels.shape)
+                amount = f"{volume_text(voxels * volume.voxel_volume_ml, cut, 0)} mL"
             self.text(x + 34, y + 24, amount, 18, FAINT)
             y += stride
 
@@ -277,7 +280,7 @@ class Canvas:
                 else:  # for JPEG, the level of compression is the quality
                     sitk.WriteImage(image, str(partial), useCompression=True, compressionLevel=_JPEG_QUALITY)
             except RuntimeError as error:
-                raise OSError(f"{path} could not be written") from error
+                raise OSError(None, why_not_written(path.parent, error)) from error
             os.replace(partial, path)
 
 

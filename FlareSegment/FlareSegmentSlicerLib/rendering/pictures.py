@@ -29,13 +29,16 @@ from FlareSegmentSlicerLib.rendering.drawing import (
     draw_plane,
     position_text,
 )
-from FlareSegmentSlicerLib.rendering.surfaces import OrganView
+from FlareSegmentSlicerLib.rendering.renderer_process import RendererProcess
+from FlareSegmentSlicerLib.rendering.surfaces import NO_OPENGL, OrganView
 from FlareSegmentSlicerLib.rendering.surfaces import RenderingUnavailable as RenderingUnavailable
 
 _CANVAS_WIDTH = 1680
 _LEGEND_WIDTH = 270
 _GAP = 14
 _AXIAL_LEVELS = 5
+_VIEW_SIZE = (_CANVAS_WIDTH - _LEGEND_WIDTH - 3 * _GAP) // 2, 680
+_VIEW_DEGREES = (0, 180)
 
 
 def slices_png(path: str | os.PathLike, volume: Volume, labels: np.ndarray, organs: Sequence[Organ] = ORGANS) -> None:
@@ -97,18 +100,38 @@ def slices_png(path: str | os.PathLike, volume: Volume, labels: np.ndarray, orga
     canvas.write(path)
 
 
-def surfaces_png(path: str | os.PathLike, volume: Volume, labels: np.ndarray, organs: Sequence[Organ] = ORGANS) -> None:
+def request_surfaces(
+    renderer: RendererProcess, volume: Volume, labels: np.ndarray, organs: Sequence[Organ] = ORGANS
+) -> None:
+    """Have a process draw what `surfaces_png`, given it too, puts together; it works meanwhile."""
+    renderer.request(volume, labels, organs, _VIEW_SIZE, _VIEW_DEGREES)
+
+
+def surfaces_png(
+    path: str | os.PathLike,
+    volume: Volume,
+    labels: np.ndarray,
+    organs: Sequence[Organ] = ORGANS,
+    renderer: RendererProcess | None = None,
+) -> None:
     """Write a picture of the organs in 3D, from the front and from behind.
 
-    Surfaces are smoothed for the eye; volumes in the legend are those of the voxels. Arguments as of `slices_png`.
+    Surfaces are smoothed for the eye; volumes in the legend are those of the voxels. Arguments as of `slices_png`;
+    with a renderer, after `request_surfaces`, that process draws.
     Raises RenderingUnavailable, or OSError where the file cannot be written.
     """
-    view_width, view_height = (_CANVAS_WIDTH - _LEGEND_WIDTH - 3 * _GAP) // 2, 680
-    with OrganView(view_width, view_height) as view:
-        view.add_organs(volume, labels, organs)
-        pixel_mm = view.fit()
-        images = [view.picture(degrees) for degrees in (0, 180)]
-        empty = view.empty
+    view_width, view_height = _VIEW_SIZE
+    if renderer is not None:
+        try:
+            images, pixel_mm, empty = renderer.answer()
+        except OSError as error:
+            raise RenderingUnavailable(NO_OPENGL) from error
+    else:
+        with OrganView(view_width, view_height) as view:
+            view.add_organs(volume, labels, organs)
+            pixel_mm = view.fit()
+            images = [view.picture(degrees) for degrees in _VIEW_DEGREES]
+            empty = view.empty
 
     canvas = Canvas(_CANVAS_WIDTH, 70 + view_height + 44)
     canvas.heading(volume)

@@ -19,11 +19,17 @@ import SimpleITK as sitk
 
 from FlareSegmentLib.errors import FlareSegmentError
 from FlareSegmentLib.measures.organ_statistics import organ_boxes
-from FlareSegmentLib.organs import Organ
+from FlareSegmentLib.organs import Organ, picture_color
 from FlareSegmentLib.volume import Volume
 from FlareSegmentSlicerLib.rendering.drawing import PANEL
 
 _BODY_COLOR = (214, 204, 196)
+
+
+NO_OPENGL = (
+    "No 3D picture was made: this machine has no OpenGL. "
+    "Install a graphics driver or Mesa (Debian: libegl1, libgl1-mesa-dri)."
+)
 
 
 class RenderingUnavailable(FlareSegmentError):
@@ -38,10 +44,14 @@ class OrganView:
     Args:
         width, height: pixels of a picture.
         quick: for many pictures, without smoothing their edges: without a graphics card three times as fast.
+        probe: ask another process first whether there is OpenGL; without it VTK may end the process.
     """
 
-    def __init__(self, width: int, height: int, quick: bool = False) -> None:
-        require_opengl()
+    def __init__(self, width: int, height: int, quick: bool = False, probe: bool = True) -> None:
+        if probe:
+            require_opengl()
+        else:
+            prefer_off_screen()
         from vtkmodules import vtkRenderingOpenGL2  # noqa: F401  the factory's implementation of the classes below
         from vtkmodules.vtkRenderingCore import vtkLightKit, vtkRenderer, vtkRenderWindow
 
@@ -79,7 +89,7 @@ class OrganView:
         for organ in organs:
             if organ.key in boxes:
                 box = boxes[organ.key]
-                self.add(surface(volume.part(box), labels[box] == organ.label), organ.color, group=group)
+                self.add(surface(volume.part(box), labels[box] == organ.label), picture_color(organ), group=group)
 
     def add_body(self, geometry) -> None:
         """Show a closed surface, vtkPolyData in LPS mm or None, as a faint shell around the organs: its far side behind
@@ -152,6 +162,7 @@ class OrganView:
         grab = vtkWindowToImageFilter()
         grab.SetInput(self._window)
         grab.ReadFrontBufferOff()
+        grab.ShouldRerenderOff()  # it would draw everything once more
         grab.Update()
         width, height = self._size
         pixels = vtk_to_numpy(grab.GetOutput().GetPointData().GetScalars())
@@ -245,6 +256,12 @@ def _opengl_works() -> bool:
     return probe.returncode == 0 and "rendered" in probe.stdout
 
 
+def prefer_off_screen() -> None:
+    """Have VTK draw without a display where there is none."""
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+
+
 def require_opengl() -> None:
     """Raise RenderingUnavailable where VTK cannot draw.
 
@@ -252,13 +269,9 @@ def require_opengl() -> None:
     """
     if _slicer_draws():
         return
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+    prefer_off_screen()
     if not _opengl_works():
-        raise RenderingUnavailable(
-            "No 3D picture was made: this machine has no OpenGL. "
-            "Install a graphics driver or Mesa (Debian: libegl1, libgl1-mesa-dri)."
-        )
+        raise RenderingUnavailable(NO_OPENGL)
 
 
 def _slicer_draws() -> bool:

@@ -11,7 +11,8 @@ from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
 from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.organs import FLARE22_ORGANS, LABEL_TABLES, Organ
+from FlareSegmentLib.measures.reference_values import contradictions, organs_by_overlap
+from FlareSegmentLib.organs import FLARE22_ORGANS, LABEL_TABLES, ORGANS, Organ
 from FlareSegmentSlicerLib.scene import segmentation_nodes
 
 DIFFERENCE = "FlareSegmentDifference"
@@ -21,22 +22,27 @@ that is read into another one gets new node IDs, which only references follow.
 
 
 def label_map(
-    node: slicer.vtkMRMLSegmentationNode | slicer.vtkMRMLLabelMapVolumeNode, volumeNode: slicer.vtkMRMLScalarVolumeNode
+    node: slicer.vtkMRMLSegmentationNode | slicer.vtkMRMLLabelMapVolumeNode,
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    result: np.ndarray | None = None,
 ) -> np.ndarray:
     """The organs of a node as labels (z, y, x) uint8 of `organs.FLARE22_ORGANS` on the CT's grid.
 
     Segments are recognized by FlareSegment's own tag, their terminology or their name; the values of a label map volume
-    by the names in its color table, else as FlareSegment's (1 to 4) or, with a 13 among 1, 2, 3, as FLARE22's. Raises
-    InputError if there is no organ in it.
+    by the names in its color table, else as FlareSegment's (1 to 4) or, with a 13 among 1, 2, 3, as FLARE22's, unless
+    they lie on other organs of the result, else by the organs that they lie on. Raises InputError if there is no organ
+    in it, or nobody can tell what its values stand for.
+
+    result: labels to compare with, on the CT's grid.
     """
     if node.IsA("vtkMRMLSegmentationNode"):
-        result = _of_segments(node, volumeNode)
+        labels = _of_segments(node, volumeNode)
     else:
-        result = _of_volume(node, volumeNode)
-    if not result.any():
+        labels = _of_volume(node, volumeNode, result)
+    if not labels.any():
         text = _("{name} holds none of the organs: they are recognized by terminology or name.")
         raise InputError(text.format(name=node.GetName()))
-    return result
+    return labels
 
 
 def show_difference(
@@ -127,7 +133,9 @@ def _of_segments(node: slicer.vtkMRMLSegmentationNode, volumeNode: slicer.vtkMRM
     return result
 
 
-def _of_volume(node: slicer.vtkMRMLLabelMapVolumeNode, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
+def _of_volume(
+    node: slicer.vtkMRMLLabelMapVolumeNode, volumeNode: slicer.vtkMRMLScalarVolumeNode, found: np.ndarray | None
+) -> np.ndarray:
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     transform = volumeNode.GetParentTransformNode()
     labels = logic.CreateOrientedImageDataFromVolumeNode(node, transform)
@@ -140,17 +148,31 @@ def _of_volume(node: slicer.vtkMRMLLabelMapVolumeNode, volumeNode: slicer.vtkMRM
     shape = tuple(reversed(resampled.GetDimensions()))
     values = numpy_support.vtk_to_numpy(resampled.GetPointData().GetScalars()).reshape(shape)
     result = np.zeros(shape, np.uint8)
-    for value, organ in _organs_of_values(node, {int(value) for value in np.unique(values)} - {0}).items():
+    for value, organ in _organs_of_values(node, values, found).items():
         result[values == value] = organ.label
     return result
 
 
-def _organs_of_values(node: slicer.vtkMRMLLabelMapVolumeNode, values: set[int]) -> dict[int, Organ]:
+def _organs_of_values(
+    node: slicer.vtkMRMLLabelMapVolumeNode, labels: np.ndarray, result: np.ndarray | None
+) -> dict[int, Organ]:
+    values = {int(value) for value in np.unique(labels)} - {0}
     colors = node.GetDisplayNode().GetColorNode() if node.GetDisplayNode() else None
-    named = {value: _organ_by_name(colors.GetColorName(value) or "") for value in values} if colors else {}
-    found = {value: organ for value, organ in named.items() if organ is not None}
-    if found:
-        return found
+    if colors is not None and not colors.GetSingletonTag():  # Slicer's own tables say nothing about these values
+        named = {value: _organ_by_name(colors.GetColorName(value) or "") for value in values}
+        found = {value: organ for value, organ in named.items() if organ is not None}
+        if found:
+            return found
     table = "flare22" if 13 in values and values <= {1, 2, 3, 13} else "flaresegment"
-    organs = {LABEL_TABLES[table][organ.key]: organ for organ in FLARE22_ORGANS}
-    return {value: organs[value] for value in values if value in organs}
+    known = ORGANS if table == "flaresegment" else FLARE22_ORGANS
+    meaning = {LABEL_TABLES[table][organ.key]: organ for organ in known}
+    explained = values <= set(meaning)
+    if explained and (result is None or not contradictions(labels, result, meaning, FLARE22_ORGANS)):
+        return {value: meaning[value] for value in values}
+    try:
+        if result is None:
+            raise InputError(_("its values are not 1 to 4"))
+        return organs_by_overlap(labels, result, FLARE22_ORGANS)
+    except InputError as error:
+        text = _("Nobody can tell what the values of {name} stand for: {reason}. Give it a color table with names.")
+        raise InputError(text.format(name=node.GetName(), reason=error)) from error

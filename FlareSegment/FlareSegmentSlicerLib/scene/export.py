@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -54,15 +55,18 @@ def export_label_map(
 
 
 def export_surfaces(segmentationNode: slicer.vtkMRMLSegmentationNode, folder: Path, kind: str) -> list[Path]:
-    """Write the organs' surfaces as "STL" (one file for each) or "OBJ" (one file with its materials), LPS, mm."""
+    """Write the organs' surfaces as "STL" (one file for each) or "OBJ" (one file with its materials), LPS, mm.
+
+    They lie where the label map and the CT's own file do: a transform that the CT is under in the scene is not applied.
+    """
     segment_ids = vtk.vtkStringArray()
     for segment_id in segmentation_nodes.organ_segments(segmentationNode).values():
         segment_ids.InsertNextValue(segment_id)
     segmentationNode.CreateClosedSurfaceRepresentation()
     try:
-        with private_folder(folder) as private:
+        with private_folder(folder) as private, _without_transform(segmentationNode) as exported:
             done = slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsClosedSurfaceRepresentationToFiles(
-                private, segmentationNode, segment_ids, kind, True, 1.0, False
+                private, exported, segment_ids, kind, True, 1.0, False
             )
             files = sorted(Path(private).iterdir())
             if not done or not files:
@@ -72,6 +76,23 @@ def export_surfaces(segmentationNode: slicer.vtkMRMLSegmentationNode, folder: Pa
     except OSError as error:
         raise _not_written(folder, error) from error
     return [folder / file.name for file in files]
+
+
+@contextmanager
+def _without_transform(segmentationNode: slicer.vtkMRMLSegmentationNode) -> Iterator[slicer.vtkMRMLSegmentationNode]:
+    """The node, or where a transform moves it a copy that shares its segments and is gone afterwards."""
+    if segmentationNode.GetParentTransformNode() is None:
+        yield segmentationNode
+        return
+    copy = slicer.vtkMRMLSegmentationNode()
+    copy.SetName(segmentationNode.GetName())
+    copy.SetHideFromEditors(True)
+    slicer.mrmlScene.AddNode(copy)
+    try:
+        copy.GetSegmentation().DeepCopy(segmentationNode.GetSegmentation())
+        yield copy
+    finally:
+        slicer.mrmlScene.RemoveNode(copy)
 
 
 def export_dicom(segmentationNode: slicer.vtkMRMLSegmentationNode, path: Path) -> list[Path]:

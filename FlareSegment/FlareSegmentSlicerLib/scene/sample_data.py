@@ -12,6 +12,7 @@ from vtk.util import numpy_support
 
 from FlareSegmentLib import __version__
 from FlareSegmentLib.processes import private_folder
+from FlareSegmentSlicerLib.scene.file_loading import show_as_ct
 
 PHANTOM = "FlareSegmentTorsoPhantom"
 SLICER_SAMPLES = ("CTLiver", "CTAAbdomenPanoramix", "CTACardio")
@@ -48,6 +49,17 @@ def register_sample_data() -> None:
         slicer.modules.sampleDataSources.setdefault("FlareSegment", []).append(source)
 
 
+def can_load(name: str) -> bool:
+    """Whether this Slicer knows where to get a sample: the phantom is made here, others are Slicer's own."""
+    if name == PHANTOM:
+        return True
+    import SampleData
+
+    SampleData.SampleDataLogic()  # registers Slicer's own samples
+    known = getattr(slicer.modules, "sampleDataSources", {})
+    return any(source.sampleName == name for sources in known.values() for source in sources)
+
+
 def load_sample(name: str) -> slicer.vtkMRMLScalarVolumeNode | None:
     """Add a sample to the scene: the phantom, or one of Slicer's, which is downloaded once."""
     if name == PHANTOM:
@@ -63,10 +75,7 @@ def add_phantom() -> slicer.vtkMRMLScalarVolumeNode:
 
     volume, _labels = make_phantom()
     node = slicer.util.addVolumeFromArray(volume.array, ijkToRAS=volume.affine_ras, name=_("Torso phantom"))
-    node.CreateDefaultDisplayNodes()
-    node.GetDisplayNode().SetAutoWindowLevel(False)
-    node.GetDisplayNode().SetWindowLevel(400, 40)
-    slicer.util.setSliceViewerLayers(background=node, fit=True)
+    show_as_ct(node)
     return node
 
 

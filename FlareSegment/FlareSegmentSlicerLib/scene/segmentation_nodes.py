@@ -22,11 +22,14 @@ from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.measures.organ_statistics import bounding_box
 from FlareSegmentLib.organs import FLARE22_ORGANS, Organ, terminology_entry
 from FlareSegmentLib.volume import Volume
+from FlareSegmentSlicerLib.scene.kept_display import Look, make_visible
 from FlareSegmentSlicerLib.scene.organ_names import organ_name
 
 ORGAN_TAG = "FlareSegment.Organ"
 FINGERPRINT_TAG = "FlareSegment.Fingerprint"
 ATTRIBUTE_PREFIX = "FlareSegment."
+CT_ROLE = "FlareSegmentCT"
+"""Role of the node reference from a result to its CT; the reference geometry may belong to somebody else's segments."""
 ORGAN_TABLE = "OrganTable"
 WARNINGS = "Warnings"
 COMPARISON = "Comparison"
@@ -35,8 +38,8 @@ COMPARISON = "Comparison"
 def volume_from_node(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> Volume:
     """The node's voxels and the geometry of the scan itself.
 
-    The array is a view of the node's memory, (z, y, x). A parent transform is not applied: it moves the patient in the
-    scene, and the labels come back on the same voxels and follow it. Raises InputError for a node without a
+    The array is a view of the node's memory, (z, y, x). A parent transform is not applied: `parent_transform` tells
+    what it does, and the labels come back on the same voxels and follow it. Raises InputError for a node without a
     three-dimensional image.
     """
     image = volumeNode.GetImageData()
@@ -116,15 +119,23 @@ def create_segmentation(
         segmentationNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     with slicer.util.NodeModify(segmentationNode):
         segmentationNode.CreateDefaultDisplayNodes()
-        segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
-        segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         segmentation = segmentationNode.GetSegmentation()
-        for segment_id in organ_segments(segmentationNode).values():
+        own = organ_segments(segmentationNode)
+        if segmentation.GetNumberOfSegments() == len(own) or _geometry_volume(segmentationNode) is None:
+            segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+        segmentationNode.SetNodeReferenceID(CT_ROLE, volumeNode.GetID())
+        segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+        looks = {key: Look.of(segmentationNode, segment_id) for key, segment_id in own.items()}
+        for segment_id in own.values():
             _remove_segment(segmentation, segment_id)
         if organs:
             labelmap = oriented_image(volumeNode, labels.array, labels.box)
             for organ in organs:
                 _add_segment(segmentation, organ, labelmap, labels)
+        made = organ_segments(segmentationNode)
+        for key in made.keys() & looks.keys():
+            looks[key].give(segmentationNode, made[key])
+        make_visible(segmentationNode, list(made.values()))
         _set_description(segmentationNode, description or {})
     _place_beside(volumeNode, segmentationNode)
     return segmentationNode
@@ -221,7 +232,11 @@ def is_result_of(segmentationNode: slicer.vtkMRMLSegmentationNode, volumeNode: s
 
 
 def reference_volume(segmentationNode: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:
-    """The volume whose grid the segmentation refers to."""
+    """The CT that the organs were found in; of a segmentation of another origin, the volume whose grid it refers to."""
+    return segmentationNode.GetNodeReference(CT_ROLE) or _geometry_volume(segmentationNode)
+
+
+def _geometry_volume(segmentationNode: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:
     return segmentationNode.GetNodeReference(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
 
 

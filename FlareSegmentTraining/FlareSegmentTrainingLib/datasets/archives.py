@@ -9,9 +9,11 @@ missing.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
+import lzma
 import os
 import re
 import shutil
@@ -28,8 +30,10 @@ from typing import IO
 
 from FlareSegmentLib.errors import InputError
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
-DATA_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".raw", ".zraw", ".dcm", ".json", ".csv")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".raw", ".zraw", ".dcm", ".png")
+DATA_SUFFIXES = (*_VOLUMES, ".json", ".csv", ".tsv", ".txt", ".ctbl", ".label")
+_OTHER_ARCHIVES = (".7z", ".rar", ".gz", ".bz2", ".xz", ".001")
 PUBLISHED_SHA256 = {
     # Zenodo record 7860267
     "FLARE22Train.zip": "d57e201dc9002bd4a6fc1f5e0d4525285f46bcc5be1a3c8f12543151e6675154",
@@ -59,12 +63,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What `unpack` did: the folder, and how many files it wrote now, found there already, and left in the archive."""
+    """What `unpack` did: the folder, and how many files it wrote now, found there already, and left in the archive;
+    archives among these.
+    """
 
     folder: Path
     written: int
     present: int
     skipped: int
+    archives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,12 +128,21 @@ def unpack(
                     _write(reader, entry, folder, Path(private) / "file")
                     if say and (number == len(missing) or number % 10 == 0):
                         say(f"Unpacked {number} of {len(missing)} files of {archive.name}")
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, UnicodeError) as error:
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        NotImplementedError,
+        UnicodeError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{archive} is damaged or of an unknown kind ({reason}); download it again.") from error
     except OSError as error:
         raise InputError(f"{archive} cannot be unpacked to {folder}: {error.strerror or error}.") from error
-    return Unpacked(folder, len(missing), len(wanted) - len(missing), len(entries) - len(wanted))
+    inner = tuple(str(entry.path) for entry in entries if _is_other_archive(entry.path))
+    return Unpacked(folder, len(missing), len(wanted) - len(missing), len(entries) - len(wanted), inner)
 
 
 class _ZipReader:
@@ -146,7 +162,8 @@ class _ZipReader:
                 raise InputError(f"{self._archive} is refused: {_shown(info.filename)} is a link or a device.")
             # orig_filename is what the archive says; filename was already cut at a null character
             path = _safe_path(self._archive, info.orig_filename)
-            if not info.is_dir():
+            # Compress-Archive of Windows PowerShell 5 ends the names of folders with a backslash
+            if not info.is_dir() and not (info.file_size == 0 and info.orig_filename.endswith("\\")):
                 yield _Entry(path, info.file_size, info)
 
     def open(self, entry: _Entry) -> IO[bytes]:
@@ -182,13 +199,22 @@ def _open_zip(archive: Path) -> Iterator[_ZipReader]:
 
 @contextmanager
 def _open_tar(archive: Path) -> Iterator[_TarReader]:
-    with open(archive, "rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
     with (
-        gzip.open(archive) if packed else open(archive, "rb") as stream,
+        _unpacked_stream(archive) as stream,
         tarfile.open(fileobj=_InPieces(stream, archive), mode="r:") as file,
     ):
         yield _TarReader(file, archive)
+
+
+def _unpacked_stream(archive: Path) -> io.BufferedIOBase:
+    """The tar file inside of what gzip, bzip2 or xz made of it, told by its first bytes."""
+    with open(archive, "rb") as raw:
+        start = raw.read(6)
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.open(archive, "rb")
+    if start.startswith(b"BZh"):
+        return bz2.open(archive, "rb")
+    return lzma.open(archive, "rb") if start.startswith(b"\xfd7zXZ\0") else open(archive, "rb")
 
 
 class _InPieces(io.BufferedIOBase):
@@ -260,6 +286,10 @@ def _checked(archive: Path, entries: Iterator[_Entry], limits: Limits) -> list[_
 def _is_data(path: PurePosixPath) -> bool:
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
     return not hidden and path.name.lower().endswith(DATA_SUFFIXES)
+
+
+def _is_other_archive(path: PurePosixPath) -> bool:
+    return not _is_data(path) and path.name.lower().endswith((*ARCHIVE_SUFFIXES, *_OTHER_ARCHIVES))
 
 
 def _is_present(folder: Path, entry: _Entry) -> bool:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,10 @@ from FlareSegmentLib.phantom.torso import make_phantom
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.archives import PUBLISHED_SHA256, archive_stem, is_archive, sha256, unpack
 from FlareSegmentTrainingLib.datasets.dataset_layouts import TRAINING, VALIDATION, Found, LeftOut, Pair, find_pairs
+from FlareSegmentTrainingLib.datasets.label_checks import SAMPLES, check_convention, doubts_of_labels
+from FlareSegmentTrainingLib.datasets.label_files import files_of, meaning_of, read_case_labels
 from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS, LabelMap
+from FlareSegmentTrainingLib.datasets.parts import side_of_location
 
 GRADE_WEIGHTS = {"A": 1.0, "B": 1.0, "C": 0.5, "absent": 1.0, "ignore": 0.0}
 PHANTOM = "phantom:"
@@ -35,7 +40,7 @@ class Case:
     """One CT with its label map.
 
     Attributes:
-        image, labels: the files (or a DICOM folder); None for a phantom.
+        image, labels: the files (or a DICOM folder, and a folder of masks); None for a phantom.
         weights: organ key -> weight of its labels in the loss, for every organ of FLARE22; 0 where the organ was not
             labeled, so that neither labeling it nor leaving it out is punished.
         label_map: meaning of the values in the label file.
@@ -84,22 +89,23 @@ class Case:
         """
         if self.phantom_seed is not None:
             return (*make_phantom(self.phantom_seed), [])
-        from FlareSegmentLib.files.image_io import check_is_ct, read_labels, read_volume
+        from FlareSegmentLib.files.image_io import checked_ct, read_volume
 
         assert self.image is not None and self.labels is not None  # only phantoms have none
         volume, warnings = read_volume(self.image)
-        warnings = [*warnings, *check_is_ct(volume)]
-        truth = read_labels(self.labels)
-        if not truth.same_grid(volume, tolerance_mm=0.1 * min(volume.spacing)):
-            if sorted(truth.array.shape) != sorted(volume.array.shape):
-                sizes = [" x ".join(str(count) for count in part.array.shape[::-1]) for part in (truth, volume)]
-                raise InputError(f"its labels have {sizes[0]} voxels, its image {sizes[1]}")
-            # The engine reorders the axes of labels that lie on the same voxels, and refuses others.
-            truth = read_labels(self.labels, like=volume)
-        labels = self.label_map.apply(truth.array)
+        volume, said = checked_ct(volume)
+        warnings = [*warnings, *said]
+        labels, remarks = read_case_labels(self.labels, self.label_map, volume, self.image)
         if not labels.any() and not self.is_empty:
             raise InputError("its labels hold none of the organs")
-        return volume, labels, warnings
+        return volume, labels, [*warnings, *remarks, *doubts_of_labels(volume, labels)]
+
+    def files(self) -> list[Path]:
+        """The files that image and labels are read from, image first."""
+        image = [] if self.image is None else [self.image]
+        if self.image is not None and self.image.is_dir():
+            image = sorted(path for path in self.image.rglob("*") if path.is_file())
+        return [*image, *([] if self.labels is None else files_of(self.labels, self.label_map))]
 
     def content_hash(self) -> str:
         """SHA-256 over image, labels and label map: what a prepared copy depends on.
@@ -109,11 +115,8 @@ class Case:
         """
         digest = hashlib.sha256(repr((self.phantom_seed, self.label_map.organs)).encode())
         try:
-            for path in (self.image, self.labels):
-                if path is None:
-                    continue
-                for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-                    digest.update(sha256(file).encode())
+            for file in self.files():
+                digest.update(sha256(file).encode())
         except OSError as error:
             raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
         return digest.hexdigest()
@@ -122,6 +125,18 @@ class Case:
 def print_left_out(item: LeftOut) -> None:
     """Say on standard error which case is left out and why."""
     print(f"Warning: {item}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def naming_left_out() -> Iterator[list[LeftOut]]:
+    """Gives the list that collects cases that cannot be used; where an error ends the work, they are said before it."""
+    left_out: list[LeftOut] = []
+    try:
+        yield left_out
+    except InputError:
+        for item in left_out:
+            print_left_out(item)
+        raise
 
 
 def find_cases(
@@ -136,13 +151,14 @@ def find_cases(
     """Return the cases of one or several locations, sorted by name within each.
 
     Args:
-        locations: folders, archives (.zip, .tar, .tar.gz), CSV or JSON lists, or `phantom:N` (N torsos, a tenth of
+        locations: folders, archives (.zip, .tar, .tar.gz ...), CSV or JSON lists, or `phantom:N` (N torsos, a tenth of
             them to validate on).
         label_map: replaces what the data sets say about their labels' values.
         layout: forces one of `dataset_layouts.LAYOUTS`.
         unpack_to: folder under which archives are unpacked; by default beside the archive.
-        left_out: told about each case that cannot be used. Files are not opened here: see `Case.read`.
-        say: told about archives: SHA-256 and progress.
+        left_out: told about each case that cannot be used. Voxels are not read here (see `Case.read`), but of a few
+            label maps where only the names of files suggest what their values mean.
+        say: told about archives (SHA-256 and progress) and about what lies beside the cases and is not used.
 
     Raises:
         InputError: a location holds no case, or nobody says what its labels mean.
@@ -160,7 +176,10 @@ def find_cases(
                 folder = _unpacked(folder, unpack_to, say)
             elif folder.is_dir():
                 folder = _challenge_archives(folder, unpack_to, say)
-            found = cases_of_pairs(find_pairs(folder, layout), text, label_map, left_out)
+            pairs = find_pairs(folder, layout)
+            if pairs.unused:
+                say(f"{text}: not used: {'; '.join(pairs.unused)}")
+            found = cases_of_pairs(pairs, text, label_map, left_out)
         for case in (replace(case, location=number) for case in found):
             earlier = cases.get(case.name)
             if earlier is None:
@@ -168,11 +187,59 @@ def find_cases(
             elif _same_source(case, earlier):
                 left_out(LeftOut(case.name, "it is named twice"))
             else:
-                renamed = f"{Path(text).stem}_{case.name}"
+                prefix = archive_stem(Path(text)) if is_archive(Path(text)) else Path(text).stem
+                renamed = f"{prefix}_{case.name}"
                 if renamed in cases:
                     raise InputError(f"{text}: a second case is called {case.name}; give every case its own name.")
-                cases[renamed] = replace(case, name=renamed, patient=f"{Path(text).stem}_{case.patient}")
-    return list(cases.values())
+                patient = renamed if case.patient == case.name else case.patient
+                cases[renamed] = replace(case, name=renamed, patient=patient)
+    return _with_sides([str(location) for location in locations], list(cases.values()))
+
+
+def _with_sides(locations: Sequence[str], cases: list[Case]) -> list[Case]:
+    """The cases with the side that the names of their locations say (X/train and X/val), where they say two."""
+    names = [None if text.startswith(PHANTOM) else side_of_location(Path(text)) for text in locations]
+    sides = {number: side for number, side in enumerate(names) if side in (TRAINING, VALIDATION)}
+    if VALIDATION not in sides.values() or len(sides) == len(locations) and TRAINING not in sides.values():
+        return cases
+    return [replace(case, fixed_set=case.fixed_set or sides.get(case.location)) for case in cases]
+
+
+def label_maps_in_use(cases: Sequence[Case], locations: Sequence[str | Path]) -> list[str]:
+    """What the label values of each location were taken to mean, and who says so: a line each."""
+    lines: dict[tuple[int, str], dict[str, int]] = {}
+    for case in cases:
+        if case.image is not None or case.labels is not None:
+            words = lines.setdefault((case.location, case.label_map.source or case.label_map.name), {})
+            words[case.label_map.in_words()] = words.get(case.label_map.in_words(), 0) + 1
+    result = []
+    for (location, source), words in lines.items():
+        several = len(words) > 1
+        tables = "; ".join(f"{text} ({count} cases)" if several else text for text, count in list(words.items())[:3])
+        more = f"; {len(words) - 3} other orders" if len(words) > 3 else ""
+        result.append(f"{locations[location]}: label values by {source}: {tables}{more}")
+    return result
+
+
+def with_patients(cases: Sequence[Case], pattern: re.Pattern | None) -> list[Case]:
+    """The cases with the patient that the pattern's group finds in their names; those it does not fit stay."""
+    if pattern is None:
+        return list(cases)
+    matches = [pattern.search(case.name) for case in cases]
+    return [replace(c, patient=match.group(1)) if match and match.group(1) else c for c, match in zip(cases, matches)]
+
+
+def patient_pattern(text: str | None) -> re.Pattern | None:
+    """The regular expression that `--patient-pattern` gives. Raises InputError."""
+    if text is None:
+        return None
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise InputError(f"--patient-pattern {text} is no regular expression: {error}.") from error
+    if pattern.groups != 1:
+        raise InputError("--patient-pattern needs exactly one group, as in (P\\d+)_.*")
+    return pattern
 
 
 def _same_source(first: Case, second: Case) -> bool:
@@ -187,30 +254,67 @@ def cases_of_pairs(
     """The cases of a location's pairs; what cannot be used is told to `left_out`. Raises InputError when none is left
     or nobody says what the label values mean.
     """
-    for item in found.left_out:
+    told: list[LeftOut] = []
+
+    def leave_out(item: LeftOut) -> None:
+        told.append(item)
         left_out(item)
-    cases = []
+
+    for item in found.left_out:
+        leave_out(item)
+    cases: list[Case] = []
+    unexplained: list[LeftOut] = []
     for pair in found.pairs:
-        meaning = label_map or pair.label_map
+        try:
+            meaning = meaning_of(pair.labels, pair.label_map, label_map)
+        except InputError as error:
+            leave_out(LeftOut(pair.name, str(error)))
+            continue
         if meaning is None:
-            raise InputError(
-                f"{location} does not say what its label values mean: name a table ({', '.join(LABEL_MAPS)}), a JSON "
-                "file or a map as 1=liver,2=spleen with --label-map."
-            )
+            unexplained.append(LeftOut(pair.name, "nobody says what its label values mean (--label-map)"))
+            continue
         grades = _grades(pair)
         weights = {
             organ.key: GRADE_WEIGHTS[grades.get(organ.key, "A")] if organ.key in meaning.labeled else 0.0
             for organ in FLARE22_ORGANS
         }
         if not any(weights.values()):
-            left_out(LeftOut(pair.name, "none of FlareSegment's organs is labeled in it"))
+            leave_out(LeftOut(pair.name, "none of FlareSegment's organs is labeled in it"))
             continue
         cases.append(
             Case(pair.name, pair.image, pair.labels, weights, meaning, pair.patient or "", pair.fixed_set, grades)
         )
+    for item in unexplained if cases else ():
+        leave_out(item)
+    if not cases and unexplained:
+        raise InputError(
+            f"{location} does not say what its label values mean: name a table ({', '.join(LABEL_MAPS)}), a JSON "
+            f"file or a map as 1=liver,2=spleen with --label-map.{_suggestion(found.pairs)}"
+        )
     if not cases:
-        raise InputError(f"{location} holds no case that can be used.")
+        raise InputError(f"{location} holds no case that can be used{f': {told[0]}' if told else ''}.")
+    _check_conventions(location, cases)
     return cases
+
+
+def _suggestion(pairs: Sequence[Pair]) -> str:
+    """The table of a public data set whose files are called like these: worth naming, not worth believing."""
+    tables = {r"img\d{4}\.": "btcv", r"amos_\d{4}\.": "amos", r"volume-\d+\.": "msd-liver"}
+    for pattern, name in tables.items():
+        if all(re.match(pattern, pair.image.name) for pair in pairs):
+            return f" If its files are what they are called, it is --label-map {name}."
+    return ""
+
+
+def _check_conventions(location: str, cases: Sequence[Case]) -> None:
+    from FlareSegmentLib.files.image_io import read_labels
+
+    doubtful = [case for case in cases if case.label_map.conventional and case.labels is not None]
+    if not doubtful:
+        return
+    chosen = doubtful[:: -(-len(doubtful) // SAMPLES)]
+    files = [case.labels for case in chosen if case.labels is not None]
+    check_convention(location, doubtful[0].label_map, [partial(read_labels, file) for file in files])
 
 
 def _grades(pair: Pair) -> dict[str, str]:
@@ -249,6 +353,11 @@ def _unpacked(archive: Path, unpack_to: Path | None, say: Callable[[str], None])
     target = (unpack_to or archive.parent) / f"{archive_stem(archive)}_unpacked"
     result = unpack(archive, target, say=say)
     say(f"{archive.name}: {result.written} files unpacked, {result.present} were there, {result.skipped} not needed")
+    if result.archives:
+        inner = f"{archive.name} holds archives ({', '.join(result.archives[:3])})"
+        if not result.written + result.present:
+            raise InputError(f"{inner}: unpack them and name the folder.")
+        say(f"Warning: {inner}, which stay packed")
     return target
 
 

@@ -7,16 +7,23 @@ absent, cut), `report.json` and `report.csv`.
 Files are made anew from voxels, so nothing of a header's text comes along, and a name that does not come from a
 public data set is replaced by one made from the content. A run that was stopped goes on where it was: a case is done
 once the report says so.
+
+A scan is known by its voxels (`scan_identity`) and, so that labels that were corrected replace the earlier ones, by a
+keyed hash of the case's name; the same hash tells in every run into one folder which scans are one patient's. The key
+is in `report.json`: with it a name that somebody guesses can be tested, so that file is not to be passed on.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import hmac
 import json
 import os
 import re
+import secrets
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,12 +43,13 @@ from FlareSegmentTrainingLib.datasets.dataset_layouts import (
     QUALITY_FILE,
     LeftOut,
 )
+from FlareSegmentTrainingLib.datasets.scan_identity import HU_RANGE, scan_hash
 
 REPORT_FILE = "report.json"
 TABLE_FILE = "report.csv"
-HU_RANGE = (-1024, 3071)
+_SAVE_EVERY_SECONDS = 3.0
 PUBLIC_NAME = re.compile(
-    r"(series|labels)_\d{4,}|FLARE\w*_\d{4,5}|(liver|spleen|pancreas|hepaticvessel|colon|lung)_\d{1,3}|amos_\d{4}|s\d{4}|[Cc]ase_\d{5}|phantom\d{7}|case_[0-9a-f]{12}"
+    r"(series|labels)_\d{4,}|FLARE\w*_\d{4,5}|(liver|spleen|pancreas|hepaticvessel|colon|lung)_\d{1,3}|amos_\d{4}|s\d{4}|BDMAP_\d{8}|CT_\d{1,3}|3Dircadb1\.\d{1,2}|[Cc]ase_\d{5}|phantom\d{7}|case_[0-9a-f]{12}"
 )
 """Names that public data sets (FLARE, MSD, AMOS, TotalSegmentator, KiTS), the phantoms and this module gave: they
 tell of nobody. series_0001 and labels_0001 are what `dicom_export` left out.
@@ -58,6 +66,7 @@ class Settings:
         keep_names: keep all case names, patients and reasons as they are.
         unlabeled: take cases without labels too; their image is written alone.
         clip: bring values into the range of a CT's 12 bits, `HU_RANGE`.
+        patient_pattern: the regular expression that found the patients, the same in every run into one folder.
     """
 
     organs: tuple[Organ, ...]
@@ -65,11 +74,14 @@ class Settings:
     keep_names: bool = False
     unlabeled: bool = False
     clip: bool = True
+    patient_pattern: str | None = None
 
 
 @dataclass
 class Outcome:
-    """What became of a case: "taken", "present" (an earlier run took it) or "left out", and why."""
+    """What became of a case: "taken", "updated" (its earlier labels or image were replaced), "present" (an earlier run
+    took it) or "left out", and why.
+    """
 
     name: str
     source: str
@@ -116,32 +128,90 @@ class _Conversion:
             raise InputError(f"{output / REPORT_FILE} was not written by this program; choose another folder.")
         if report and report.get("label_values") != self.values:
             raise InputError(f"{output} holds cases with other organs or label values; choose another folder.")
+        pattern = report.get("patient_pattern")
+        if report and "patient_pattern" in report and pattern != settings.patient_pattern:
+            told = [
+                f"--patient-pattern {p}" if p else "no --patient-pattern" for p in (pattern, settings.patient_pattern)
+            ]
+            raise InputError(
+                f"{output} was prepared with {told[0]}, now with {told[1]}: whose scans are whose cannot be told. Give "
+                "the same one, or choose another folder."
+            )
+        self.patients: dict[str, str] = report.get("patients", {})
+        self.key: str = report.get("key") or secrets.token_hex(16)
+        self._saved = time.monotonic()
+        taken = {name for name in self._taken() if (output / (name + IMAGE_SUFFIX)).is_file()}
+        self.by_content = {facts.get("content_sha256"): name for name, facts in self.done.items() if name in taken}
+        self.by_scan = {self._scan_of(name): name for name in sorted(taken)}
+        self.met: set[str] = set()
 
     def run(self, cases: Sequence[Case], left_out: Sequence[LeftOut]) -> list[Outcome]:
         outcomes = [self._unusable(item) for item in left_out]
+        for outcome in outcomes:
+            self.say(_line(outcome))
+        earlier = self._taken()
         self._write_json(LABEL_MAP_FILE, {str(value): key for key, value in self.values.items()})
-        patients: dict[str, str] = {}
-        images = {facts["voxels_sha256"]: name for name, facts in self.done.items() if facts["result"] != "left out"}
-        for number, case in enumerate(cases, start=1):
-            outcome = self._convert(case, images)
-            outcomes.append(outcome)
-            if outcome.result != "left out":
-                patient = patients.setdefault(case.patient, case.patient if self.settings.keep_names else outcome.name)
-                self.quality[outcome.name]["patient"] = patient
-                if case.fixed_set:
-                    self.quality[outcome.name]["set"] = case.fixed_set
-            self.done[outcome.name] = {
-                "result": outcome.result,
-                "reason": self._public(outcome.reason, outcome, case),
-                "remarks": [self._public(warning, outcome, case) for warning in outcome.warnings],
-                **outcome.facts,
-            }
+        try:
+            for number, case in enumerate(cases, start=1):
+                outcome = self._convert(case)
+                outcomes.append(outcome)
+                self._note(outcome, case)
+                self.say(f"{_line(outcome)} [{number}/{len(cases)}]")
+        finally:
+            self._save(at_once=True)
+        self._write_table(outcomes)
+        gone = sorted(earlier - {outcome.name for outcome in outcomes})
+        if gone:
+            self.say(
+                f"{len(gone)} cases in {self.output} are of earlier runs and not in these data: {', '.join(gone[:5])}"
+                + (" ..." if len(gone) > 5 else "")
+            )
+        return outcomes
+
+    def _taken(self) -> set[str]:
+        """Names of the cases that earlier runs and this one wrote."""
+        return {name for name, facts in self.done.items() if facts["result"] != "left out"}
+
+    def _note(self, outcome: Outcome, case: Case) -> None:
+        """Keep what became of a case."""
+        if outcome.result != "left out":
+            entry = self.quality[outcome.name]
+            entry["patient"] = self._patient(case, outcome.name)
+            if case.fixed_set:
+                entry["set"] = case.fixed_set
+        elif self.done.get(outcome.name, {}).get("result", "left out") != "left out":
+            return  # what an earlier run took stands
+        self.done[outcome.name] = {
+            "result": outcome.result,
+            "reason": self._public(outcome.reason, outcome, case),
+            "remarks": [self._public(warning, outcome, case) for warning in outcome.warnings],
+            **outcome.facts,
+        }
+        self._save()
+
+    def _save(self, at_once: bool = False) -> None:
+        """Write the lists, now and then: with thousands of cases they are long."""
+        if at_once or time.monotonic() - self._saved > _SAVE_EVERY_SECONDS:
             # quality first: a case that the report calls done has its grades
             self._write_json(QUALITY_FILE, self.quality)
-            self._write_json(REPORT_FILE, {"label_values": self.values, "cases": self.done})
-            self.say(f"{number}/{len(cases)} {_line(outcome)}")
-        self._write_table(outcomes)
-        return outcomes
+            report = {
+                "label_values": self.values,
+                "patient_pattern": self.settings.patient_pattern,
+                "key": self.key,
+                "patients": self.patients,
+                "cases": self.done,
+            }
+            self._write_json(REPORT_FILE, report)
+            self._saved = time.monotonic()
+
+    def _patient(self, case: Case, name: str) -> str:
+        """The patient's name in this folder: that of the first of their cases, in whatever run it came."""
+        if self.settings.keep_names:
+            return case.patient
+        return self.patients.setdefault(self._anonymous("patient", case.patient), name)
+
+    def _anonymous(self, kind: str, text: str) -> str:
+        return hmac.new(self.key.encode(), f"{kind}\n{text}".encode(), "sha256").hexdigest()[:32]
 
     def _unusable(self, item: LeftOut) -> Outcome:
         digest = hashlib.sha256(item.name.encode()).hexdigest()
@@ -150,16 +220,29 @@ class _Conversion:
         self.done[name] = {"result": "left out", "reason": reason, "remarks": []}
         return Outcome(name, item.name, "left out", item.reason)
 
-    def _convert(self, case: Case, images: dict[str, str]) -> Outcome:
+    def _scan_of(self, name: str) -> str:
+        """The hash of an earlier case's scan."""
+        known = self.done[name].get("scan_sha256")
+        file = self.output / (name + IMAGE_SUFFIX)
+        if known or not file.is_file():
+            return known or name
+        self.done[name]["scan_sha256"] = scan_hash(read_volume(file)[0])
+        return self.done[name]["scan_sha256"]
+
+    def _convert(self, case: Case) -> Outcome:
         name = case.name
         try:
             content = case.content_hash()
+            source = name if self.settings.keep_names else self._anonymous("case", name)
             if not (self.settings.keep_names or PUBLIC_NAME.fullmatch(name)):
-                name = f"case_{content[:12]}"
+                name = self.by_content.get(content) or f"case_{content[:12]}"
             earlier = self.done.get(name, {})
             suffixes = (IMAGE_SUFFIX, LABELS_SUFFIX) if earlier.get("organs_ml") else (IMAGE_SUFFIX,)
             files = [self.output / (name + suffix) for suffix in suffixes]
             if earlier.get("content_sha256") == content and name in self.quality and all(f.is_file() for f in files):
+                if name in self.met:
+                    raise InputError(f"its image is that of {name}")
+                self.met.add(name)
                 facts = {key: value for key, value in earlier.items() if key not in ("result", "reason", "remarks")}
                 return Outcome(name, case.name, "present", "", facts, list(earlier.get("remarks", ())))
             if not self.settings.unlabeled and not case.labeled & set(self.values):
@@ -167,22 +250,43 @@ class _Conversion:
             volume, drawn, warnings = case.read()
             # which organs are labeled is known for certain only now
             labels = drawn if case.labeled & set(self.values) else None
-            voxels = hashlib.sha256(np.ascontiguousarray(volume.array)).hexdigest()
-            if images.setdefault(voxels, name) != name:
-                raise InputError(f"its image is that of {images[voxels]}")
+            scan = scan_hash(volume)
+            name, updated = self._name_for(name, scan, source)
             entry = self._grades(case, volume, labels)
             self._write_pair(name, volume, labels)
         except InputError as error:
             return Outcome(name, case.name, "left out", " ".join(str(error).split()))
         self.quality[name] = entry
+        self.met.add(name)
+        self.by_scan[scan] = name
         facts = {
             "content_sha256": content,
-            "voxels_sha256": voxels,
+            "scan_sha256": scan,
+            "source": source,
             "size": list(volume.array.shape[::-1]),
             "spacing_mm": [round(value, 4) for value in volume.spacing],
             "organs_ml": {key: item["volume_ml"] for key, item in entry.items() if "volume_ml" in item},
         }
-        return Outcome(name, case.name, "taken", "", facts, warnings)
+        return Outcome(name, case.name, "updated" if updated else "taken", "", facts, warnings)
+
+    def _name_for(self, name: str, scan: str, source: str) -> tuple[str, bool]:
+        """The name under which a case is written, and whether it replaces an earlier one of the same source.
+
+        Raises:
+            InputError: its scan is there already, of another source or of this run.
+        """
+        known = self.by_scan.get(scan)
+        if known is not None and known not in self.met and self.done[known].get("source") == source:
+            return known, (self.output / (known + IMAGE_SUFFIX)).is_file()
+        if known is not None and known != name:
+            when = "" if known in self.met else ", which an earlier run took from other data and which stays"
+            raise InputError(f"its image is that of {known}{when}")
+        if name in self._taken() and (self.output / (name + IMAGE_SUFFIX)).is_file() and known is None:
+            raise InputError(
+                f"another scan called {name} is there, from an earlier run: remove {name}{IMAGE_SUFFIX} and "
+                f"{name}{LABELS_SUFFIX} first, or choose another folder"
+            )
+        return name, False
 
     def _grades(self, case: Case, volume: Volume, labels: np.ndarray | None) -> dict[str, dict]:
         """The case's entry in quality.json."""
@@ -286,7 +390,7 @@ def write_nifti(path: Path, array: np.ndarray, volume: Volume) -> None:
 def _line(outcome: Outcome) -> str:
     name = outcome.source if outcome.source == outcome.name else f"{outcome.source} -> {outcome.name}"
     if outcome.result == "left out":
-        return f"{name} is left out: {outcome.reason}"
+        return f"{outcome.source} is left out: {outcome.reason}"
     size = " x ".join(str(count) for count in outcome.facts["size"])
-    volumes = ", ".join(f"{key} {volume:.0f} ml" for key, volume in outcome.facts["organs_ml"].items())
+    volumes = ", ".join(f"{key} {volume:.0f} mL" for key, volume in outcome.facts["organs_ml"].items())
     return f"{name} {outcome.result}: {size}; {volumes or 'no labels'}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,26 @@ class LabelMap:
         name: what messages call it.
         organs: (value, organ key) pairs; several values may belong to one organ (liver and tumor).
         others: values of known structures that are none of FlareSegment's organs. 0 is always background.
+        ignored: values that say "nobody looked here" (nnU-Net's ignore label).
+        source: where the meaning was read, for messages, such as "dataset.json".
+        conventional: whether nothing but the names of the files says that this table is meant, so that the label maps
+            themselves have to bear it out (`label_checks.check_convention`).
     """
 
     name: str
     organs: tuple[tuple[int, str], ...]
     others: frozenset[int] = frozenset()
+    ignored: frozenset[int] = frozenset()
+    source: str = field(default="", compare=False)
+    conventional: bool = field(default=False, compare=False)
+
+    def from_source(self, source: str, conventional: bool = False) -> LabelMap:
+        """The same table with where it was read."""
+        return replace(self, source=source, conventional=conventional)
+
+    def in_words(self) -> str:
+        """The table in one line: "1 liver, 2 right kidney"."""
+        return ", ".join(f"{value} {key.replace('_', ' ')}" for value, key in self.organs) or "no organ"
 
     @property
     def labeled(self) -> frozenset[str]:
@@ -58,6 +73,12 @@ class LabelMap:
             InputError: a value that the map does not explain.
         """
         unknown = self.unknown_values(labels)
+        if self.ignored & set(unknown):
+            values = ", ".join(str(value) for value in sorted(self.ignored & set(unknown)))
+            raise InputError(
+                f'it holds voxels to be ignored (value {values}, "ignore" in {self.source or self.name}), which would '
+                "count as background"
+            )
         if unknown:
             shown = ", ".join(str(value) for value in unknown[:6]) + (", ..." if len(unknown) > 6 else "")
             raise InputError(f"label value {shown} is not in the label map '{self.name}'; explain it with --label-map")
@@ -155,8 +176,8 @@ def label_map_of_names(name: str, names: Mapping[str, object]) -> LabelMap:
 
     names: {"1": "liver"} (Medical Segmentation Decathlon, nnU-Net version 1) or {"liver": 1}, {"liver": [1, 2]}
         (nnU-Net version 2, whose regions may overlap: an organ keeps its values). A tumor belongs to the organ in its
-        name, or to the only organ there is. A structure called "ignore" stays unexplained, so cases that hold it are
-        left out.
+        name, or to the only organ there is. A structure called "ignore" is no background: cases that hold it are left
+        out.
 
     Raises:
         InputError: the list has another form, a value is no whole number above 0, or one value has two organs.
@@ -177,8 +198,12 @@ def label_map_of_names(name: str, names: Mapping[str, object]) -> LabelMap:
     direct = {organ for meaning, _ in meanings if (organ := organ_of_name(meaning))}
     organs: dict[int, str] = {}
     others: set[int] = set()
+    ignored: set[int] = set()
     for meaning, values in meanings:
-        if meaning.lower() in ("background", "ignore"):
+        if meaning.strip().lower() == "ignore":
+            ignored.update(values)
+            continue
+        if meaning.strip().lower() in ("background", "clear label"):
             continue
         if min(values, default=1) < 1:
             raise InputError(f"{name}: {meaning!r} has the value {min(values)}; values of structures are 1 and above.")
@@ -188,7 +213,9 @@ def label_map_of_names(name: str, names: Mapping[str, object]) -> LabelMap:
                 others.add(value)
             elif organs.setdefault(value, organ) != organ:
                 raise InputError(f"{name}: value {value} means both {organs[value]} and {organ}.")
-    return LabelMap(name, tuple(sorted(organs.items())), frozenset(others - set(organs)))
+    return LabelMap(
+        name, tuple(sorted(organs.items())), frozenset(others - set(organs)), frozenset(ignored), source=name
+    )
 
 
 def _organ_of_tumor(meaning: str, organs: set[str]) -> str | None:
@@ -208,7 +235,7 @@ def parse_label_map(text: str) -> LabelMap:
         InputError: none of these, an unknown organ, or a file that cannot be read.
     """
     if text in LABEL_MAPS:
-        return LABEL_MAPS[text]
+        return LABEL_MAPS[text].from_source(f"--label-map {text}")
     if "=" in text and not Path(text).is_file():
         names: dict[str, object] = {}
         for part in text.split(","):
@@ -216,13 +243,13 @@ def parse_label_map(text: str) -> LabelMap:
             if value in names:
                 raise InputError(f"--label-map {text}: value {value} is explained twice.")
             names[value] = meaning
-        return _users_map("--label-map", names)
+        return _users_map("--label-map", names).from_source(f"--label-map {text}")
     file = Path(text)
     if not file.is_file():
         raise InputError(
             f"--label-map {text}: neither a file, nor a map as 1=liver,2=spleen, nor one of {', '.join(LABEL_MAPS)}."
         )
-    return read_label_map(file)
+    return read_label_map(file).from_source(f"--label-map {text}")
 
 
 def read_label_map(file: Path) -> LabelMap:

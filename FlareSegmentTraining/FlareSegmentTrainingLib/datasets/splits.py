@@ -19,6 +19,8 @@ from FlareSegmentTrainingLib.datasets.cases import Case
 
 SPLIT_FILE = "split.json"
 DEFAULT_TRAINING_FRACTION = 0.9
+FIXED_BY_DATA = "fixed by the data set"
+"""How a split was chosen where the data set's own parts chose it."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def split_cases(
         if not training:
             raise InputError("All cases are validation cases of their data set; name training cases too.")
         check_apart(training, validation)
-        return _split(training, validation, "fixed by the data set")
+        return _split(training, validation, FIXED_BY_DATA)
     dealt = [case for case in cases if case.fixed_set != "train"] or list(cases)
     patients = sorted({case.patient for case in dealt}, key=lambda patient: (_rank(seed, patient), patient))
     if len(patients) < 2:

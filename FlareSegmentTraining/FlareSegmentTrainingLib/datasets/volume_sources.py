@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.files.image_io import file_type, read_labels, read_volume
+from FlareSegmentLib.files.file_headers import file_type
+from FlareSegmentLib.files.image_io import read_labels, read_volume
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.datasets.dataset_layouts import volume_stem

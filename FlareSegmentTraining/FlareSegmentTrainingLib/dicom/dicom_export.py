@@ -14,7 +14,7 @@ import os
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +22,16 @@ import numpy as np
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.dicom_folder import DicomSeries, find_series, quiet_pydicom, read_series
 from FlareSegmentLib.files.dicom_segmentation import describe_segments, read_dicom_segmentation, referenced_series
-from FlareSegmentLib.files.image_io import check_is_ct
+from FlareSegmentLib.files.image_io import checked_ct
+from FlareSegmentLib.files.straight_series import straight
 from FlareSegmentLib.organs import FLARE22_ORGANS, Organ, organ_by_key
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.archives import sha256
 from FlareSegmentTrainingLib.datasets.cases import Case
 from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut
+from FlareSegmentTrainingLib.datasets.label_checks import doubts_of_labels
 from FlareSegmentTrainingLib.datasets.organ_names import organ_of_name
-from FlareSegmentTrainingLib.dicom.dicom_series import require_pydicom, straight
+from FlareSegmentTrainingLib.dicom.dicom_series import require_pydicom
 from FlareSegmentTrainingLib.dicom.structure_sets import read_structure_set, structure_organs, structure_set_series
 
 MINIMUM_SLICES = 16
@@ -77,7 +79,9 @@ class DicomCase(Case):
             InputError: the series cannot be read, is no CT, or has no usable labels though they are needed.
         """
         series = read_series(self.series, "The series")
-        remarks = [*series.warnings, *check_is_ct(series.volume)]
+        measured, said = checked_ct(series.volume)
+        series = replace(series, volume=measured)
+        remarks = [*series.warnings, *said]
         labels = np.zeros(series.volume.array.shape, np.uint8)
         taken: set[str] = set()
         for item in self.label_objects:
@@ -100,7 +104,8 @@ class DicomCase(Case):
         volume, marked, done = straight(series, labels)
         if done:
             remarks.append(f"{done}; values were interpolated")
-        return volume, marked if marked is not None else labels, remarks
+        final = marked if marked is not None else labels
+        return volume, final, [*remarks, *doubts_of_labels(volume, final)]
 
     def content_hash(self) -> str:
         """SHA-256 over the series' and the label objects' files. Raises InputError."""

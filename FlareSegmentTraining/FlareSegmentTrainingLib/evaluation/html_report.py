@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from FlareSegmentLib.organs import Organ, organ_by_key
+from FlareSegmentLib.organs import Organ, organ_by_key, picture_color
 from FlareSegmentTrainingLib.evaluation.comparison import CONFIDENCE, FEWEST_CASES, RESAMPLES
 from FlareSegmentTrainingLib.evaluation.measurements import (
     ABSENT,
@@ -21,10 +21,10 @@ from FlareSegmentTrainingLib.evaluation.measurements import (
     MISSED,
     NOT_LABELED,
     PICTURES,
-    TRAINED,
     file_name,
     mean_dice,
 )
+from FlareSegmentTrainingLib.evaluation.roles import TRAINED
 from FlareSegmentTrainingLib.training.run_folder import save_whole
 
 REPORT_FILE = "report.html"
@@ -440,7 +440,7 @@ def _table(head: str, rows: Sequence[str]) -> str:
 
 
 def _organ_cell(organ: Organ, rows: int = 1) -> str:
-    color = ",".join(str(value) for value in organ.color)
+    color = ",".join(str(value) for value in picture_color(organ))
     span = f' rowspan="{rows}" style="vertical-align:top"' if rows > 1 else ""
     return f'<th{span}><span class="dot" style="background:rgb({color})"></span>{organ.name}</th>'
 

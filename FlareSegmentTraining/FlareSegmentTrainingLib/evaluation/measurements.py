@@ -25,24 +25,27 @@ import numpy as np
 
 import FlareSegmentLib
 from FlareSegmentLib.errors import FlareSegmentError, InputError
-from FlareSegmentLib.files.image_io import read_labels, write_labels
+from FlareSegmentLib.files.image_io import write_labels
 from FlareSegmentLib.measures import metrics
 from FlareSegmentLib.organs import FLARE22_ORGANS, Organ
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.archives import sha256
 from FlareSegmentTrainingLib.datasets.cases import Case, cases_of_pairs
-from FlareSegmentTrainingLib.datasets.dataset_layouts import (
-    LABEL_MAP_FILE,
-    Found,
-    LeftOut,
-    Pair,
-    case_key,
-    read_quality,
-    volume_files,
-    with_label_map,
+from FlareSegmentTrainingLib.datasets.dataset_layouts import LABEL_MAP_FILE, Found, LeftOut, Pair, read_quality
+from FlareSegmentTrainingLib.datasets.label_files import read_case_labels, read_labels_alone
+from FlareSegmentTrainingLib.datasets.label_maps import LabelMap
+from FlareSegmentTrainingLib.datasets.scan_identity import scan_hash
+from FlareSegmentTrainingLib.evaluation.label_folders import LabelFolder
+from FlareSegmentTrainingLib.evaluation.roles import (
+    NEW,
+    SAME_PATIENT,
+    TRAINED,
+    made_with,
+    roles_of_cases,
 )
-from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS, LabelMap
-from FlareSegmentTrainingLib.datasets.splits import SPLIT_FILE, read_split
+from FlareSegmentTrainingLib.evaluation.roles import (
+    VALIDATED as VALIDATED,  # those who read `Evaluation.roles` need all
+)
 from FlareSegmentTrainingLib.training.run_folder import save_whole
 
 if TYPE_CHECKING:
@@ -64,10 +67,6 @@ FALSE_POSITIVE = "false positive"
 ABSENT = "absent"
 NOT_LABELED = "not labeled"
 
-TRAINED = "trained on"
-VALIDATED = "validated on"
-NEW = "new"
-
 _AIR_HU = -1024
 
 
@@ -83,7 +82,7 @@ class Prediction:
 
 
 class Predictor(Protocol):
-    """What gives the labels that are measured.
+    """What gives the labels that are measured. One that knows the scans it was made with has them in `made_with` too.
 
     Attributes:
         kind: "model" or "label maps".
@@ -131,6 +130,7 @@ class ModelPredictor:
         files = [folder / name for name in (DESCRIPTION_FILE, WEIGHTS_FILE)]
         self.identity = _digest([sha256(file) if file.is_file() else "" for file in files])
         self._roles = roles_of_cases(folder, description.facts)
+        self.made_with = made_with(folder, description.facts)
         self._segmenter: Segmenter | None = None
 
     def identity_of(self, case: str) -> str:
@@ -150,10 +150,12 @@ class ModelPredictor:
 
 
 class FolderPredictor:
-    """A folder of label maps, one for each case: <case>_labels.nii.gz, <case>.nii.gz or the like.
+    """A folder of label maps, one for each case: <case>_labels.nii.gz, <case>.nii.gz or the like, also what `segment`
+    wrote for <case>_ct.
 
     Args:
-        label_map: what their values mean; by default what labels.json in the folder says, or FlareSegment's own four.
+        label_map: what their values mean; by default what names in the files, labels.json, dataset.json or a table of
+            classes in the folder say, or FlareSegment's own four.
 
     Raises InputError where the folder holds no label map.
     """
@@ -163,89 +165,38 @@ class FolderPredictor:
     def __init__(self, folder: Path, label_map: LabelMap | None = None) -> None:
         if not folder.is_dir():
             raise InputError(f"{folder} is no folder; name the folder of the predicted label maps.")
-        self._files = _label_files(folder)
-        self._label_map = label_map or _label_map_of(folder)
+        self.folder = LabelFolder(folder, label_map, "--prediction-label-map")
+        self._label_map = self.folder.label_map
         self.name = folder.resolve().name
         # Not the files' content: each has its own key, and label maps may be added between two runs.
         self.identity = _digest([str(folder.resolve()), self._label_map.organs])
-        self.organs = self._label_map.labeled
+        self.organs = frozenset().union(*(self._meaning(file).labeled for file in self.folder.files.values()))
+
+    def _meaning(self, file: Path) -> LabelMap:
+        try:
+            return self.folder.meaning(file)
+        except InputError:
+            return self._label_map  # what is wrong is said of the case
 
     def identity_of(self, case: str) -> str:
-        return _digest([sha256(self._file(case)), self._label_map.organs])
+        file = self._file(case)
+        return _digest([sha256(file), self.folder.meaning(file).organs])
 
     def role_of(self, case: str) -> str | None:
         return None
 
     def predict(self, case: str, volume: Volume) -> Prediction:
+        file = self._file(case)
         try:
-            return Prediction(read_labels_on(self._file(case), volume, self._label_map))
+            return Prediction(*read_case_labels(file, self.folder.meaning(file), volume, file))
         except InputError as error:
             raise InputError(f"its prediction: {error}".replace(" --label-map", " --prediction-label-map")) from error
 
     def _file(self, case: str) -> Path:
-        file = self._files.get(case) or self._files.get(case_key(case))
-        if file is None:
+        stem = self.folder.stem_of(case)
+        if stem is None:
             raise InputError(f"no prediction is called {case}")
-        return file
-
-
-def roles_of_cases(model: Path, facts: Mapping[str, object]) -> dict[str, str] | None:
-    """Which cases, by their names, a model was trained on and which it was chosen with: {case: TRAINED or VALIDATED}.
-
-    Models that a training leaves tell only how many there were, for names may tell of a person: those are in the
-    split.json of its run, while the model lies there.
-
-    Args:
-        model: the model's folder.
-        facts: what its model.json tells.
-
-    Returns:
-        None where neither says it.
-    """
-    training, validation = facts.get("training_cases"), facts.get("validation_cases")
-    if not isinstance(training, list):
-        try:
-            split = read_split(model.resolve().parent / SPLIT_FILE)
-        except InputError:
-            return None
-        training, validation = list(split.training), list(split.validation)
-    roles = {str(case): VALIDATED for case in validation} if isinstance(validation, list) else {}
-    return roles | {str(case): TRAINED for case in training}
-
-
-def read_labels_on(path: Path, volume: Volume, label_map: LabelMap) -> np.ndarray:
-    """Labels in FlareSegment's values on a volume's grid, uint8 (z, y, x).
-
-    The place may differ by a tenth of the smallest voxel side: programs round headers differently.
-
-    Raises:
-        InputError: the file cannot be read, lies on another grid, or has values that the map does not explain.
-    """
-    found = read_labels(path)
-    if not found.same_grid(volume, tolerance_mm=0.1 * min(volume.spacing)):
-        found = read_labels(path, like=volume)
-    return label_map.apply(found.array)
-
-
-def _label_files(folder: Path) -> dict[str, Path]:
-    """Label maps of a folder by the name of their case; CTs beside them (<case>_ct) are passed over. Raises InputError
-    where there is none.
-    """
-    files = {stem: file for stem, file in volume_files(folder).items() if not stem.endswith("_ct")}
-    named = {case_key(stem): file for stem, file in files.items()}
-    if not files:
-        raise InputError(f"{folder} holds no label map (.nii.gz, .nrrd, .mha).")
-    if len(named) < len(files):  # names that only differ in what would be taken off
-        named = files
-    return named
-
-
-def _label_map_of(folder: Path) -> LabelMap:
-    """What labels.json in the folder or above it says, else FlareSegment's own values of four organs."""
-    pair = Pair(folder.name, folder, folder)
-    found = with_label_map(Found("labels", (pair,)), LABEL_MAPS["flaresegment"], folder).pairs[0].label_map
-    assert found is not None
-    return found
+        return self.folder.files[stem]
 
 
 # References ---------------------------------------------------------------------------------------
@@ -257,21 +208,21 @@ class LabelsOnlyCase(Case):
     def read(self) -> tuple[Volume, np.ndarray, list[str]]:
         """As `Case.read`, with a volume of air in the CT's place."""
         assert self.labels is not None
-        found = read_labels(self.labels)
-        labels = self.label_map.apply(found.array)
-        return found.with_array(np.full(labels.shape, _AIR_HU, np.int16)), labels, []
+        found = read_labels_alone(self.labels, self.label_map)
+        return found.with_array(np.full(found.array.shape, _AIR_HU, np.int16)), found.array, []
 
 
 def find_references(
     folder: Path, label_map: LabelMap | None, left_out: Callable[[LeftOut], None]
 ) -> list[LabelsOnlyCase]:
-    """The label maps of a folder as cases without CT; grades come from its quality.json, the values' meaning from its
-    labels.json. Raises InputError where it holds none.
+    """The label maps of a folder as cases without CT; grades come from its quality.json, the values' meaning from the
+    files, labels.json, dataset.json or a table of classes. Raises InputError where it holds none.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; name the folder of the reference label maps.")
-    files, quality, meaning = _label_files(folder), read_quality(folder), _label_map_of(folder)
-    pairs = [Pair(name, file, file, meaning, grades=quality.get(name, {})) for name, file in sorted(files.items())]
+    quality, found = read_quality(folder), LabelFolder(folder, label_map)
+    files = sorted(found.named().items())
+    pairs = [Pair(name, file, file, found.label_map, grades=quality.get(name, {})) for name, file in files]
     cases = cases_of_pairs(Found("labels", tuple(pairs)), str(folder), label_map, left_out)
     plain = [{item.name: getattr(case, item.name) for item in fields(case)} for case in cases]
     return [LabelsOnlyCase(**{**values, "image": None}) for values in plain]
@@ -401,7 +352,7 @@ class Evaluation:
         cases: case name -> record: "organs" (see `measure`), "size", "spacing_mm", "reference_sha256", "warnings",
             "pictures", "prediction" (file below the output folder).
         left_out: cases that could not be measured.
-        roles: case name -> TRAINED, VALIDATED or NEW, where the predictor knows it.
+        roles: case name -> TRAINED, VALIDATED, SAME_PATIENT or NEW, where the predictor knows it.
         reused: how many cases an earlier run had measured.
     """
 
@@ -430,7 +381,8 @@ class Evaluation:
 
     def _summary_without_trained(self) -> dict | None:
         """The summary of the cases that were not trained on, where some were and some were not."""
-        others = {name: record for name, record in self.cases.items() if self.roles.get(name) != TRAINED}
+        known = (TRAINED, SAME_PATIENT)
+        others = {name: record for name, record in self.cases.items() if self.roles.get(name) not in known}
         return summarize(others, self.organs) if 0 < len(others) < len(self.cases) else None
 
 
@@ -476,6 +428,7 @@ def evaluate_cases(
     """
     _claim(output, predictor)
     evaluation = Evaluation(predictor.kind, predictor.name, predictor.identity, organs, {}, list(left_out))
+    scans: dict[str, str] = {}
     for number, case in enumerate(cases, start=1):
         try:
             record, reused = _evaluate_case(case, predictor, organs, output, draw)
@@ -485,8 +438,14 @@ def evaluate_cases(
             continue
         except MemoryError as error:
             raise FlareSegmentError(f"{case.name}: {error or 'memory ran out'}; the same command goes on.") from error
+        scan = record["scan_sha256"]
+        if scan is not None and scans.setdefault(scan, case.name) != case.name:
+            evaluation.left_out.append(LeftOut(case.name, f"its image is that of {scans[scan]}"))
+            say(f"[{number}/{len(cases)}] {evaluation.left_out[-1]}")
+            continue
         evaluation.cases[case.name] = record
-        role = predictor.role_of(case.name)
+        known = getattr(predictor, "made_with", None) if scan is not None else None
+        role = known.role_of(scan, case.patient) if known else predictor.role_of(case.name)
         if role is not None:
             evaluation.roles[case.name] = role
         evaluation.reused += reused
@@ -567,6 +526,7 @@ def _evaluate_case(
             sorted(case.labeled),
             [organ.key for organ in organs],
             draw is not None,
+            "scan",
         ]
     )
     file = output / RECORDS / f"{name}.json"
@@ -595,6 +555,7 @@ def _evaluate_case(
         "size": list(volume.array.shape[::-1]),
         "spacing_mm": [round(step, 4) for step in volume.spacing],
         "has_ct": not isinstance(case, LabelsOnlyCase),
+        "scan_sha256": None if isinstance(case, LabelsOnlyCase) else scan_hash(volume),
         "reference_sha256": reference_hash,
         "warnings": list(dict.fromkeys(texts)),
         "pictures": pictures,

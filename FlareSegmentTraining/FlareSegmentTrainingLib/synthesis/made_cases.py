@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,23 +84,37 @@ def deformed_cases(
     seed: int,
     spacing_mm: float,
     done: Path | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+    left_out: Callable[[str], None] = lambda reason: None,
 ) -> Iterator[SyntheticCase]:
     """Yield labeled CTs deformed onto the organs of label maps without images.
 
     Organs of the CT that are ignored or reach its border do not guide the registration, but move along.
+
+    Args:
+        tell: called with a line before each case is begun.
+        left_out: called with the reason where one cannot be made: fewer than two organs guide it.
+
+    Raises:
+        InputError: there is no CT.
     """
+    if not cases:
+        raise InputError("There is no labeled CT for training among the data to deform.")
     for number, generator, shape_file in _numbered(shapes, count, seed):
         case = cases[int(generator.integers(len(cases)))]
         name = f"{case.name}-{_stem(shape_file)}-{number:03d}"
         if _is_there(done, name):
             continue
+        tell(f"[{number + 1}/{count}] {name}: bending {case.name} onto {shape_file.name}")
         volume, labels, _ = case.read()
         volume, order = volume.to_lps_view()
         marked = volume.with_array(order.apply(labels))
         image, truth = _isotropic(volume, spacing_mm, AIR_HU), _isotropic(marked, spacing_mm)
         guides = [organ.label for organ in ORGANS if case.weights.get(organ.key) == 1.0 and _inside(truth, organ.label)]
-        coordinates = _carried(_isotropic(marked, REGISTRATION_MM), _shape(shape_file, label_map), guides)
+        shape = _shape(shape_file, label_map)
+        coordinates = _carried(_isotropic(marked, REGISTRATION_MM), shape, guides)
         if coordinates is None:
+            left_out(f"{name}: {_why_not(case, truth, guides, shape_file, shape)}")
             continue
         ct, moved = deform(
             torch.from_numpy(image.astype(np.float32)),
@@ -118,6 +132,18 @@ def deformed_cases(
             grades,
             case.patient,
         )
+
+
+def _why_not(case: Case, truth: np.ndarray, guides: Sequence[int], shape_file: Path, shape: np.ndarray) -> str:
+    """Why fewer than two organs guide a deformation."""
+    there = [organ for organ in ORGANS if (truth == organ.label).any()]
+    usable = ", ".join(organ.name.lower() for organ in there if organ.label in guides) or "none"
+    cut = ", ".join(organ.name.lower() for organ in there if not _inside(truth, organ.label))
+    drawn = ", ".join(organ.name.lower() for organ in ORGANS if (shape == organ.label).any()) or "none"
+    return (
+        "two organs must be whole and trusted in the CT and drawn in the label map; "
+        f"{case.name} has {usable}{f' (cut by its edge: {cut})' if cut else ''}, {shape_file.name} has {drawn}"
+    )
 
 
 def drawn_cases(

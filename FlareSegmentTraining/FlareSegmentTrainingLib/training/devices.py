@@ -8,6 +8,7 @@ import sys
 import torch
 
 from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.inference.compute_devices import told_fast_bfloat16
 
 COMPILE_FROM_STEPS = 1500
 """Compiling costs about a minute and a half of a run on a CPU; shorter runs do not earn it back."""
@@ -47,7 +48,7 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
+        return "bf16" if device.type == "cpu" and told_fast_bfloat16() else "fp32"
     if name == "fp16" and device.type != "cuda":
         raise InputError("Precision fp16 needs a CUDA device; use --set precision=bf16 or fp32.")
     return name
@@ -63,9 +64,3 @@ def choose_compiled(wanted: bool | None, device: torch.device, steps: int | None
         return wanted
     compilers = ("cl",) if sys.platform == "win32" else ("g++", "clang++")
     return device.type == "cpu" and (steps or 0) >= COMPILE_FROM_STEPS and any(shutil.which(name) for name in compilers)
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether bf16 is computed by the CPU and not emulated (measured: emulated it is 4 times slower than fp32)."""
-    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # PyTorch 2.2 cannot answer
-    return any(getattr(torch.cpu, question, bool)() for question in questions)

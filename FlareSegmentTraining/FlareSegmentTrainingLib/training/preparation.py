@@ -27,10 +27,15 @@ from FlareSegmentLib.organs import organ_by_key
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import Case
 from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut
+from FlareSegmentTrainingLib.datasets.scan_identity import scan_hash
 
 _LEAST_IN_SLAB_ML = 10.0
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2
 """Part of the cache's keys; raise it with every change of what `prepare_case` computes."""
+
+
+class NoCaseLeft(InputError):
+    """None of the cases can be used."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class PreparedCase:
         organ_voxels: one (n, 3) array of (z, y, x) voxels for each organ present.
         sampling_weight: how often the case is drawn, relative to the others of its location.
         location: number of the data location it comes from.
+        scan: what identifies its scan, see `scan_identity.scan_hash`.
+        warnings: what is odd about the case, for the user.
     """
 
     name: str
@@ -56,16 +63,20 @@ class PreparedCase:
     organ_voxels: list[np.ndarray]
     sampling_weight: float
     location: int = 0
+    scan: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Arrays:
-    """What is kept in the cache: image float32, labels uint8, voxels int16 (n, 3) by label."""
+    """What is kept in the cache: image float32, labels uint8, voxels int16 (n, 3) by label; scan and warnings."""
 
     image: np.ndarray
     labels: np.ndarray
     voxels: dict[int, np.ndarray]
     spacing_mm: tuple[float, float, float]
+    scan: str
+    warnings: tuple[str, ...]
 
 
 def prepare_case(
@@ -103,6 +114,8 @@ def prepare_case(
         list(arrays.voxels.values()),
         sampling_weight=0.25 + present / len(organs),
         location=case.location,
+        scan=arrays.scan,
+        warnings=arrays.warnings,
     )
 
 
@@ -113,15 +126,18 @@ def prepare_cases(
     organs: Sequence[str],
     cache: Path | None = None,
     left_out: Callable[[LeftOut], None] | None = None,
+    before_each: Callable[[], None] = lambda: None,
 ) -> list[PreparedCase]:
     """Prepare cases; one that cannot be used, or in which none of the organs is labeled, is told to `left_out` and
-    skipped.
+    skipped. What `before_each` raises ends the work.
 
     Raises:
-        InputError: no case is left; or, without `left_out`, a case cannot be used.
+        NoCaseLeft: no case is left.
+        InputError: without `left_out`: a case cannot be used.
     """
     prepared = []
     for case in cases:
+        before_each()
         try:
             if not case.labeled & set(organs):
                 raise InputError(f"none of {', '.join(organs)} is labeled in it")
@@ -131,7 +147,7 @@ def prepare_cases(
                 raise InputError(f"Case {case.name}: {error}") from error
             left_out(LeftOut(case.name, str(error)))
     if cases and not prepared:
-        raise InputError("None of the cases can be used.")
+        raise NoCaseLeft("None of the cases can be used.")
     return prepared
 
 
@@ -161,7 +177,7 @@ def slabs_of(case: PreparedCase, height_mm: float) -> list[PreparedCase]:
 
 
 def _resampled(case: Case, stage: Stage, intensity: Intensity, organs: Sequence[str]) -> _Arrays:
-    volume, labels, _ = case.read()
+    volume, labels, warnings = case.read()
     image, order = volume.to_lps_view()
     truth = order.apply(labels)
     box = body_box(image.array, intensity) if stage.region == "body" else tuple(slice(0, n) for n in image.array.shape)
@@ -175,7 +191,9 @@ def _resampled(case: Case, stage: Stage, intensity: Intensity, organs: Sequence[
         np.maximum(best, share, out=best)
     voxels = {index: np.argwhere(result == index).astype(np.int16) for index in range(1, len(organs) + 1)}
     x, y, z = (axis.step * mm for axis, mm in zip(grid[::-1], image.spacing))
-    return _Arrays(window(resampled, intensity), result, {k: v for k, v in voxels.items() if len(v)}, (x, y, z))
+    present = {label: places for label, places in voxels.items() if len(places)}
+    spacing = (x, y, z)
+    return _Arrays(window(resampled, intensity), result, present, spacing, scan_hash(volume), tuple(warnings))
 
 
 def _grid(box: Sequence[slice], image: Volume, stage: Stage) -> tuple[AxisGrid, AxisGrid, AxisGrid]:
@@ -221,7 +239,12 @@ def _save(place: Path, arrays: _Arrays) -> None:
         np.save(private / "labels.npy", arrays.labels)
         for label, voxels in arrays.voxels.items():
             np.save(private / f"voxels_{label}.npy", voxels)
-        facts = {"labels": sorted(arrays.voxels), "spacing_mm": arrays.spacing_mm}
+        facts = {
+            "labels": sorted(arrays.voxels),
+            "spacing_mm": arrays.spacing_mm,
+            "scan": arrays.scan,
+            "warnings": arrays.warnings,
+        }
         (private / "case.json").write_text(json.dumps(facts), encoding="utf-8")
         if place.exists() and _load(place) is None:
             shutil.rmtree(place, ignore_errors=True)
@@ -243,6 +266,6 @@ def _load(place: Path) -> _Arrays | None:
         if image.dtype != np.float32 or labels.dtype != np.uint8 or image.shape != labels.shape:
             return None
         x, y, z = (float(value) for value in facts["spacing_mm"])
-        return _Arrays(image, labels, arrays, (x, y, z))
+        return _Arrays(image, labels, arrays, (x, y, z), str(facts["scan"]), tuple(map(str, facts["warnings"])))
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None

@@ -10,10 +10,21 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from FlareSegmentLib.organs import organ_by_key
+from FlareSegmentLib.organs import organ_by_key, picture_color
 from FlareSegmentTrainingLib.training.run_folder import CURVES_FILE, LOG_FILE, VALIDATION_FILE, RunFolder, save_whole
 
-COLUMNS = ("stage", "epoch", "step", "loss", "learning_rate", "seconds_per_step", "loader_wait", "accuracy", "dice")
+COLUMNS = (
+    "stage",
+    "epoch",
+    "step",
+    "loss",
+    "learning_rate",
+    "seconds_per_step",
+    "loader_wait",
+    "accuracy",
+    "dice",
+    "false_positive_ml",
+)
 DICE = "dice_"
 
 
@@ -75,7 +86,7 @@ def draw_curves(folder: RunFolder, history: Sequence[dict], organs: Sequence[str
     evaluated = [(epoch, row) for epoch, row in zip(epochs, history) if DICE + organs[0] in row]
     for key in organs:
         organ = organ_by_key(key)
-        color = tuple(value / 255 for value in organ.color)
+        color = tuple(value / 255 for value in picture_color(organ))
         style = "--" if organ.modifier_meaning == "Left" else "-"
         values = [row[DICE + key] for _, row in evaluated]
         dice.plot([epoch for epoch, _ in evaluated], values, style, color=color, label=organ.name, marker=".")

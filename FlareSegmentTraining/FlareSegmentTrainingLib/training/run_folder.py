@@ -2,6 +2,7 @@
 
 ``config.json``      the whole configuration, the data, and what was chosen on this machine (device, precision)
 ``split.json``       which cases train and which validate
+``cases.json``       the content of these cases, by which they are known again wherever they lie
 ``log.csv``          one row for each epoch; ``curves.png`` draws it, ``tensorboard/`` holds it for TensorBoard
 ``validation.csv``   Dice of each validation case and organ of the best model
 ``best/``, ``last/`` models (model.json, weights.pt), which `segment.py --model` takes
@@ -36,6 +37,7 @@ PROGRESS_FILE = "progress.json"
 STOP_FILE = "stop"
 OUTPUT_FILE = "output.txt"
 BEATS_EVERY_SECONDS = 2.0
+FRESH_REQUEST_SECONDS = 30.0
 DEAD_AFTER_SECONDS = 30.0
 """A run whose progress file is older is not running any more, where its process cannot be asked."""
 
@@ -57,8 +59,14 @@ class RunFolder:
         self.progress_file = self.path / PROGRESS_FILE
 
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether a run was configured here."""
         return (self.path / CONFIGURATION_FILE).is_file()
+
+    def began(self) -> bool:
+        """Whether there is a run to continue: one that ended by an error before its first checkpoint is none, and
+        leaves the folder free for another attempt.
+        """
+        return self.exists() and (self.state_file.is_file() or self.progress().get("state") not in ("failed", "lost"))
 
     def write_json(self, name: str, content: dict) -> None:
         """Write a JSON file of the folder. Raises FlareSegmentError when the disk does not take it."""
@@ -116,8 +124,14 @@ class RunFolder:
         return self.progress().get("state") == "running"
 
     def request_stop(self) -> None:
-        """Ask the process that trains here to save and end."""
+        """Ask the process that trains here, or is just starting to, to save and end."""
         self.stop_file.touch()
+
+    def forget_old_stop(self) -> None:
+        """Remove a request that no process has obeyed any more; one of the last seconds is meant for who starts now."""
+        with contextlib.suppress(OSError):
+            if time.time() - self.stop_file.stat().st_mtime > FRESH_REQUEST_SECONDS:
+                self.stop_file.unlink()
 
 
 class ProgressReporter:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -38,12 +38,15 @@ class Scores:
     """How the averaged network does on the validation cases, on the stage's own grid.
 
     Attributes:
-        dice: case name -> organ key -> Dice, nan where the organ was not labeled or neither side has it.
+        dice: case name -> organ key -> Dice, nan where the organ was not labeled or is not there, as in
+            `evaluation.measurements`: without truth there is no figure.
         accuracy: fraction of voxels labeled right.
+        false_positive_ml: case name -> organ key -> volume that was found of an organ that is labeled and not there.
     """
 
     dice: dict[str, dict[str, float]]
     accuracy: float
+    false_positive_ml: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def organ_means(self) -> dict[str, float]:
         """Return the mean over the cases of each organ; nan where no case has it."""
@@ -53,6 +56,10 @@ class Scores:
     def mean(self) -> float:
         """Return the mean over organs and cases; nan without any."""
         return _mean([value for case in self.dice.values() for value in case.values()])
+
+    def false_ml(self) -> float:
+        """Return the volume of organs that are not there, over all cases."""
+        return sum(value for case in self.false_positive_ml.values() for value in case.values())
 
 
 def check_stage(settings: StageSettings, first_weights: dict[str, torch.Tensor] | None = None) -> None:
@@ -279,14 +286,16 @@ class StageTrainer:
         network = build_network(self.settings.stage.network)
         network.load_state_dict(self._average.state_dict())
         _place(network.fold_normalization(), self._device)
-        # Dice of each organ, then right and all voxels; each process fills the rows of its own cases.
-        table = torch.zeros(len(cases), len(self.organs) + 2, dtype=torch.float64)
+        # Dice and false volume of each organ, right and all voxels; each process fills the rows of its own cases.
+        count = len(self.organs)
+        table = torch.zeros(len(cases), 2 * count + 2, dtype=torch.float64)
         for number in range(self._group.rank, len(cases), self._group.size):
             table[number] = self._score(network, cases[number])
         table = self._group.total(table.to(self._device) if self._device.type == "cuda" else table).cpu()
-        dice = {case.name: dict(zip(self.organs, row[:-2])) for case, row in zip(cases, table.tolist())}
+        dice = {case.name: dict(zip(self.organs, row[:count])) for case, row in zip(cases, table.tolist())}
+        false = {case.name: dict(zip(self.organs, row[count:-2])) for case, row in zip(cases, table.tolist())}
         right, voxels = table[:, -2:].sum(dim=0).tolist() if len(cases) else (0.0, 0.0)
-        return Scores(dice, right / voxels if voxels else math.nan)
+        return Scores(dice, right / voxels if voxels else math.nan, false)
 
     def _score(self, network: Network, case: PreparedCase) -> torch.Tensor:
         shape = case.image.shape
@@ -294,12 +303,15 @@ class StageTrainer:
         padded = network_input(F.pad(case.image[None, None], padding, value=AIR), self._intensity).to(self._device)
         logits = network(padded.contiguous(memory_format=torch.channels_last_3d))
         prediction = logits.argmax(1)[0, : shape[0], : shape[1], : shape[2]].cpu()
-        scores = [
-            _dice(prediction == label, case.labels == label) if case.weights[key] > 0 else math.nan
-            for label, key in enumerate(self.organs, start=1)
-        ]
+        voxel_ml = math.prod(case.spacing_mm) / 1000
+        scores, false = [], []
+        for label, key in enumerate(self.organs, start=1):
+            found, truth = prediction == label, case.labels == label
+            labeled = case.weights[key] > 0
+            scores.append(_dice(found, truth) if labeled else math.nan)
+            false.append(int(found.sum()) * voxel_ml if labeled and not truth.any() else 0.0)
         return torch.tensor(
-            [*scores, float((prediction == case.labels).sum()), float(case.labels.numel())], dtype=torch.float64
+            [*scores, *false, float((prediction == case.labels).sum()), float(case.labels.numel())], dtype=torch.float64
         )
 
 
@@ -336,8 +348,8 @@ def _place(module: nn.Module, device: torch.device) -> None:
 
 
 def _dice(prediction: torch.Tensor, truth: torch.Tensor) -> float:
-    total = int(prediction.sum()) + int(truth.sum())
-    return 2.0 * int((prediction & truth).sum()) / total if total else math.nan
+    there = int(truth.sum())
+    return 2.0 * int((prediction & truth).sum()) / (int(prediction.sum()) + there) if there else math.nan
 
 
 def _mean(values: list[float]) -> float:

@@ -28,7 +28,7 @@ from FlareSegmentTrainingLib.training.batches import BatchSource
 from FlareSegmentTrainingLib.training.configuration import Configuration, StageSettings
 from FlareSegmentTrainingLib.training.devices import choose_compiled
 from FlareSegmentTrainingLib.training.distributed import Group
-from FlareSegmentTrainingLib.training.preparation import PreparedCase, prepare_cases, slabs_of
+from FlareSegmentTrainingLib.training.preparation import NoCaseLeft, PreparedCase, prepare_cases, slabs_of
 from FlareSegmentTrainingLib.training.reports import (
     DICE,
     TensorBoard,
@@ -37,6 +37,7 @@ from FlareSegmentTrainingLib.training.reports import (
     write_log,
     write_validation,
 )
+from FlareSegmentTrainingLib.training.run_cases import check_no_twins, short_scans, write_cases
 from FlareSegmentTrainingLib.training.run_folder import ProgressReporter, RunFolder
 from FlareSegmentTrainingLib.training.trainer import Scores, StageTrainer, check_stage
 
@@ -89,6 +90,8 @@ class TrainingRun:
         cache: folder of prepared cases.
         say: told one line at a time.
         first_weights: stage name -> weights that the stage begins with, instead of random ones.
+        deal: splits cases anew where the split leaves a side without a case that can be used; None where the data or a
+            list fix the sides.
 
     Raises:
         InputError: when a stage of the configuration cannot be trained, or does not fit its first weights.
@@ -106,10 +109,11 @@ class TrainingRun:
         cache: Path,
         say: Callable[[str], None],
         first_weights: Mapping[str, dict[str, torch.Tensor]] | None = None,
+        deal: Callable[[list[Case]], Split] | None = None,
     ):
         self._configuration, self._cases, self._split, self._folder = configuration, cases, split, folder
         self._device, self._precision, self._group, self._cache = device, precision, group, cache
-        self._first_weights = first_weights or {}
+        self._first_weights, self._deal = first_weights or {}, deal
         for settings in configuration.stages:
             check_stage(settings, self._first_weights.get(settings.stage.name))
         self._say = say if group.is_first else lambda _line: None
@@ -120,6 +124,8 @@ class TrainingRun:
         self._drawn = -math.inf
         self._epochs_before = 0
         self._source: BatchSource | None = None
+        self._resumed = False
+        self._scans: dict[str, list[str]] = {}
 
     def run(self, resume: bool) -> Scores:
         """Train every stage to its end and return the last stage's best scores.
@@ -128,8 +134,8 @@ class TrainingRun:
             Stopped: on request, with the state saved.
             FlareSegmentError: when the run cannot go on; the last checkpoint stands.
         """
+        self._resumed = resume
         if self._group.is_first:
-            self._folder.stop_file.unlink(missing_ok=True)
             self._progress.begin()
         try:
             with self._stop:
@@ -137,6 +143,7 @@ class TrainingRun:
         except BaseException as error:
             state = "stopped" if isinstance(error, Stopped) else "failed"
             if self._group.is_first:
+                self._folder.stop_file.unlink(missing_ok=True)
                 self._progress.end(state, " ".join(str(error).split()) or type(error).__name__)
             raise
         finally:
@@ -160,9 +167,9 @@ class TrainingRun:
 
     def _train_stages(self, state: dict | None) -> Scores:
         tensorboard = TensorBoard(self._folder, len(self._history) + 1) if self._group.is_first else None
-        if tensorboard and not tensorboard.available:
+        if tensorboard and not tensorboard.available and not self._resumed:
             self._say("TensorBoard's files are not written: the package tensorboard is not installed.")
-        if not can_draw():
+        if not can_draw() and not self._resumed:
             self._say("curves.png is not drawn: the package matplotlib is not installed.")
         scores = Scores({}, math.nan)
         for number, settings in enumerate(self._configuration.stages):
@@ -184,6 +191,8 @@ class TrainingRun:
     ) -> Scores:
         configuration, training, name = self._configuration, settings.training, settings.stage.name
         train_cases, validation_cases = self._prepare(settings, begun=state is not None or number > 0)
+        slabs = [slabs_of(case, mm) for case in validation_cases for mm in training.validation_slabs_mm]
+        validation_cases = [*validation_cases, *(slab for several in slabs for slab in several)]
         source = BatchSource(
             settings,
             train_cases,
@@ -261,7 +270,7 @@ class TrainingRun:
                 if epoch % training.evaluate_every == 0 or done:
                     scores = trainer.evaluate(validation_cases)
                     means = scores.organ_means() or dict.fromkeys(configuration.organs, math.nan)
-                    row.update(accuracy=scores.accuracy, dice=scores.mean())
+                    row.update(accuracy=scores.accuracy, dice=scores.mean(), false_positive_ml=scores.false_ml())
                     row.update({DICE + key: value for key, value in means.items()})
                     merit = -row["loss"] if math.isnan(scores.mean()) else scores.mean()
                     if merit >= best:
@@ -300,35 +309,75 @@ class TrainingRun:
         stage = settings.stage
         self._progress_update(message=f"Preparing cases for stage {stage.name}")
         if not self._group.is_first:
-            self._group.wait()  # the first process fills the cache, the others read it
-        left_out: list[LeftOut] = []
-        configuration = self._configuration
-        training, validation = (
-            prepare_cases(
+            self._group.wait()  # the first process fills the cache and writes the lists, the others read
+        if begun:
+            parts = [self._prepare_part(settings, cases, None) for cases in self._split.apply(self._cases)]
+        else:
+            parts = self._prepare_anew(settings)
+        training, validation = parts
+        self._scans = {"trained": short_scans(training), "validated": short_scans(validation)}
+        if self._group.is_first:
+            if not begun:
+                self._split.write(self._folder.path)
+                write_cases(self._folder, self._cases, self._split, training, validation)
+            self._group.wait()
+        return training, validation
+
+    def _prepare_anew(self, settings: StageSettings) -> list[list[PreparedCase]]:
+        """Both sides before the run's first step: cases that cannot be used are named and left out, and where none
+        is left on a side that only chance filled, the sides are dealt anew.
+        """
+        gone: dict[str, LeftOut] = {}
+
+        def leave_out(item: LeftOut) -> None:
+            if item.name not in gone:
+                self._say(f"Warning: {item}")
+            gone[item.name] = item
+
+        while True:
+            before = len(gone)
+            parts = [self._prepare_part(settings, cases, leave_out) for cases in self._split.apply(self._cases)]
+            empty = [name for name, part in zip(("training", "validation"), parts) if not part]
+            left = [case for case in self._cases if case.name not in gone]
+            if not empty or self._deal is None or not left or len(gone) == before:
+                break
+            self._say(f"Warning: no {empty[0]} case is left: the other cases are dealt out anew")
+            self._split = self._deal(left)
+        if empty and gone:
+            reasons = "; ".join(str(item) for item in list(gone.values())[:3])
+            raise InputError(f"None of the {empty[0]} cases can be used: {reasons}.")
+        self._split = replace(
+            self._split,
+            training=tuple(name for name in self._split.training if name not in gone),
+            validation=tuple(name for name in self._split.validation if name not in gone),
+        )
+        check_no_twins(*parts)
+        for case in (case for part in parts for case in part):
+            for warning in case.warnings:
+                self._say(f"Warning: {case.name}: {warning}")
+        return parts
+
+    def _prepare_part(
+        self, settings: StageSettings, cases: Sequence[Case], left_out: Callable[[LeftOut], None] | None
+    ) -> list[PreparedCase]:
+        configuration, stage = self._configuration, settings.stage
+        try:
+            return prepare_cases(
                 cases,
                 stage,
                 configuration.intensity,
                 configuration.organs,
                 self._cache,
-                None if begun else left_out.append,
+                left_out,
+                self._stop_between_cases,
             )
-            for cases in self._split.apply(self._cases)
-        )
-        if self._group.is_first:
-            self._group.wait()
-        for item in left_out:
-            self._say(f"Warning: {item}")
-        if left_out:
-            gone = {item.name for item in left_out}
-            self._split = replace(
-                self._split,
-                training=tuple(name for name in self._split.training if name not in gone),
-                validation=tuple(name for name in self._split.validation if name not in gone),
-            )
-        if self._group.is_first and not begun:
-            self._split.write(self._folder.path)
-        slabs = [slabs_of(case, mm) for case in validation for mm in settings.training.validation_slabs_mm]
-        return training, [*validation, *(slab for several in slabs for slab in several)]
+        except NoCaseLeft:
+            return []
+
+    def _stop_between_cases(self) -> None:
+        """Preparing many CTs takes minutes. Several processes stop at a step alone: they wait for each other here."""
+        if self._group.size == 1 and self._stop:
+            raise Stopped("Stopped while preparing the cases; continue with --resume.")
 
     def _report(self, meter: _Meter, settings: StageSettings, loss: float) -> None:
         """Say and write how far the run is, not more often than people read."""
@@ -339,7 +388,7 @@ class TrainingRun:
             steps = max(trainer.step, round(trainer.step / done)) if done > 0 else trainer.step  # at the present pace
         remaining = 60.0 * minutes * (1.0 - done) if minutes else seconds * (steps - trainer.step)
         epochs = [stage.training.epochs for stage in self._configuration.stages]
-        epoch = min(int(done * settings.training.epochs) + 1, settings.training.epochs)
+        epoch = max(1, math.ceil(round(done * settings.training.epochs, 6)))
         line = (
             f"{settings.stage.name} "
             + (f"{100 * done:.0f} % of {minutes:g} min" if minutes else f"epoch {epoch}/{settings.training.epochs}")
@@ -434,6 +483,7 @@ class TrainingRun:
                 "configuration": configuration.content,
                 "training_cases": len(self._split.training),
                 "validation_cases": len(self._split.validation),
+                "scans": self._scans,
                 "last_stage": {"name": stage.name, "epoch": row.get("epoch"), "dice_on_its_grid": dice},
             },
         )
@@ -518,4 +568,6 @@ def _epoch_line(row: dict, epochs: int | None) -> str:
             f"{key.removeprefix(DICE)} {value:.3f}" for key, value in row.items() if key.startswith(DICE)
         )
         line += f"; validation Dice {row['dice']:.4f} ({organs}), accuracy {row['accuracy']:.4f}"
+        if row["false_positive_ml"] > 0:
+            line += f", {row['false_positive_ml']:.0f} mL of organs that are not there"
     return line

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,18 @@ OUTPUT = Path(__file__).resolve().parents[2] / "Output"
 RUNS = 5
 IN_PLANE = 512
 PIXEL_MM = 0.8
+
+
+def tell(line: str) -> None:
+    """Say what is being measured: benchmarks take minutes."""
+    print(f"  {line}", file=sys.stderr, flush=True)
+
+
+def told(count: int, what: str) -> Iterator[int]:
+    """1 to `count`, each told before it is done."""
+    for number in range(1, count + 1):
+        tell(f"{what}, {number} of {count}")
+        yield number
 
 
 @dataclass(frozen=True)

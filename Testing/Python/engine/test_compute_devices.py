@@ -12,7 +12,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from FlareSegmentLib.errors import InputError  # noqa: E402
-from FlareSegmentLib.inference.compute_devices import compute_devices, use_device  # noqa: E402
+from FlareSegmentLib.inference import compute_devices as compute_devices_module  # noqa: E402
+from FlareSegmentLib.inference.compute_devices import (  # noqa: E402
+    compute_devices,
+    has_fast_bfloat16,
+    number_type,
+    use_device,
+)
 
 
 @pytest.fixture
@@ -95,3 +101,81 @@ def test_without_gpus_none_can_be_chosen(computer) -> None:
     computer()
     with pytest.raises(InputError, match="cuda:0"):
         use_device("cuda:0")
+
+
+# Precision ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def processor(monkeypatch: pytest.MonkeyPatch):
+    """Function that makes up a processor: what torch says of it, and seconds of a convolution in each type."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+
+    def build(machine: str = "x86_64", told: tuple[bool, bool] | None = None, seconds=(1.0, 1.0)) -> list[str]:
+        asked: list[str] = []
+        for name, answer in zip(("_is_avx512_bf16_supported", "_is_amx_tile_supported"), told or (None, None)):
+            if answer is None:
+                monkeypatch.delattr(torch.cpu, name, raising=False)
+            else:
+                monkeypatch.setattr(torch.cpu, name, lambda answer=answer: answer, raising=False)
+
+        def seconds_of(dtype: torch.dtype) -> float:
+            asked.append(str(dtype))
+            return seconds[dtype == torch.float32]
+
+        monkeypatch.setattr(platform, "machine", lambda: machine)
+        monkeypatch.setattr(compute_devices_module, "_seconds_of_a_convolution", seconds_of)
+        compute_devices_module._bfloat16_pays.cache_clear()
+        return asked
+
+    yield build
+    compute_devices_module._bfloat16_pays.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("told", "fast"), [((False, False), False), ((True, False), True), ((False, True), True), ((True, True), True)]
+)
+def test_of_x86_torch_tells_what_the_processor_has(processor, told: tuple[bool, bool], fast: bool) -> None:
+    asked = processor(told=told, seconds=(0.1, 1.0))
+    assert has_fast_bfloat16() is fast
+    assert number_type("auto", "cpu") == (torch.bfloat16 if fast else torch.float32)
+    assert asked == []
+
+
+@pytest.mark.parametrize(("machine", "told"), [("x86_64", None), ("arm64", (False, False)), ("AMD64", None)])
+@pytest.mark.parametrize(("seconds", "fast"), [((0.4, 1.0), True), ((0.9, 1.0), False), ((4.0, 1.0), False)])
+def test_elsewhere_a_measurement_decides_once(processor, machine: str, told, seconds, fast: bool) -> None:
+    asked = processor(machine, told, seconds)
+    assert has_fast_bfloat16() is fast and has_fast_bfloat16() is fast
+    assert asked == ["torch.bfloat16", "torch.float32"]
+
+
+def test_without_onednn_bfloat16_is_slow(processor, monkeypatch: pytest.MonkeyPatch) -> None:
+    processor(told=(True, True))
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not has_fast_bfloat16()
+
+
+def test_the_measurement_measures() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        assert 0 < compute_devices_module._seconds_of_a_convolution(dtype) < 60
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "expected"),
+    [
+        ("float32", "cuda", torch.float32),
+        ("bfloat16", "cpu", torch.bfloat16),
+        ("auto", "mps", torch.float32),
+        ("auto", "cuda", torch.bfloat16),
+    ],
+)
+def test_a_precision_that_is_named(processor, monkeypatch, precision: str, device: str, expected: torch.dtype) -> None:
+    processor(told=(False, False))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert number_type(precision, device) == expected
+
+
+def test_an_unknown_precision_is_no_other(processor) -> None:
+    with pytest.raises(ValueError, match="bf16"):
+        number_type("bf16", "cpu")

@@ -13,6 +13,7 @@ from FlareSegmentLib.inference.postprocessing import (
     describe,
     drop_doubtful,
     drop_unseen_slivers,
+    find_boxes,
     keep_plausible,
 )
 from FlareSegmentLib.measures.organ_statistics import keep_only
@@ -23,7 +24,7 @@ AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
 AFFINE[:3, 3] = (-100, -50, 20)
 VOXEL_ML = 0.064
 SHAPE = (20, 20, 50)  # x from -100 to 96 mm
-COARSE = np.diag([10.0, 10.0, 10.0, 1.0])  # voxels of 1 ml
+COARSE = np.diag([10.0, 10.0, 10.0, 1.0])  # voxels of 1 mL
 COARSE[0, 3] = -250
 
 
@@ -57,7 +58,7 @@ def test_only_the_largest_piece_of_each_organ_stays() -> None:
     block(labels, 2, 40, size=2)
     expected = labels.copy()
     expected[:, :, 20:26] = 0
-    expected[labels == 2] = 0  # 0.5 ml is no kidney
+    expected[labels == 2] = 0  # 0.5 mL is no kidney
     keep_plausible(labels, ORGANS, VOXEL_ML)
     np.testing.assert_array_equal(labels, expected)
     labels[labels == 1] = 0
@@ -69,9 +70,9 @@ def test_only_the_largest_piece_of_each_organ_stays() -> None:
 @pytest.mark.parametrize(
     ("key", "voxel_ml", "stays"),
     [
-        ("liver", 0.25, True),  # 2 ml of it are enough
+        ("liver", 0.25, True),  # 2 mL of it are enough
         ("liver", 0.249, False),
-        ("pancreas", 0.025, True),  # 0.2 ml of any other organ
+        ("pancreas", 0.025, True),  # 0.2 mL of any other organ
         ("pancreas", 0.0249, False),
     ],
 )
@@ -99,7 +100,7 @@ def test_an_organ_that_the_network_doubts_is_left_out() -> None:
     probabilities = sure_and_doubtful()
     warnings = drop_doubtful(probabilities, ORGANS, 0.3, cell_ml=0.1)
     assert set(np.unique(probabilities.argmax(axis=0))) == {0, 1}
-    assert len(warnings) == 1 and "52 ml" in warnings[0] and "spleen" in warnings[0] and "25 %" in warnings[0]
+    assert len(warnings) == 1 and "52 mL" in warnings[0] and "spleen" in warnings[0] and "25 %" in warnings[0]
 
 
 def test_each_doubtful_organ_is_named() -> None:
@@ -110,8 +111,8 @@ def test_each_doubtful_organ_is_named() -> None:
     probabilities[0] = 1.0 - probabilities[1:].sum(axis=0)
     warnings = drop_doubtful(probabilities, ORGANS, 0.8, cell_ml=0.25)
     assert warnings == [
-        "16 ml that looked a little like liver were left out: the model is sure of 75 % of it only.",
-        "2 ml that looked a little like left kidney were left out: the model is sure of 0 % of it only.",
+        "16 mL that looked a little like liver were left out: the model is sure of 75 % of it only.",
+        "2 mL that looked a little like left kidney were left out: the model is sure of 0 % of it only.",
     ]
     assert not probabilities.argmax(axis=0).any()
 
@@ -152,27 +153,27 @@ def test_a_few_milliliters_that_the_first_stage_did_not_see_are_left_out(
     probabilities[4].reshape(-1)[:cells] = 0.95
     warnings = drop_unseen_slivers(probabilities, ORGANS, {1, *seen}, cell_ml=0.1)
     assert (probabilities[4].max() > 0) == kept and probabilities[1].max() > 0
-    assert warnings == ([] if kept else ["10 ml that looked a little like spleen were left out."])
+    assert warnings == ([] if kept else ["10 mL that looked a little like spleen were left out."])
 
 
 def test_what_is_doubtful_stays_among_organs_that_are_not() -> None:
     probabilities = among_companions(2)
-    # Kidneys and spleen of 51 ml are of usual size; a liver of 100 ml is not.
+    # Kidneys and spleen of 51 mL are of usual size; a liver of 100 mL is not.
     warnings = drop_doubtful(probabilities, ORGANS, 0.3, cell_ml=0.1)
     assert set(np.unique(probabilities.argmax(axis=0))) == {0, 2, 3, 4}
     assert warnings == [
-        "100 ml that looked a little like liver were left out: the model is sure of 0 % of it only.",
+        "100 mL that looked a little like liver were left out: the model is sure of 0 % of it only.",
         "The model is sure of 3 % of the spleen only: look at the result.",
     ]
 
 
 @pytest.mark.parametrize(("sure", "cell_ml"), [(1, 0.1), (2, 0.09), (3, 0.07)])
 def test_few_or_small_companions_prove_nothing(sure: int, cell_ml: float) -> None:
-    """One sure organ is too few; kidneys of 46 ml, or a spleen of 36 ml, are too small."""
+    """One sure organ is too few; kidneys of 46 mL, or a spleen of 36 mL, are too small."""
     probabilities = among_companions(sure)
     warnings = drop_doubtful(probabilities, ORGANS, 0.3, cell_ml)
     assert not (probabilities.argmax(axis=0) == 4).any()
-    assert f"{512 * cell_ml:.0f} ml that looked a little like spleen were left out" in warnings[-1]
+    assert f"{512 * cell_ml:.0f} mL that looked a little like spleen were left out" in warnings[-1]
 
 
 def test_little_doubtful_tissue_is_left_out_without_words() -> None:
@@ -197,7 +198,7 @@ def test_pieces_on_the_wrong_side_go_to_the_partner() -> None:
     expected[:, :, 11:17][labels[:, :, 11:17] == LEFT] = RIGHT
     warnings = correct_sides(labels, ORGANS, AFFINE, midline_mm=0.0)
     np.testing.assert_array_equal(labels, expected)
-    assert warnings == ["14 ml of left kidney lay on the other side and now count as right kidney."]
+    assert warnings == ["14 mL of left kidney lay on the other side and now count as right kidney."]
 
 
 def test_swapped_kidneys_are_exchanged() -> None:
@@ -251,7 +252,7 @@ def test_all_that_moves_is_counted() -> None:
     block(labels, LEFT, 14, size=2)
     block(labels, LEFT, 45, size=3)
     warnings = correct_sides(labels, ORGANS, COARSE, midline_mm=0.0)
-    assert warnings == ["1008 ml of left kidney lay on the other side and now count as right kidney."]
+    assert warnings == ["1008 mL of left kidney lay on the other side and now count as right kidney."]
     assert [np.count_nonzero(labels == label) for label in (RIGHT, LEFT)] == [1008, 27]
 
 
@@ -260,7 +261,7 @@ def test_two_milliliters_are_worth_a_warning(voxels: int, warned: bool) -> None:
     labels = np.zeros(SHAPE, np.uint8)
     labels[3, 3, 40 : 40 + voxels] = RIGHT
     warnings = correct_sides(labels, ORGANS, COARSE, midline_mm=0.0)
-    assert warnings == ["2 ml of right kidney lay on the other side and now count as left kidney."] * warned
+    assert warnings == ["2 mL of right kidney lay on the other side and now count as left kidney."] * warned
     assert np.count_nonzero(labels == LEFT) == voxels
 
 
@@ -329,13 +330,13 @@ def test_a_mirrored_patient_is_left_to_a_person() -> None:
 
 def test_description() -> None:
     labels = np.zeros((40, 60, 60), np.uint8)
-    labels[2:30, 2:30, 2:30] = 1  # 1405 ml
+    labels[2:30, 2:30, 2:30] = 1  # 1405 mL
     labels[0:9, 40:49, 5:14] = RIGHT
-    labels[20:22, 40:46, 40:46] = LEFT  # 4.6 ml
+    labels[20:22, 40:46, 40:46] = LEFT  # 4.6 mL
     warnings = describe(labels, ORGANS, VOXEL_ML)
     assert warnings[0] == "Not found in this scan: spleen."
     assert warnings[1].endswith("incomplete: right kidney.")
-    assert warnings[2].startswith("Left kidney: 5 ml is unusual")
+    assert warnings[2].startswith("Left kidney: 5 mL is unusual")
     assert len(warnings) == 3
 
 
@@ -357,8 +358,37 @@ def test_usual_volumes(shape: tuple[int, ...], change: int, usual: bool) -> None
     labels = np.zeros((24, 24, 24), np.uint8)
     labels[tuple(slice(1, 1 + n) for n in shape)] = 1
     labels[shape[0] + (change > 0), 1, 1] = int(change >= 0)  # one voxel more, or one less
-    text = f"Liver: {np.prod(shape) + change} ml is unusual (500 to 4000 ml are common); look at the result."
+    text = f"Liver: {np.prod(shape) + change} mL is unusual (500 to 4000 mL are common); look at the result."
     assert describe(labels, ORGANS[:1], 1.0) == ([] if usual else [text])
+
+
+@pytest.mark.parametrize(("side", "cut", "words"), [(16, True, "unusual"), (23, True, "people"), (23, False, "people")])
+def test_more_than_people_have_is_said_of_cut_organs_too(side: int, cut: bool, words: str) -> None:
+    labels = np.zeros((30, 30, 30), np.uint8)
+    start = 0 if cut else 1
+    labels[start : start + side, 1 : 1 + side, 1 : 1 + side] = 1
+    told = [warning for warning in describe(labels, ORGANS[:1], 1.0) if warning.startswith("Liver")]
+    assert len(told) == 1 and words in told[0] and f"{side**3} mL" in told[0]
+    labels[labels > 0] = 0
+    labels[0:3, 1:4, 1:4] = 1  # a small piece of a cut organ is nothing strange
+    assert not any(warning.startswith("Liver") for warning in describe(labels, ORGANS[:1], 1.0))
+
+
+@pytest.mark.parametrize("with_cc3d", [True, False])
+def test_boxes_of_numbers(with_cc3d: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not with_cc3d:
+        monkeypatch.setitem(sys.modules, "cc3d", None)
+    numbers = np.zeros((6, 7, 8), np.uint8)
+    numbers[1:3, 2, 4:8] = 2
+    numbers[5, 6, 7] = 2
+    numbers[0, 0, 0] = 4
+    boxes = [None, (slice(1, 6), slice(2, 7), slice(4, 8)), None, (slice(0, 1),) * 3]
+    assert find_boxes(numbers) == boxes
+    assert find_boxes(numbers, 6)[:4] == boxes and find_boxes(numbers, 6)[4:6] == [None, None]
+    assert find_boxes(np.zeros((3, 3, 3), np.uint8)) == []
+    assert find_boxes(np.zeros((0, 3, 3), np.uint8), 2) == [None, None]
+    found, counts = components(numbers == 2)
+    assert sorted(counts[1:]) == [1, 8] and found.max() == 2
 
 
 def test_of_other_organs_no_volume_is_unusual() -> None:

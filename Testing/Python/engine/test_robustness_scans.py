@@ -53,14 +53,14 @@ def checked(ended: tuple[int, dict | None, list[str]], results: Path) -> tuple[d
 @pytest.mark.parametrize("name", ["chest_slab", "head_vault"])
 def test_no_organ_is_invented(segment, tmp_path: Path, name: str, figures: dict[str, str]) -> None:
     volumes, warnings = checked(segment(name), tmp_path / "results")
-    figures[f"False organs in {name}"] = f"{sum(volumes.values()):.1f} ml"
+    figures[f"False organs in {name}"] = f"{sum(volumes.values()):.1f} mL"
     assert sum(volumes.values()) <= NONE_OF_THEM_ML, volumes
     assert "None of the organs" in warnings
 
 
 def test_organs_that_are_cut_on_three_sides(segment, tmp_path: Path, figures: dict[str, str]) -> None:
     volumes, warnings = checked(segment("tight_crop_aorta"), tmp_path / "results")
-    figures["Tight crop of the aorta"] = ", ".join(f"{key} {value:.0f} ml" for key, value in volumes.items())
+    figures["Tight crop of the aorta"] = ", ".join(f"{key} {value:.0f} mL" for key, value in volumes.items())
     assert volumes["liver"] > 10
     assert "Cut by the edge of the scan" in warnings and "liver" in warnings
     assert volumes["left_kidney"] <= NONE_OF_THEM_ML, volumes
@@ -69,7 +69,7 @@ def test_organs_that_are_cut_on_three_sides(segment, tmp_path: Path, figures: di
 def test_a_field_of_view_around_the_spine(segment, tmp_path: Path, figures: dict[str, str]) -> None:
     """141 mm across: parts of kidneys at its rim, and neither the liver nor the spleen."""
     volumes, warnings = checked(segment("small_fov_spine"), tmp_path / "results")
-    figures["Small field of view"] = ", ".join(f"{key} {value:.0f} ml" for key, value in volumes.items())
+    figures["Small field of view"] = ", ".join(f"{key} {value:.0f} mL" for key, value in volumes.items())
     assert volumes["liver"] + volumes["spleen"] <= NONE_OF_THEM_ML, volumes
     told = ("were left out", "Not found in this scan", "Cut by the edge of the scan")
     assert any(text in warnings for text in told), warnings

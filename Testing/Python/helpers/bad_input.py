@@ -75,15 +75,25 @@ def use_known_model(monkeypatch) -> None:
     """A model whose answer is known instead of the bundled one, on one thread, and pictures of one pixel."""
     from FlareSegmentLib.inference import pipeline
     from FlareSegmentLib.model import model_file
-    from FlareSegmentSlicerLib.rendering import pictures
+    from FlareSegmentSlicerLib.rendering import pictures, renderer_process
 
     def picture(path: Path, *_arguments: object) -> None:
         sitk.WriteImage(sitk.Image([1, 1], sitk.sitkUInt8), str(path))
+
+    class NoRenderer:
+        def __init__(self, *_arguments: object) -> None:
+            pass
+
+        def __enter__(self) -> NoRenderer:
+            return self
+
+        __exit__ = request = __init__
 
     monkeypatch.setattr(pipeline, "Segmenter", partial(pipeline.Segmenter, threads=1))
     monkeypatch.setattr(model_file, "load_model", lambda folder: FakeModel(COARSE, FINE, kind=BrightnessNetwork))
     monkeypatch.setattr(pictures, "slices_png", picture)
     monkeypatch.setattr(pictures, "surfaces_png", picture)
+    monkeypatch.setattr(renderer_process, "RendererProcess", NoRenderer)
 
 
 def contents(folder: Path) -> dict[str, str]:

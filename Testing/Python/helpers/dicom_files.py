@@ -19,7 +19,7 @@ def ct_and_labels(slices: int = 20, seed: int = 0, direction: np.ndarray | None 
     """A body with four organs, each of a shape of its own, right and left where the patient has them."""
     array = np.random.default_rng(seed).normal(40, 12, (slices, 32, 40)).astype(np.int16)
     array[:, :4] = -1000
-    array[:, 4:7] = -100
+    array[:, 4:7] -= 140
     labels = np.zeros(array.shape, np.uint8)
     labels[3:-2, 10:20, 5:14] = 1
     labels[5:9, 21:27, 8:13] = 2

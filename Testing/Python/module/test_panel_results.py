@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from panel_driver import add_ct, segmentations
 
+from FlareSegmentLib.measures.result_table import COLUMNS
 from FlareSegmentLib.organs import ORGANS
 
 pytest_plugins = ("panel_driver",)
@@ -129,7 +130,11 @@ def test_the_table_goes_to_the_clipboard_and_into_a_file(panel, tmp_path, monkey
     monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: str(path))
     panel.click(panel.ui.saveTableButton)
     with open(path, encoding="utf-8", newline="") as file:
-        assert list(csv.reader(file)) == lines
+        rows = list(csv.DictReader(file))
+    assert [row["organ"] for row in rows] == ["liver", "right_kidney", "left_kidney", "spleen"]
+    assert list(rows[0]) == ["organ", *COLUMNS]  # as the headless script writes it
+    assert f"{float(rows[0]['volume_ml']):.1f}" == lines[1][1].removeprefix("≥ ")
+    assert all(value == "" or float(value) >= -1024 for row in rows for key, value in row.items() if key != "organ")
     assert str(path) in panel.message
     monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: str(tmp_path / "no" / "place.csv"))
     panel.click(panel.ui.saveTableButton)
@@ -373,6 +378,16 @@ def test_the_3d_views_show_all_of_a_new_result_and_are_left_alone_later(panel):
     assert camera.GetFocalPoint() == (1000.0, 2000.0, 3000.0)
     display.show_all_of(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode"))
     assert camera.GetFocalPoint() == (1000.0, 2000.0, 3000.0)
+
+
+def test_the_only_organ_of_a_model_is_named(panel, tmp_path):
+    import json
+
+    content = {"name": "one", "version": "1", "license": "none", "labels": {"1": "spleen"}}
+    (tmp_path / "model.json").write_text(json.dumps(content))
+    panel.ui.modelPathEdit.currentPath = str(tmp_path)
+    panel.app.processEvents()
+    assert panel.ui.organsButton.text == "Spleen"
 
 
 def test_only_chosen_organs_are_kept(panel):
@@ -711,6 +726,36 @@ def test_a_video_shows_its_progress(panel, tmp_path, monkeypatch, asked, written
     assert [file.name for file in tmp_path.iterdir()] == [written]
 
 
+def test_a_video_can_be_cancelled_and_nothing_else_is_heard_meanwhile(panel, tmp_path, monkeypatch):
+    from PyQt5.QtCore import Qt
+    from PyQt5.QtTest import QTest
+
+    from FlareSegmentSlicerLib.rendering import videos
+
+    add_ct()
+    panel.run()
+    panel.widget._progress._started -= 480.0  # the run was eight minutes ago
+    told = []
+
+    def write(path, volume, labels, *, organs, progress):
+        for fraction in (0.25, 0.5, 0.75):
+            progress(fraction)
+            told.append((fraction, panel.ui.progressBar.format))
+            assert panel.ui.exportButton.text == "Cancel"
+            if fraction == 0.5:
+                QTest.mouseClick(panel.ui.segmentButton, Qt.LeftButton)
+                assert not panel.logic.isRunning
+                QTest.mouseClick(panel.ui.exportButton, Qt.LeftButton)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr(videos, "write_turntable_video", write)
+    export_as(panel, monkeypatch, "turntable", tmp_path / "turn.gif")
+    assert [fraction for fraction, _ in told] == [0.25, 0.5]
+    assert not any("min" in text for _, text in told)
+    assert "Cancelled" in panel.message and not list(tmp_path.iterdir())
+    assert panel.ui.exportButton.text == "Export…" and panel.ui.exportButton.enabled
+
+
 def test_choices_outlive_scene_and_panel(panel):
     import slicer
 
@@ -762,17 +807,101 @@ def test_remaining_time():
     assert remaining_text(400.0) == "about 7 min left"
 
 
+def test_buttons_do_not_jump(panel):
+    """Neither when a message comes and goes, nor the progress bar, nor Undo."""
+    import qt
+
+    add_ct()
+    panel.run()
+    ui = panel.ui
+
+    def places():
+        panel.app.processEvents()
+        buttons = (
+            ui.segmentButton,
+            ui.show3DButton,
+            ui.copyTableButton,
+            ui.saveTableButton,
+            ui.compareCollapsibleButton,
+        )
+        return [(button.mapTo(ui.FlareSegment, qt.QPoint(0, 0)), button.width) for button in buttons]
+
+    before = places()
+    panel.click(ui.copyTableButton)
+    assert panel.message and places() == before
+    panel.widget._showMessage("")
+    assert places() == before
+    ui.progressBar.setVisible(True)
+    assert places() == before
+    ui.undoButton.setVisible(not ui.undoButton.visible)
+    assert places() == before
+
+
 def test_a_sample_is_one_click_away(panel):
     import slicer
 
     assert panel.ui.sampleButton.visible
-    choose(panel, panel.ui.sampleButton, "CTLiver")
+    panel.widget.onSample("CTLiver")
     assert "CTLiver could not be loaded" in panel.message and "phantom" in panel.message
     choose(panel, panel.ui.sampleButton, "Torso phantom (no download)")
+    assert panel.message == ""
     assert panel.ui.inputSelector.currentNode().GetName() == "Torso phantom"
     assert not panel.ui.sampleButton.visible
     panel.module.register_sample_data()
-    assert "FlareSegmentTorsoPhantom" in slicer.modules.sampleDataSources["FlareSegment"]
+    names = [source.sampleName for source in slicer.modules.sampleDataSources["FlareSegment"]]
+    assert "FlareSegmentTorsoPhantom" in names
+
+
+def test_samples_that_this_slicer_cannot_load_are_grey(panel):
+    menu = panel.ui.sampleButton.menu()
+    menu.aboutToShow.emit()
+    offered = {action.text: action.enabled for action in menu.actions()}
+    assert offered["Torso phantom (no download)"]
+    assert not offered["CTLiver (this Slicer downloads nothing)"]
+    assert "Sample Data" not in panel.ui.hintLabel.text and "DICOM" not in panel.ui.hintLabel.text
+
+
+def test_a_ct_and_a_reference_are_loaded_where_slicer_has_no_dialog(panel, tmp_path, monkeypatch):
+    import qt
+    import SimpleITK as sitk
+
+    values = np.full((30, 60, 60), -1000, np.int16)
+    values[:, 10:50, 10:50] = np.random.default_rng(0).integers(-120, 200, (30, 40, 40))
+    for name, array in (("ct.nii.gz", values), ("reference.nii.gz", (values > 100).astype(np.uint8))):
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((5.0, 5.0, 8.0))
+        sitk.WriteImage(image, str(tmp_path / name))
+    (tmp_path / "damaged.nii.gz").write_bytes((tmp_path / "ct.nii.gz").read_bytes()[:2000])
+    chosen = ["damaged.nii.gz"]
+    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", lambda *arguments: str(tmp_path / chosen[0]))
+    assert panel.ui.loadButton.visible
+    choose(panel, panel.ui.loadButton, "File…")
+    assert "damaged.nii.gz" in panel.message and panel.ui.inputSelector.currentNode() is None
+    add_ct()
+    chosen[0] = "ct.nii.gz"
+    choose(panel, panel.ui.loadButton, "File…")
+    ct = panel.ui.inputSelector.currentNode()
+    assert ct.GetName() == "ct" and "damaged" not in panel.message
+    display = ct.GetDisplayNode()
+    assert (display.GetWindow(), display.GetLevel(), display.GetAutoWindowLevel()) == (400, 40, 0)
+    chosen[0] = "reference.nii.gz"
+    panel.ui.loadReferenceButton.click()
+    reference = panel.ui.referenceSelector.currentNode()
+    assert reference.GetName() == "reference" and reference.IsA("vtkMRMLLabelMapVolumeNode")
+
+
+def test_slicers_own_loading_is_not_doubled(panel, monkeypatch):
+    import slicer
+
+    from FlareSegmentSlicerLib.panel.load_section import LoadSection
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(slicer.app.ioManager()), "openAddDataDialog", lambda self: True, raising=False)
+        LoadSection(panel.ui, None, None, None)
+        panel.widget._updateState()
+        assert not panel.ui.loadButton.visible and "Sample Data" in panel.ui.hintLabel.text
+    LoadSection(panel.ui, None, None, None)
+    assert panel.ui.loadButton.visible
 
 
 def test_the_way_without_network_is_told(panel, monkeypatch):

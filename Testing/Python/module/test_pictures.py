@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from FlareSegmentLib.organs import organ_by_key
+from FlareSegmentLib.organs import ORGANS, organ_by_key, picture_color
 from FlareSegmentLib.phantom.torso import make_phantom
 from FlareSegmentLib.volume import Volume
 
 pytest.importorskip("vtkmodules", reason="VTK is not installed")
 
-from FlareSegmentSlicerLib.rendering.pictures import slices_png, surfaces_png
+from FlareSegmentSlicerLib.rendering.pictures import RenderingUnavailable, request_surfaces, slices_png, surfaces_png
+from FlareSegmentSlicerLib.rendering.renderer_process import RendererProcess
 
 LEGEND_WIDTH = 290
 
@@ -33,7 +34,7 @@ def read(path):
 
 def columns_of(picture, key, tolerance=6):
     """Columns (of the part without the legend) that show the organ's plain color."""
-    near = np.abs(picture - organ_by_key(key).color).max(axis=-1) <= tolerance
+    near = np.abs(picture - picture_color(organ_by_key(key))).max(axis=-1) <= tolerance
     return np.nonzero(near)[1]
 
 
@@ -78,10 +79,10 @@ def test_surfaces_from_the_front_and_from_behind(phantom, tmp_path, screenshots)
     picture = read(tmp_path / "3d.png")[70:-44, :-LEGEND_WIDTH]
     (screenshots / "phantom_3d.png").write_bytes((tmp_path / "3d.png").read_bytes())
     violet = (picture[..., 2] > picture[..., 1] + 20) & (picture[..., 0] > picture[..., 1] + 20)
-    orange = (picture[..., 0] > picture[..., 1] + 40) & (picture[..., 1] > picture[..., 2] + 10)
+    warm = (picture[..., 0] > picture[..., 2] + 30) & ~violet  # liver and right kidney
     half = picture.shape[1] // 2
     for columns, sign in ((slice(0, half), 1), (slice(half, None), -1)):
-        spleen, others = (np.nonzero(color[:, columns])[1] for color in (violet, orange))
+        spleen, others = (np.nonzero(color[:, columns])[1] for color in (violet, warm))
         assert spleen.size > 2000
         assert others.size > 10 * 2000
         assert sign * (spleen.mean() - others.mean()) > 100
@@ -136,3 +137,37 @@ def test_without_opengl_the_slices_are_drawn_and_the_process_lives(tmp_path):
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("refused:")
     assert os.listdir(tmp_path) == ["slices.png"]
+
+
+@pytest.fixture
+def renderer():
+    with RendererProcess(sys.executable) as process:
+        yield process
+
+
+def test_another_process_draws_the_same(phantom, tmp_path, renderer):
+    volume, labels = phantom
+    surfaces_png(tmp_path / "here.png", volume, labels)
+    for _ in range(2):  # it goes on after one result
+        request_surfaces(renderer, volume, labels)
+        surfaces_png(tmp_path / "there.png", volume, labels, ORGANS, renderer)
+        here, there = read(tmp_path / "here.png"), read(tmp_path / "there.png")
+        assert np.mean(np.abs(here - there).max(axis=-1) > 8) < 0.001
+    request_surfaces(renderer, volume, np.zeros_like(labels))
+    surfaces_png(tmp_path / "empty.png", volume, np.zeros_like(labels), ORGANS, renderer)
+    assert read(tmp_path / "empty.png").std() > 5
+
+
+@pytest.mark.parametrize("how", ["killed", "never started", "no OpenGL"])
+def test_a_drawing_process_that_ends_is_a_missing_picture(phantom, tmp_path, how, monkeypatch):
+    monkeypatch.setenv("__EGL_VENDOR_LIBRARY_FILENAMES", str(tmp_path / "no_vendor.json"))
+    monkeypatch.delenv("DISPLAY", raising=False)
+    if how == "no OpenGL" and sys.platform != "linux":
+        pytest.skip("OpenGL is hidden the way Linux finds it")
+    with RendererProcess(sys.executable if how != "never started" else str(tmp_path / "python")) as renderer:
+        if how == "killed":
+            renderer._process.kill()
+        request_surfaces(renderer, *phantom)
+        with pytest.raises(RenderingUnavailable, match="OpenGL"):
+            surfaces_png(tmp_path / "3d.png", *phantom, ORGANS, renderer)
+    assert not os.listdir(tmp_path)

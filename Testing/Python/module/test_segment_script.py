@@ -17,6 +17,8 @@ import SimpleITK as sitk
 
 pytest.importorskip("slicer_core", reason="slicer-core is not installed")
 
+from FlareSegmentLib.measures.result_table import COLUMNS, SCORES
+
 ORGANS = ("liver", "right_kidney", "left_kidney", "spleen")
 SUFFIXES = ("_3d.png", "_labels.nii.gz", "_organs.csv", "_organs.seg.nrrd", "_slices.png")
 
@@ -107,7 +109,7 @@ def test_the_json_is_the_documented_one(phantom_run):
     assert tuple(result["organs"]) == ORGANS
     assert [row["label"] for row in result["organs"].values()] == [1, 2, 3, 4]
     for row in result["organs"].values():
-        assert set(row) == {"label", "volume_ml", "mean_hu", "dice", "nsd", "hd95_mm"}
+        assert set(row) == {*COLUMNS, *SCORES}
         assert all(value is None or math.isfinite(value) for value in row.values())
     seconds = dict(result["seconds"])
     total = seconds.pop("total")

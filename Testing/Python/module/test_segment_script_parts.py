@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +17,10 @@ pytest.importorskip("slicer_core", reason="slicer-core is not installed")
 import segment
 
 from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.files import disk_space, image_io
+from FlareSegmentLib.files.ct_sources import LONGEST_NAME, Source, case_name, ct_sources
 from FlareSegmentLib.files.image_io import write_labels
+from FlareSegmentLib.files.output_files import OutputFiles, not_writable
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.volume import Volume
 
@@ -32,15 +38,15 @@ from FlareSegmentLib.volume import Volume
     ],
 )
 def test_names_of_files(path, name):
-    assert segment.case_name(Path(path)) == name
+    assert case_name(Path(path)) == name
 
 
 def test_a_folder_keeps_its_whole_name(tmp_path, monkeypatch):
     folder = tmp_path / "series.nrrd"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    assert segment.case_name(folder) == "series.nrrd"
-    assert segment.case_name(Path(".")) == "series.nrrd"
+    assert case_name(folder) == "series.nrrd"
+    assert case_name(Path(".")) == "series.nrrd"
 
 
 def write(files, **contents):
@@ -50,7 +56,7 @@ def write(files, **contents):
 
 def test_files_appear_together(tmp_path):
     folder = tmp_path / "new" / "results"
-    with segment._OutputFiles(folder) as files:
+    with OutputFiles(folder) as files:
         write(files, a="1", b="2", c="3")
         files.drop("b")
         assert not list(folder.glob("*.txt"))
@@ -60,11 +66,11 @@ def test_files_appear_together(tmp_path):
 
 def test_an_error_leaves_what_was_there(tmp_path):
     (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(RuntimeError), segment._OutputFiles(tmp_path) as files:
+    with pytest.raises(RuntimeError), OutputFiles(tmp_path) as files:
         write(files, a="new")
         raise RuntimeError
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
-    with pytest.raises(RuntimeError), segment._OutputFiles(tmp_path / "x" / "y") as files:
+    with pytest.raises(RuntimeError), OutputFiles(tmp_path / "x" / "y") as files:
         write(files, a="new")
         raise RuntimeError
     assert not (tmp_path / "x").exists()
@@ -82,7 +88,7 @@ def test_a_move_that_fails_is_taken_back(tmp_path, monkeypatch, failing):
             raise PermissionError(13, "Permission denied")
         replace(source, target)
 
-    with pytest.raises(InputError, match="Permission denied"), segment._OutputFiles(tmp_path) as files:
+    with pytest.raises(InputError, match="Permission denied"), OutputFiles(tmp_path) as files:
         write(files, a="new", b="new", c="new")
         monkeypatch.setattr(os, "replace", replace_once_not)
         files.publish()
@@ -97,7 +103,7 @@ def test_every_error_is_one_line_and_a_status(monkeypatch, capsys, error, status
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(segment, "segment_case", fail)
+    monkeypatch.setattr(segment, "segment", fail)
     monkeypatch.delenv("FLARESEGMENT_DEBUG", raising=False)
     assert segment.main([]) == status
     out, err = capsys.readouterr()
@@ -127,3 +133,144 @@ def test_a_reference_of_four_organs_serves_a_model_of_one(tmp_path):
     options.reference = tmp_path / "flare22.nii.gz"
     with pytest.raises(InputError, match="flare22"):
         segment.load_reference(options, volume, ORGANS[:1])
+
+
+# Several CTs --------------------------------------------------------------------------------------
+
+
+def test_one_name_is_one_ct_and_none_the_phantom(tmp_path):
+    assert ct_sources([]) == []
+    assert ct_sources(["a.nii.gz", "a.nii.gz"]) == [Source("a.nii.gz", "a")]
+    with pytest.raises(InputError, match="empty"):
+        ct_sources([" "])
+    with pytest.raises(InputError, match="too long"):
+        ct_sources(["x" * (LONGEST_NAME + 1)])
+
+
+def test_a_folder_stands_for_the_cts_in_it(tmp_path):
+    names = ["b_ct.nii.gz", "a.mha", "b_labels.nii.gz", "a_organs.seg.nrrd", "a_seg.nrrd", "notes.txt", ".hidden.nii"]
+    for name in names:
+        (tmp_path / name).write_text("")
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "c.nii").write_text("")
+    assert [Path(source.path).name for source in ct_sources([str(tmp_path)])] == ["a.mha", "b_ct.nii.gz"]
+    (tmp_path / "IM0").write_bytes(bytes(128) + b"DICM")
+    assert ct_sources([str(tmp_path)]) == [Source(str(tmp_path), tmp_path.name)]
+
+
+def test_names_do_not_collide(tmp_path):
+    paths = ["x/ct.nii.gz", "y/CT.mha", "x/ct.nrrd", "y/other.nii", "x_ct-2.nii"]
+    for path in paths:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+    names = [source.name for source in ct_sources([str(tmp_path / path) for path in paths])]
+    assert names == ["x_ct", "y_CT", "x_ct-2", "other", "x_ct-2-2"]
+    assert len({name.casefold() for name in names}) == len(paths)
+
+
+@pytest.fixture
+def several(monkeypatch, tmp_path):
+    """Function that runs the command on CTs; those in `endings` end with that error."""
+    endings, loaded = {}, []
+
+    class Session:
+        def __init__(self, options, say):
+            self.options = options
+            loaded.append(options)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_error):
+            pass
+
+        def wait(self):
+            pass
+
+        def read(self, source):
+            volume = Volume(np.zeros((3, 4, 5), np.int16))
+            return segment._do_now(segment.Case, source.name, source.path, volume)
+
+        def segment(self, case, start):
+            if case.name in endings:
+                raise endings[case.name]
+            row = {"volume_ml": 12.3, "cut": 1}
+            return {
+                "input": case.source,
+                "output": {"table": f"{case.name}.csv"},
+                "organs": {"liver": row, "spleen": {"volume_ml": 0.0, "cut": 0}},
+                "seconds": {"total": 1.0},
+                "warnings": ["careful"],
+            }
+
+    monkeypatch.setattr(segment, "Session", Session)
+    monkeypatch.delenv("FLARESEGMENT_DEBUG", raising=False)
+
+    def run(*words, **errors):
+        endings.update(errors)
+        return segment.main([*words, "--output", str(tmp_path / "out")])
+
+    run.loaded = loaded
+    return run
+
+
+def test_several_cts_are_a_line_and_the_files_each(several, capsys):
+    assert several("a.nii", "b.nii") == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == "[1/2] a.nii: Liver >= 12 mL, Spleen not found; 1.0 s"
+    assert lines[1] == "Wrote a.csv" and lines[2].startswith("[2/2] b.nii") and lines[4].startswith("2 of 2 CTs")
+    assert err == "Warning: a: careful\nWarning: b: careful\n"
+    assert len(several.loaded) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (InputError("b.nii is no CT"), 2, "[2/3] b.nii is no CT"),
+        (MemoryError(), 2, "[2/3] b.nii: Not enough memory"),
+        (RuntimeError("bug"), 1, "[2/3] b.nii: Unexpected RuntimeError: bug"),
+    ],
+)
+def test_one_that_fails_is_named_and_the_others_go_on(several, capsys, error, status, words):
+    assert several("a.nii", "b.nii", "c.nii", "--json", b=error) == status
+    out, err = capsys.readouterr()
+    assert [line for line in err.splitlines() if line.startswith("Error: ")][0].startswith(f"Error: {words}")
+    assert err.splitlines()[-1] == "Error: 1 of 3 CTs could not be segmented: b.nii"
+    objects = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert [one["input"] for one in objects] == ["a.nii", "b.nii", "c.nii"]
+    assert set(objects[1]) == {"input", "error"}
+    assert "2 of 3 CTs segmented" in out
+
+
+def test_a_reference_goes_with_one_ct(several, capsys):
+    assert several("a.nii", "b.nii", "--reference", "labels.nii") == 2
+    assert "--reference" in capsys.readouterr().err and not several.loaded
+
+
+def test_ctrl_c_stops_all(several, capsys):
+    assert several("a.nii", "b.nii", "c.nii", b=KeyboardInterrupt()) == 1
+    out, err = capsys.readouterr()
+    assert "Stopped" in err and "c.nii" not in out
+
+
+# A full disk --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_called_so(tmp_path, code):
+    assert "no space left" in str(not_writable(tmp_path, OSError(code, os.strerror(code))))
+    assert "no space left" not in str(not_writable(tmp_path, PermissionError(errno.EACCES, "Permission denied")))
+
+
+@pytest.mark.parametrize(("free", "expected"), [(0, True), (1 << 30, False)])
+def test_writers_that_do_not_say_why_are_asked_the_disk(tmp_path, monkeypatch, free, expected):
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda _folder: SimpleNamespace(free=free))
+
+    def fail(*_arguments):
+        raise RuntimeError("ITK: error in line 12")
+
+    monkeypatch.setattr(image_io.sitk, "WriteImage", fail)
+    with pytest.raises(InputError) as refusal:
+        write_labels(tmp_path / "x.nii.gz", np.zeros((3, 4, 5), np.uint8), Volume(np.zeros((3, 4, 5))))
+    assert ("no space left" in str(refusal.value)) == expected
+    assert "line 12" not in str(refusal.value)

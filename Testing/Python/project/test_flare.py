@@ -57,7 +57,7 @@ if words[:3] == ["-m", "pip", "check"]:
 if words[:2] == ["-I", "-c"]:
     print(os.environ.get("FLARE_TEST_LEFTOVERS", ""))
 if words[:1] == ["-m"] and words[1] in ("slicerhost", "pytest"):
-    print("ran", words[1])
+    print("ran", words[1], *([os.environ["SLICER"]] if "SLICER" in os.environ else []))
     sys.exit(int(os.environ.get("FLARE_TEST_STATUS", "0")))
 if words[:1] == ["-m"] and words[1] in ("ruff", "mypy", "apilint"):
     sys.exit(words[1] == os.environ.get("FLARE_TEST_FINDINGS"))
@@ -84,19 +84,20 @@ class Tree:
 
     def __init__(self, folder):
         self.root = folder / "a tree"
+        self.locks = self.root / "Testing" / "Locks"
         self.log = folder / "log"
         self.python = folder / "stand-in"
         self.python.write_text(STAND_IN.format(python=sys.executable), encoding="utf-8")
         self.python.chmod(0o755)
-        for name in ("FlareSegment", "FlareSegmentTraining", "Testing/slicerhost"):
+        for name in ("FlareSegment", "FlareSegmentTraining", "Testing/slicerhost", "Testing/Locks"):
             (self.root / name).mkdir(parents=True)
         text = (REPOSITORY / "flare.py").read_text(encoding="utf-8")
         assert "base = find_python()" in text
         text = text.replace("base = find_python()", "base = os.environ['FLARE_TEST_PYTHON']")
         (self.root / "flare.py").write_text(text, encoding="utf-8")
         for name in ("torch", "run", "check", "cohort", "video", "uv"):
-            (self.root / f"requirements-{name}.txt").write_text(f"{name}==1 # comment\n", encoding="utf-8")
-        (self.root / "constraints-torch.txt").write_text("cuda<=1\n", encoding="utf-8")
+            (self.locks / f"requirements-{name}.txt").write_text(f"{name}==1 # comment\n", encoding="utf-8")
+        (self.locks / "constraints-torch.txt").write_text("cuda<=1\n", encoding="utf-8")
         without = self.root / "Testing" / "slicerhost" / "requirements-no-deps.txt"
         without.write_text("package==1\n", encoding="utf-8")
         for module in ("FlareSegment", "FlareSegmentTraining"):
@@ -136,7 +137,7 @@ def installs(result):
 
 RUN = [["requirements-run.txt", "requirements-no-deps.txt"]]
 WHOLE = [*RUN, ["requirements-uv.txt"], ["requirements-torch.txt"]]
-LAYERS = [["requirements-check.txt"], ["requirements-cohort.txt"], ["requirements-video.txt"]]
+LAYERS = [["requirements-check.txt"], ["requirements-video.txt"]]
 
 
 def test_first_use_makes_the_environment_and_runs(tree):
@@ -190,9 +191,9 @@ def test_failure_is_explained_in_one_line_after_the_reason(tree):
 
 def test_changed_requirements_update_the_environment(tree):
     tree.run("segment")
-    (tree.root / "requirements-run.txt").write_text("# another comment\nrun==1\n", encoding="utf-8")
+    (tree.locks / "requirements-run.txt").write_text("# another comment\nrun==1\n", encoding="utf-8")
     assert len(tree.run("segment").started) == 1, "comments change nothing"
-    (tree.root / "requirements-run.txt").write_text("run==2\n", encoding="utf-8")
+    (tree.locks / "requirements-run.txt").write_text("run==2\n", encoding="utf-8")
     broken = tree.run("segment", FLARE_TEST_KILL="no-deps")
     assert ["-m", "venv"] not in [words[:2] for words in broken.started]
     assert "incomplete" in tree.run("segment").stderr, "an interrupted update is no whole environment"
@@ -200,7 +201,7 @@ def test_changed_requirements_update_the_environment(tree):
 
 def test_update_removes_what_is_no_longer_needed_and_keeps_the_layers(tree):
     tree.run("lint")
-    (tree.root / "constraints-torch.txt").write_text("cuda<=2\n", encoding="utf-8")
+    (tree.locks / "constraints-torch.txt").write_text("cuda<=2\n", encoding="utf-8")
     update = tree.run("lint", FLARE_TEST_LEFTOVERS="mypy pytest")
     assert ["-m", "pip", "uninstall", "--quiet", "--yes", "mypy", "pytest"] in update.started
     leftovers = next(words for words in update.started if words[:2] == ["-I", "-c"])
@@ -227,7 +228,7 @@ def test_environment_from_before_there_were_layers_is_brought_up_to_date(tree):
         (["cohort", "DIR"], ["cohort"]),
         (["lint"], ["check"]),
         (["bench"], ["check"]),
-        (["test", "-k", "dice"], ["check", "cohort", "video"]),
+        (["test", "-k", "dice"], ["check", "video"]),
     ],
 )
 def test_a_command_adds_only_the_layers_that_it_wants(flare, words, layers):
@@ -240,9 +241,9 @@ def test_layers_come_on_top_when_first_used(tree):
     assert first.returncode == 0, first.stderr
     assert installs(first) == LAYERS
     targets = [words[words.index("--target") + 1] for words in first.started if "--target" in words]
-    assert targets == [str(tree.venv / "layers" / name) for name in ("check", "cohort", "video")]
+    assert targets == [str(tree.venv / "layers" / name) for name in ("check", "video")]
     assert all("--require-hashes" in words and "--no-deps" in words for words in first.started if "--target" in words)
-    assert "[3/3] ffmpeg" in first.stderr
+    assert "[2/2] ffmpeg" in first.stderr
     assert len(tree.run("test").started) == 1
     assert len(tree.run("segment").started) == 1
 
@@ -274,7 +275,7 @@ def test_broken_layer_does_no_harm_to_what_runs(tree, how, step):
 
 def test_changed_layer_is_made_anew_alone(tree):
     tree.run("test")
-    (tree.root / "requirements-check.txt").write_text("check==2\n", encoding="utf-8")
+    (tree.locks / "requirements-check.txt").write_text("check==2\n", encoding="utf-8")
     assert len(tree.run("segment").started) == 1
     broken = tree.run("test", FLARE_TEST_KILL="requirements-check")
     assert installs(broken) == [["requirements-check.txt"]]
@@ -490,6 +491,22 @@ def test_real_slicer_gets_the_same_script(tree, fake_slicer, named):
     assert platform == os.environ.get("QT_QPA_PLATFORM")
 
 
+def test_the_checks_run_in_the_slicer_that_is_named(tree, fake_slicer):
+    result = tree.run("test", "--slicer", str(fake_slicer), "-k", "panel")
+    assert result.returncode == 0
+    assert result.stdout == f"ran pytest {fake_slicer}\n"
+    assert result.started[-1] == ["-m", "pytest", "-q", "Testing/Slicer", "-k", "panel"]
+
+
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="the system has no nice value")
+@pytest.mark.parametrize(("given", "kept"), [({}, str(os.nice(0))), ({"SLICER_BACKGROUND_THREAD_PRIORITY": "7"}, "7")])
+def test_slicer_keeps_the_priority_it_is_started_with(flare, monkeypatch, given, kept):
+    monkeypatch.delenv("SLICER_BACKGROUND_THREAD_PRIORITY", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert flare.own_priority() == {"SLICER_BACKGROUND_THREAD_PRIORITY": kept}
+
+
 def test_gui_shows_the_panel_and_the_ct(tree, fake_slicer):
     ct = tree.root / "a 'CT'.nrrd"
     ct.write_text("", encoding="utf-8")
@@ -500,18 +517,8 @@ def test_gui_shows_the_panel_and_the_ct(tree, fake_slicer):
         "--additional-module-paths", str(tree.root / "FlareSegment"), str(tree.root / "FlareSegmentTraining"),
     ]  # fmt: skip
     code = arguments[arguments.index("--python-code") + 1]
-    calls = []
-    util = type("util", (), {
-        "selectModule": staticmethod(lambda name: calls.append(name)),
-        "loadVolume": staticmethod(lambda path: calls.append(path)),
-    })  # fmt: skip
-    exec(code.removeprefix("import slicer;").strip(), {"slicer": type("slicer", (), {"util": util})})
-    assert calls == ["FlareSegment", str(ct)]
-
-
-def test_gui_of_a_dicom_folder_reads_it_with_the_engine(flare, tmp_path):
-    compiled = compile(flare.SHOW_PANEL + flare.SHOW_FOLDER.format(path=str(tmp_path)), "code", "exec")
-    assert {"FlareSegmentLib.files.image_io", "read_volume", "addVolumeFromArray"} <= set(compiled.co_names)
+    assert "selectModule('FlareSegment')" in code and repr(str(ct)) in code
+    assert {"FlareSegmentSlicerLib.scene.file_loading", "load_ct"} <= set(compile(code, "code", "exec").co_names)
 
 
 @pytest.mark.parametrize(
@@ -522,7 +529,8 @@ def test_gui_of_a_dicom_folder_reads_it_with_the_engine(flare, tmp_path):
         (["gui", "a", "b"], {}, "gui takes one CT or nothing"),
         (["gui", "missing.nrrd"], {"DISPLAY": ":9"}, "missing.nrrd: no such file or folder"),
         (["gui"], {"QT_QPA_PLATFORM": ""}, "gui needs a display"),
-        (["test", "--slicer", "x"], {}, "test does not run in a real Slicer"),
+        (["bench", "--slicer", "x"], {}, "bench does not run in a real Slicer"),
+        (["test", "--slicer", "/nowhere"], {}, "/nowhere: no Slicer there"),
         (["segment", "--slicer"], {}, "--slicer needs the path"),
         (["segment", "--slicer", "/nowhere"], {}, "/nowhere: no Slicer there"),
         (["bench", "nothing"], {}, "no benchmark nothing"),
@@ -554,6 +562,27 @@ def test_help_offers_only_what_is_there(tree):
     evaluate.parent.mkdir(parents=True, exist_ok=True)
     evaluate.write_text("", encoding="utf-8")
     assert "evaluate [options]" in tree.run("--help").stdout
+
+
+@pytest.mark.parametrize("verb", ["gui", "test", "bench", "lint"])
+def test_every_verb_has_help_that_starts_nothing(tree, flare, verb):
+    for word in ("--help", "-h"):
+        result = tree.run(verb, word)
+        assert (result.returncode, result.stderr, result.started) == (0, "", [])
+        assert result.stdout.startswith(f"Usage: python3 flare.py {verb}")
+    assert set(flare.TOOL_HELP) == set(flare.TOOLS)
+
+
+def test_the_help_of_bench_names_every_benchmark(flare, repository):
+    text = flare.tool_help(repository, "bench")
+    for path in (repository / "Testing" / "Benchmarks").glob("*.py"):
+        assert f"  {path.stem} " in text
+
+
+@pytest.mark.parametrize("name", ["panel", "choices", "pipeline", "training"])
+def test_benchmarks_of_minutes_tell_what_they_do(repository, name):
+    text = (repository / "Testing" / "Benchmarks" / f"{name}.py").read_text(encoding="utf-8")
+    assert "in told(" in text
 
 
 def test_tests_run_with_the_users_arguments(tree):

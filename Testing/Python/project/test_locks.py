@@ -24,7 +24,8 @@ from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 NO_DEPENDENCIES = REPOSITORY / "Testing" / "slicerhost" / "requirements-no-deps.txt"
-TORCH = REPOSITORY / "requirements-torch.txt"
+FOLDER = REPOSITORY / "Testing" / "Locks"
+TORCH = FOLDER / "requirements-torch.txt"
 LAYERS = ("check", "cohort", "video")
 LOCKS = ("run", *LAYERS, "uv")
 SYSTEMS = {
@@ -40,7 +41,7 @@ CUDA = re.compile(r"(cuda|nvidia|triton)\b")
 
 def lock(name):
     """Where a lock lies."""
-    return REPOSITORY / f"requirements-{name}.txt"
+    return FOLDER / f"requirements-{name}.txt"
 
 
 def pins(path):
@@ -160,7 +161,7 @@ def test_the_pinned_packages_are_those_that_were_chosen(name):
 
 def test_every_lock_is_used(flare):
     assert set(flare.LAYERS) == set(LAYERS)
-    there = {path.name for path in REPOSITORY.glob("requirements-*.txt")}
+    there = {path.name for path in FOLDER.glob("requirements-*.txt")}
     assert there == {*(lock(name).name for name in LOCKS), TORCH.name}
 
 
@@ -235,7 +236,7 @@ def tree(tmp_path, monkeypatch):
         target = root / source.relative_to(REPOSITORY)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (root / "constraints-torch.txt").write_text("cuda-bindings<=1\n", encoding="utf-8")
+    (root / "Testing" / "Locks" / "constraints-torch.txt").write_text("cuda-bindings<=1\n", encoding="utf-8")
     for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -284,7 +285,7 @@ def test_newer_releases_in_reach_change_nothing(flare, tree, monkeypatch, capfd)
     write_wheel(tree.parent / "wheels", "dropped", "1", [])
     pip = [environment.python, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "dropped"], check=True)
-    run = tree / "requirements-run.txt"
+    run = tree / "Testing" / "Locks" / "requirements-run.txt"
     run.write_text("".join(line for line in run.read_text("utf-8").splitlines(True) if "nibabel" not in line), "utf-8")
     monkeypatch.setattr(flare, "RUN_MODULES", "numpy")
     with_checks.ensure()
@@ -296,7 +297,7 @@ def test_newer_releases_in_reach_change_nothing(flare, tree, monkeypatch, capfd)
 
     # A file that is not the one that was locked is never installed.
     write_wheel(tree.parent / "wheels", "pytest", found["pytest"][0], ["something-else"])
-    check = tree / "requirements-check.txt"
+    check = tree / "Testing" / "Locks" / "requirements-check.txt"
     check.write_text("\n".join(sorted(check.read_text("utf-8").splitlines(), reverse=True)), "utf-8")
     capfd.readouterr()
     with pytest.raises(flare.Refusal, match="test tools failed"):

@@ -245,6 +245,7 @@ LEFT_TO_HIDE = {
     "qMRMLThreeDView": {"renderer"},
     "qSlicerApplication": {"returnCode"},
     "qSlicerWidget": {"mrmlScene"},
+    "qSlicerModulePanel": {"mrmlScene"},
     "qSlicerScriptedLoadableModuleWidget": {"mrmlScene"},
 }
 

@@ -95,11 +95,19 @@ def test_without_testing_mode_a_failed_script_does_not_end_the_application(run):
     assert b"RuntimeError: no" in stopped.value.stderr
 
 
+GOOD = """
+class Good(ScriptedLoadableModule):
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = "Good"
+"""
+
+
 def test_modules_are_loaded_before_the_script_and_a_broken_one_is_told(run, tmp_path):
     folder = tmp_path / "modules"
     folder.mkdir()
     beginning = "from slicer.ScriptedLoadableModule import ScriptedLoadableModule\n"
-    (folder / "Good.py").write_text(beginning + "class Good(ScriptedLoadableModule):\n    pass\n", encoding="utf-8")
+    (folder / "Good.py").write_text(beginning + GOOD, encoding="utf-8")
     words = (
         "--no-main-window",
         "--additional-module-path",

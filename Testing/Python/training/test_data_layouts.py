@@ -136,20 +136,6 @@ def test_dataset_json_cannot_reach_out_of_its_folder(tmp_path: Path, name: str) 
         find_cases(folder)
 
 
-@pytest.mark.parametrize(
-    ("image", "labels", "table"),
-    [
-        ("img/img0001.nii.gz", "label/label0001.nii.gz", "btcv"),
-        ("volumes/volume-7.nii", "segmentations/segmentation-7.nii", "msd-liver"),
-        ("imagesTr/amos_0001.nii.gz", "labelsTr/amos_0001.nii.gz", "amos"),
-    ],
-)
-def test_folders_of_known_names(tmp_path: Path, image: str, labels: str, table: str) -> None:
-    layouts.write_pair(tmp_path / image, tmp_path / labels, 0, (1, 2))
-    (case,) = find_cases(tmp_path)
-    assert case.label_map.name == table
-
-
 @pytest.mark.parametrize("image", ["case_ct.nrrd", "case.mha", "case_0000.nii.gz", "ct_case.nii", "case-image.nii.gz"])
 def test_plain_folders_need_a_label_map(tmp_path: Path, image: str) -> None:
     layouts.write_pair(tmp_path / "images" / image, tmp_path / "labels/case.nii.gz", 3, (5, 6, 9))
@@ -164,7 +150,7 @@ def test_imagesVa_is_a_fixed_validation_set(tmp_path: Path) -> None:
     for number, side in ((1, "Tr"), (2, "Tr"), (3, "Va")):
         name = f"amos_{number:04d}.nii.gz"
         layouts.write_pair(tmp_path / f"images{side}" / name, tmp_path / f"labels{side}" / name, number)
-    split = split_cases(find_cases(tmp_path))
+    split = split_cases(find_cases(tmp_path, label_map=parse_label_map("amos")))
     assert (split.training, split.validation) == (("amos_0001", "amos_0002"), ("amos_0003",))
 
 

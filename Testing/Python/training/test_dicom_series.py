@@ -15,8 +15,9 @@ from dicom_files import OBLIQUE, SPACING, change, ct_and_labels, enhanced  # noq
 from FlareSegmentLib.errors import InputError  # noqa: E402
 from FlareSegmentLib.files.dicom_folder import find_series, read_series  # noqa: E402
 from FlareSegmentLib.files.image_io import read_volume  # noqa: E402
+from FlareSegmentLib.files.straight_series import straight  # noqa: E402
 from FlareSegmentLib.volume import Volume  # noqa: E402
-from FlareSegmentTrainingLib.dicom.dicom_series import Identity, safe_name, straight, write_series  # noqa: E402
+from FlareSegmentTrainingLib.dicom.dicom_series import Identity, safe_name, write_series  # noqa: E402
 
 
 def differences(first: Volume, second: Volume) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.files.image_io import read_labels
 from FlareSegmentLib.model.model_file import bundled_model_folder, read_description
 from FlareSegmentLib.organs import FLARE22_ORGANS, ORGANS, organ_by_key
 from FlareSegmentLib.volume import Volume
@@ -65,7 +66,7 @@ class EchoPredictor:
 
     def predict(self, case: str, volume: Volume) -> Prediction:
         self.asked.append(case)
-        labels = evaluation.read_labels(self.folder / f"{case}_labels.nii.gz").array.copy()
+        labels = read_labels(self.folder / f"{case}_labels.nii.gz").array.copy()
         labels[1] = 0
         return Prediction(labels, ["echoed"])
 

@@ -251,6 +251,10 @@ def test_what_is_there_already_is_not_made_again(folders, tmp_path):
     data, shapes = find_cases(folders / "data"), find_label_maps(folders / "shapes")
     (tmp_path / "case1-person_8-000_labels.nii.gz").write_bytes(b"")
     assert list(deformed_cases(data, shapes, parse_label_map(SHAPES_MAP), 1, 0, SPACING, done=tmp_path)) == []
+    left = []
+    again = deformed_cases(data, shapes, parse_label_map(SHAPES_MAP), 1, 0, SPACING, tmp_path, left_out=left.append)
+    assert not list(again)
+    assert left == []
 
 
 def test_fewer_than_two_common_organs_guide_no_deformation(folders, tmp_path):
@@ -258,6 +262,22 @@ def test_fewer_than_two_common_organs_guide_no_deformation(folders, tmp_path):
     shape = write(tmp_path / "only_liver.nii.gz", np.where(torso() == 1, 5, 0).astype(np.uint8))
     data = find_cases(folders / "data")
     assert list(deformed_cases(data, [shape], parse_label_map("5=liver"), 2, 0, SPACING)) == []
+    lines, reasons = [], []
+    told = (None, lines.append, reasons.append)
+    assert not list(deformed_cases(data, [shape], parse_label_map("5=liver"), 2, 0, SPACING, *told))
+    assert [line[:5] for line in lines] == ["[1/2]", "[2/2]"] and "only_liver" in lines[0]
+    assert len(reasons) == 2 and "only_liver.nii.gz has liver" in reasons[0] and "two organs" in reasons[0]
+
+
+def test_no_case_at_all_is_said_with_the_reason_and_a_status(run, folders, tmp_path):
+    (tmp_path / "shapes").mkdir()
+    write(tmp_path / "shapes" / "only_liver.nii.gz", np.where(torso() == 1, 5, 0).astype(np.uint8))
+    shapes = ("--shapes", tmp_path / "shapes", "--label-map", "5=liver")
+    command = ("deform", "--data", folders / "data", *shapes, "--count", 2, "--output", tmp_path / "out")
+    status, out, error = run(*command)
+    assert status == 2 and error.count("\n") == 1
+    assert "None of 2 cases can be made" in error and "only_liver.nii.gz has liver" in error
+    assert "[1/2]" in out, "progress is told before minutes of work"
 
 
 def test_label_maps_that_cannot_be_used_are_named(folders, tmp_path):

@@ -112,14 +112,10 @@ def test_long_runs_on_a_cpu_are_compiled(monkeypatch, wanted, device, steps, com
     assert choose_compiled(wanted, torch.device(device), steps) is expected
 
 
-def test_pytorch_2_2_is_enough(machine, monkeypatch: pytest.MonkeyPatch):
-    """It cannot say what the CPU computes, and has a scaler of gradients for CUDA alone."""
+def test_pytorch_2_2_is_enough(monkeypatch: pytest.MonkeyPatch):
+    """It has a scaler of gradients for CUDA alone."""
     from FlareSegmentTrainingLib.training.trainer import _grad_scaler
 
-    machine()
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.delattr(torch.cpu, name, raising=False)
-    assert choose_precision("auto", torch.device("cpu")) == "fp32"
     monkeypatch.delattr(torch.amp, "GradScaler")
     with pytest.warns(FutureWarning):  # newer versions would like the other name
         scaler = _grad_scaler(torch.device("cpu"), enabled=False)

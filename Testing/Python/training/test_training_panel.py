@@ -16,12 +16,15 @@ import json, os, sys, time
 from pathlib import Path
 folder = Path(sys.argv[sys.argv.index("--output") + 1])
 (folder / "arguments.json").write_text(json.dumps(sys.argv[1:]))
-(folder / "config.json").write_text("{}")
 def report(**content):
     (folder / "new").write_text(json.dumps({"pid": os.getpid(), "host": os.uname().nodename, **content}))
     os.replace(folder / "new", folder / "progress.json")
 if "phantom:bad" in sys.argv:
     sys.exit("Error: phantom:bad is not possible.")
+(folder / "config.json").write_text("{}")
+if "phantom:broken" in sys.argv:
+    report(state="failed", message="None of the training cases can be used.")
+    sys.exit("Error: None of the training cases can be used.")
 report(state="running", fraction=0.25, message="coarse epoch 1/4")
 end = time.monotonic() + 60
 while time.monotonic() < end and not (folder / "stop").exists():
@@ -167,6 +170,27 @@ def test_a_training_starts_is_found_again_and_stops(panel, slicer_app, tmp_path,
     ui.epochsSpinBox.value = 0
 
 
+def test_buttons_do_not_jump(panel, slicer_app, tmp_path):
+    import qt
+
+    ui = panel.ui
+    finished_run(tmp_path / "run")
+
+    def places():
+        slicer_app.processEvents()
+        parent = ui.FlareSegmentTraining
+        return [(one.mapTo(parent, qt.QPoint(0, 0)), one.width) for one in (ui.startButton, ui.stopButton)]
+
+    before, below = places(), ui.useModelButton.mapTo(ui.FlareSegmentTraining, qt.QPoint(0, 0))
+    run = tmp_path / "other"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    ui.outputPathEdit.currentPath = str(run)
+    assert ui.startButton.text == "Continue training" and places() == before
+    slicer_app.processEvents()
+    assert ui.useModelButton.mapTo(ui.FlareSegmentTraining, qt.QPoint(0, 0)) == below
+
+
 def test_a_training_outlives_the_process_that_started_it(tmp_path, repository, panel):
     """Started by a Python that ends at once: the training still runs, and its folder says so."""
     from FlareSegmentTrainingSlicerLib import training_process
@@ -198,14 +222,95 @@ def test_a_training_that_cannot_begin_says_why(panel, slicer_app, tmp_path):
     assert "phantom:bad is not possible" in panel.ui.messageLabel.text
 
 
+@pytest.mark.parametrize(("typo", "reason"), [("phantom:bad", "phantom:bad"), ("phantom:broken", "None of the")])
+def test_a_run_that_never_began_can_be_corrected(panel, slicer_app, tmp_path, typo, reason):
+    """Before or after its configuration was written: there is nothing to continue, and the form is free."""
+    ui, folder = panel.ui, tmp_path / "run"
+    ui.outputPathEdit.currentPath = str(folder)
+    ui.dataPathEdit.currentPath = typo
+    ui.startButton.click()
+    until(slicer_app, panel, lambda: panel.logic.state() == "failed" and not panel.logic._process._launched)
+    panel.updateState()
+    assert reason in ui.messageLabel.text
+    assert ui.dataPathEdit.enabled and ui.presetComboBox.enabled and ui.epochsSpinBox.enabled
+    assert ui.startButton.text == "Start training" and ui.startButton.enabled
+    ui.dataPathEdit.currentPath = "phantom:4"
+    assert ui.messageLabel.text == ""
+    ui.startButton.click()
+    until(slicer_app, panel, lambda: panel.logic.state() == "running")
+    arguments = json.loads((folder / "arguments.json").read_text())
+    assert "--resume" not in arguments and "phantom:4" in arguments
+    panel.logic.stop()
+    until(slicer_app, panel, lambda: panel.logic.state() == "stopped")
+    panel.updateState()
+    assert ui.startButton.text == "Continue training" and not ui.dataPathEdit.enabled
+
+
 def test_a_finished_run_shows_its_curves(panel, slicer_app, tmp_path, screenshots):
     finished_run(tmp_path / "run")
     panel.ui.outputPathEdit.currentPath = str(tmp_path / "run")
     slicer_app.processEvents()
     ui = panel.ui
     assert ui.curvesCollapsibleButton.visible and ui.curvesLabel.pixmap is not None
-    assert not ui.startButton.enabled and "finished" in ui.startButton.toolTip
+    slicer_app.processEvents()
+    assert ui.curvesLabel.height >= ui.curvesLabel.pixmap.height() > 200, "the curves are cut"
+    assert ui.startButton.text == "Train further" and "finished" in ui.startButton.toolTip
+    assert not ui.dataPathEdit.enabled and ui.epochsSpinBox.enabled
     slicer_app._main_window.grab().save(str(screenshots / "training_finished.png"))
+
+
+def test_a_finished_run_is_trained_further_in_a_new_folder(panel, slicer_app, tmp_path):
+    run = finished_run(tmp_path / "run_9")
+    run.write_json("config.json", {"configuration": {"name": "mine"}, "data": ["phantom:4"], "label_map": "flare22"})
+    (tmp_path / "run_10").mkdir()
+    ui = panel.ui
+    ui.outputPathEdit.currentPath = str(run.path)
+    ui.epochsSpinBox.value = 7
+    ui.startButton.click()
+    folder = tmp_path / "run_11"
+    assert Path(ui.outputPathEdit.currentPath) == folder
+    until(slicer_app, panel, lambda: panel.logic.state() == "running")
+    words = json.loads((folder / "arguments.json").read_text())
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    assert json.loads(Path(given["--preset"]).read_text()) == {"name": "mine"}
+    assert given["--start-from"] == str(run.best) and given["--split"] == str(run.path / "split.json")
+    assert (given["--data"], given["--epochs"], given["--label-map"]) == ("phantom:4", "7", "flare22")
+    assert given["--cache"] == str(run.path / "prepared") and given["--output"] == str(folder)
+    panel.logic.stop()
+    until(slicer_app, panel, lambda: panel.logic.state() == "stopped")
+    ui.epochsSpinBox.value = 0
+
+
+def test_stop_is_heard_while_the_training_starts(panel, slicer_app, tmp_path, monkeypatch):
+    from FlareSegmentTrainingSlicerLib import training_process
+
+    script = tmp_path / "slow_to_start.py"
+    script.write_text("import time\ntime.sleep(2)\n" + FAKE_TRAINING)
+    monkeypatch.setattr(training_process, "TRAIN_SCRIPT", script)
+    ui = panel.ui
+    ui.dataPathEdit.currentPath = "phantom:4"
+    ui.outputPathEdit.currentPath = str(tmp_path / "run")
+    ui.startButton.click()
+    assert panel.logic.state() == "starting" and ui.stopButton.enabled
+    ui.stopButton.click()
+    assert not ui.stopButton.enabled and "Stopping" in ui.messageLabel.text
+    panel.updateState()
+    assert "Stopping" in ui.messageLabel.text
+    until(slicer_app, panel, lambda: panel.logic.state() == "stopped", 20)
+
+
+def test_show_curves_shows_them(panel, slicer_app, tmp_path):
+    import slicer
+
+    run = finished_run(tmp_path / "run")
+    panel.ui.outputPathEdit.currentPath = str(run.path)
+    slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    panel.ui.plotButton.click()
+    slicer_app.processEvents()
+    (chart,) = slicer.util.getNodesByClass("vtkMRMLPlotChartNode")
+    plot = slicer.app.layoutManager().plotWidget(0)
+    assert plot.visible and plot.mrmlPlotViewNode().GetPlotChartNodeID() == chart.GetID()
+    slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
 
 
 def test_curves_become_tables_and_a_chart_that_a_saved_scene_shows(panel, tmp_path):

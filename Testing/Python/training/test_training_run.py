@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ import torch
 
 from FlareSegmentLib.model.model_file import load_model, read_model
 from FlareSegmentLib.organs import FLARE22_ORGANS
+from FlareSegmentTrainingLib.datasets.cases import find_cases
+from FlareSegmentTrainingLib.datasets.splits import split_cases
 from FlareSegmentTrainingLib.training import run_folder as run_folder_module
 from FlareSegmentTrainingLib.training.reports import read_log
 from FlareSegmentTrainingLib.training.run_folder import RunFolder
@@ -173,6 +176,32 @@ def test_resume_refuses_another_configuration(train_module, command, finished, c
     assert "configuration differ" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--epochs", "4"),
+        ("--set", "training.learning_rate=0.5"),
+        ("--label-map", "btcv"),
+        ("--split", "nothing.json"),
+        ("--fold", "0/2"),
+        ("--start-from", "bundled"),
+        ("--patient-pattern", "(a)"),
+    ],
+)
+def test_resume_obeys_an_option_or_refuses_it(train_module, finished, capsys, given):
+    assert train_module.main(["--resume", "--output", str(finished.path), *given]) == 2
+    error = capsys.readouterr().err
+    assert " ".join(given) + " differ" in error and f"--start-from {finished.best}" in error and error.count("\n") == 1
+
+
+def test_resume_takes_options_that_are_the_runs_own(train_module, finished, place, capsys):
+    more = ("--epochs", "3", "--set", "training.batch=2", "--data", "phantom:4")
+    assert train_module.main(["--resume", "--output", str(finished.path), *more]) == 0
+    capsys.readouterr()
+    assert train_module.main(["--resume", "--output", str(place / "nothing here")]) == 2
+    assert "holds no run to continue" in capsys.readouterr().err
+
+
 def test_killed_at_a_random_moment_and_resumed_it_ends_the_same(train_module, command, place, finished):
     folder = RunFolder(place / "killed")
     process = subprocess.Popen(
@@ -266,6 +295,72 @@ def test_a_stop_file_stops(train_module, command, place, monkeypatch):
     assert torch.load(folder.state_file, weights_only=True)["trainer"]["step"] == 1
 
 
+def test_a_stop_is_obeyed_before_the_first_case_is_prepared(train_module, command, place, capsys):
+    folder = RunFolder(place / "stop_early")
+    folder.path.mkdir()
+    folder.request_stop()
+    assert train_module.main(command("stop_early")) == 1
+    assert "Stopped while preparing" in capsys.readouterr().err
+    assert folder.progress()["state"] == "stopped" and not folder.stop_file.exists()
+    assert not list((folder.path).glob("prepared/*"))
+
+
+def test_what_is_missing_is_told_when_a_run_begins_and_no_more(train_module, command, place, monkeypatch, capsys):
+    from FlareSegmentTrainingLib.training import reports
+
+    folder = RunFolder(place / "no_tensorboard")
+    find = reports.importlib.util.find_spec
+    monkeypatch.setattr(reports.importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
+    step = StageTrainer.train_step
+    monkeypatch.setattr(StageTrainer, "train_step", lambda self, batch: (folder.request_stop(), step(self, batch))[1])
+    assert train_module.main(command("no_tensorboard")) == 1
+    assert capsys.readouterr().out.count("TensorBoard") == 1
+    assert train_module.main(["--output", str(folder.path), "--resume"]) == 1
+    assert "TensorBoard" not in capsys.readouterr().out
+
+
+def test_a_finished_run_is_trained_further(train_module, finished, place, monkeypatch):
+    """What the panel starts for that is a run that ends well, on the same split and without preparing a case anew."""
+    from FlareSegmentTrainingSlicerLib.training_process import TrainingProcess, next_folder
+
+    folder = next_folder(finished.path)
+    process, launched = TrainingProcess(folder), []
+    monkeypatch.setattr(process, "_launch", launched.extend)
+    process.start_from(finished, 1)
+    prepared = sorted((place / "cache").iterdir())
+    assert train_module.main([*launched, "--output", str(folder), "--device", "cpu"]) == 0
+    further = RunFolder(folder)
+    assert len(log_of(further)) == 1
+    assert further.read_json("split.json")["validation"] == finished.read_json("split.json")["validation"]
+    assert sorted((place / "cache").iterdir()) == prepared
+
+
+def test_a_stop_request_of_yesterday_is_none(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.request_stop()
+    folder.forget_old_stop()
+    assert folder.stop_file.exists()
+    os.utime(folder.stop_file, (time.time() - 60, time.time() - 60))
+    folder.forget_old_stop()
+    assert not folder.stop_file.exists()
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_is_begun_anew(train_module, command, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    options = train_module.parse_arguments(command(folder.path))
+    folder.write_json("config.json", {"configuration": {}, "data": ["/a/typo"]})
+    folder.write_json("progress.json", {"state": "failed", "message": "/a/typo: no such folder"})
+    assert train_module._settings(options, folder)["data"] != ["/a/typo"]
+    folder.write_json("progress.json", {"state": "stopped", "message": "Stopped at step 1"})
+    with pytest.raises(Exception, match="holds a run already"):
+        train_module._settings(options, folder)
+    folder.write_json("progress.json", {"state": "failed", "message": "The disk is full"})
+    folder.last.mkdir()
+    folder.state_file.write_bytes(b"a checkpoint")
+    with pytest.raises(Exception, match="holds a run already"):
+        train_module._settings(options, folder)
+
+
 def test_two_processes_and_one_give_the_same_losses(command, place, finished):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
@@ -334,17 +429,51 @@ def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint(train_module, command
     assert train_module.main(["--output", str(folder.path), "--resume"]) == 0
 
 
-def test_a_vanished_case_is_named(train_module, command, place, tmp_path, capsys):
+def write_phantoms(folder, count=3):
     from FlareSegmentLib.files.image_io import write_labels
     from FlareSegmentLib.phantom.torso import make_phantom
 
-    for seed in range(3):
+    folder.mkdir(exist_ok=True)
+    for seed in range(count):
         volume, labels = make_phantom(seed, (8.0, 8.0, 8.0))
         image = SimpleITK.GetImageFromArray(volume.array)
         image.SetSpacing(volume.spacing)
         image.SetOrigin(volume.origin)
-        SimpleITK.WriteImage(image, str(tmp_path / f"p{seed}_ct.nii.gz"))
-        write_labels(tmp_path / f"p{seed}_labels.nii.gz", labels, volume)
+        SimpleITK.WriteImage(image, str(folder / f"p{seed}_ct.nii.gz"))
+        write_labels(folder / f"p{seed}_labels.nii.gz", labels, volume)
+
+
+def test_data_that_moved_are_named_anew_and_a_damaged_validation_case_is_replaced(
+    train_module, command, place, tmp_path, capsys
+):
+    write_phantoms(tmp_path / "here", 4)
+    validating = split_cases(find_cases(tmp_path / "here")).validation[0]
+    damaged = tmp_path / "here" / f"{validating}_ct.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:2000])
+    arguments = [*command("moved", data=str(tmp_path / "here")), "--epochs", "1"]
+    assert train_module.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert f"{validating} is left out" in out and "dealt out anew" in out
+    split = json.loads((place / "moved/split.json").read_text())
+    assert (len(split["training"]), len(split["validation"])) == (2, 1)
+
+    (tmp_path / "here").rename(tmp_path / "there")
+    resume = ["--resume", "--output", str(place / "moved")]
+    assert train_module.main(resume) == 2
+    error = capsys.readouterr().err
+    assert "is missing. Where the data moved" in error and "--data PLACE" in error
+    assert train_module.main([*resume, "--data", str(tmp_path / "there")]) == 0
+    assert json.loads((place / "moved/config.json").read_text())["data"] == [str(tmp_path / "there")]
+    assert train_module.main(resume) == 0
+    changed = tmp_path / "there" / f"{split['training'][0]}_labels.nii.gz"
+    shutil.copy(tmp_path / "there" / f"{split['training'][1]}_labels.nii.gz", changed)
+    capsys.readouterr()
+    assert train_module.main(resume) == 2
+    assert f"meaning changed of {split['training'][0]}" in capsys.readouterr().err
+
+
+def test_a_vanished_case_is_named(train_module, command, place, tmp_path, capsys):
+    write_phantoms(tmp_path)
     arguments = command("vanished", data=str(tmp_path))
     (place / "vanished").mkdir()
     assert train_module.main([*arguments, "--epochs", "1"]) == 0

@@ -11,9 +11,17 @@ import ctk
 import qt
 import slicer
 
-from .annotations import Choice, Decimals, Maximum, Minimum, RangeBounds, SingleStep, WithinRange
-from .parameterPack import FloatRange, isParameterPack
-from .type_tools import findFirstAnnotation, getNodeTypes, isNodeOrUnionOfNodes, splitAnnotations, unannotatedType
+from .annotations import Choice, Decimals, Default, Maximum, Minimum, RangeBounds, SingleStep, WithinRange
+from .parameterPack import isParameterPack
+from .type_tools import (
+    as_union,
+    findFirstAnnotation,
+    getNodeTypes,
+    isNodeOrUnionOfNodes,
+    splitAnnotations,
+    unannotatedType,
+)
+from .types import FloatRange
 
 __all__ = ["GuiConnector", "SlicerPackParameterNamePropertyName", "createGuiConnector", "parameterNodeGuiConnector"]
 
@@ -82,21 +90,14 @@ class GuiConnector(abc.ABC):
         finally:
             self._callback = callback
 
-    def is_alive(self):
-        """Whether the widget still exists."""
-        try:
-            return self.widget().objectName is not None
-        except (RuntimeError, ValueError):
-            return False
-
 
 _registered: list[type[GuiConnector]] = []
 
 
 def parameterNodeGuiConnector(classtype=None):
-    """Class decorator: makes a connector known; the last one registered comes first."""
+    """Class decorator: makes a connector known; the first one registered for a widget and a type is taken."""
     def register(cls):
-        _registered.insert(0, cls)
+        _registered.append(cls)
         return cls
 
     return register if classtype is None else register(classtype)
@@ -104,6 +105,7 @@ def parameterNodeGuiConnector(classtype=None):
 
 def createGuiConnector(widget, datatype):
     """The connector of a widget and a type; raises RuntimeError where there is none."""
+    datatype = as_union(datatype)
     for cls in _registered:
         if cls.canRepresent(widget, datatype):
             return cls.create(widget, datatype)
@@ -122,8 +124,9 @@ class _WidgetConnector(GuiConnector):
 
     @classmethod
     def canRepresent(cls, widget, datatype):
-        return isinstance(widget, cls.widget_classes) and cls.accepts(unannotatedType(datatype),
-                                                                     splitAnnotations(datatype)[1])
+        """The widget's class must be the one that is named: Slicer refuses classes derived from it."""
+        type_, annotations = splitAnnotations(datatype)
+        return type(widget) in cls.widget_classes and cls.accepts(type_, annotations)
 
     @classmethod
     def create(cls, widget, datatype):
@@ -204,7 +207,7 @@ def _limits(annotations):
 @parameterNodeGuiConnector
 class FloatConnector(_WidgetConnector):
     widget_classes = (qt.QDoubleSpinBox, ctk.ctkSliderWidget, ctk.ctkDoubleSlider, ctk.ctkDoubleSpinBox,
-                      slicer.qMRMLSpinBox)
+                      slicer.qMRMLSpinBox, slicer.qMRMLSliderWidget)
     signal = "valueChanged(double)"
 
     @classmethod
@@ -304,7 +307,7 @@ class TextEditConnector(LineEditConnector):
 
 @parameterNodeGuiConnector
 class FloatRangeConnector(_WidgetConnector):
-    widget_classes = (ctk.ctkRangeWidget, ctk.ctkDoubleRangeSlider)
+    widget_classes = (ctk.ctkRangeWidget, ctk.ctkDoubleRangeSlider, slicer.qMRMLRangeWidget)
     signal = "valuesChanged(double,double)"
 
     @classmethod
@@ -315,9 +318,11 @@ class FloatRangeConnector(_WidgetConnector):
         bounds = findFirstAnnotation(annotations, RangeBounds)
         if bounds is None:
             raise RuntimeError("A range widget needs a parameter with RangeBounds")
+        if findFirstAnnotation(annotations, Default) is None and not bounds.minimum <= 0 <= bounds.maximum:
+            raise RuntimeError("RangeBounds without 0 need a Default")
         self._widget.setRange(bounds.minimum, bounds.maximum)
         decimals = findFirstAnnotation(annotations, Decimals)
-        if decimals is not None and isinstance(self._widget, ctk.ctkRangeWidget):
+        if decimals is not None and not isinstance(self._widget, ctk.ctkDoubleRangeSlider):
             self._widget.decimals = decimals.value
         step = findFirstAnnotation(annotations, SingleStep)
         if step is not None:

@@ -13,8 +13,9 @@ import slicer
 from . import wrapper
 from .annotations import Choice, Label, Maximum, Minimum, WithinRange
 from .guiConnectors import SlicerPackParameterNamePropertyName
-from .parameterPack import FloatRange, isParameterPack
+from .parameterPack import isParameterPack
 from .type_tools import findFirstAnnotation, isNodeOrUnionOfNodes, splitAnnotations, unannotatedType
+from .types import FloatRange
 
 __all__ = ["GuiCreator", "createGui", "parameterNodeGuiCreator"]
 

@@ -1,6 +1,6 @@
 """`@parameterPack`: a class of typed members, like a dataclass, that can itself be a parameter.
 
-A pack by itself holds its values. A pack read from a parameter node is a view of the node, of a subclass of its class.
+A pack holds its values. One that was read from a parameter node writes itself into the node at every change.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import slicer.util
 
 from . import parameters
 from .annotations import IsInstance, NotNone
-from .serializers import Serializer, ValidatedSerializer, parameterNodeSerializer, plain
+from .serializers import Serializer, ValidatedSerializer, parameterNodeSerializer
 from .type_tools import unannotatedType
 
-__all__ = ["FloatRange", "isParameterPack", "nestedParameterNames", "parameterPack"]
+__all__ = ["isParameterPack", "nestedParameterNames", "parameterPack"]
 
 _RESERVED = ("allParameters", "_is_parameterPack", "dataType", "getValue", "setValue")
 
@@ -32,7 +32,7 @@ def nestedParameterNames(parameterPackClassOrInstance):
 
 
 class _Member:
-    """Access to one member, in the object or, for a view, in the parameter node."""
+    """Access to one member of a pack; a pack of a parameter node is written into it, and read again."""
 
     def __init__(self, info):
         self._info = info
@@ -40,22 +40,21 @@ class _Member:
     def __get__(self, pack, owner=None):
         if pack is None:
             return self
-        binding = pack.__dict__.get("_binding")
-        if binding is None:
-            if self._info.basename not in pack.__dict__["_values"]:
-                pack.__dict__["_values"][self._info.basename] = self._info.default_value()
-            return pack.__dict__["_values"][self._info.basename]
-        node, name = binding
-        return self._info.serializer.read(node, f"{name}.{self._info.basename}")
+        values = pack.__dict__["_values"]
+        if self._info.basename not in values:
+            values[self._info.basename] = self._info.default.value
+        return values[self._info.basename]
 
     def __set__(self, pack, value):
+        self._info.serializer.validate(value)
+        pack.__dict__["_values"][self._info.basename] = value
         binding = pack.__dict__.get("_binding")
-        if binding is None:
-            self._info.serializer.validate(value)
-            pack.__dict__["_values"][self._info.basename] = plain(value)
-        else:
-            node, name = binding
-            self._info.serializer.write(node, f"{name}.{self._info.basename}", value)
+        if binding is not None:
+            serializer, node, name = binding
+            try:
+                serializer.write(node, name, pack)
+            finally:
+                pack.__dict__["_values"] = serializer.read_values(node, name)
 
 
 def _new(cls, *args, **kwargs):
@@ -71,10 +70,10 @@ def _init(self, *args, **kwargs):
     given = dict(zip(names, args))
     for name, value in kwargs.items():
         if name not in names or name in given:
-            raise ValueError(f"{type(self).__name__}: unknown or repeated value '{name}'")
+            raise TypeError(f"{type(self).__name__}: unknown or repeated value '{name}'")
         given[name] = value
     for name, info in self.allParameters.items():
-        setattr(self, name, given[name] if name in given else info.default_value())
+        setattr(self, name, given.get(name, info.default.value))
 
 
 def _eq(self, other):
@@ -94,15 +93,6 @@ def _set_attribute(self, name, value):
     object.__setattr__(self, name, value)
 
 
-def _copy(self):
-    """A pack of its own with the same values, whatever its constructor asks for."""
-    cls = type(self)._pack_class
-    copy = cls.__new__(cls)
-    for name in self.allParameters:
-        copy.__dict__["_values"][name] = plain(getattr(self, name))
-    return copy
-
-
 def parameterPack(classtype=None):
     """Class decorator that makes a parameter pack of a class with type hints."""
     def decorate(cls):
@@ -119,8 +109,6 @@ def parameterPack(classtype=None):
         cls.__new__ = _new
         cls.__hash__ = None
         cls.__setattr__ = _set_attribute
-        cls.__parameter_pack_copy__ = _copy
-        cls._pack_class = cls
         cls._is_parameterPack = True
         cls.allParameters = infos
         cls.dataType = classmethod(parameters.data_type)
@@ -155,18 +143,22 @@ class ParameterPackSerializer(Serializer):
         return self.type()
 
     def isIn(self, parameterNode, name):
-        return all(info.serializer.isIn(parameterNode, inner) for info, inner in self._members(name))
+        info, inner = self._members(name)[0]
+        return info.serializer.isIn(parameterNode, inner)
 
     def write(self, parameterNode, name, value):
-        value = plain(value)
         with slicer.util.NodeModify(parameterNode):
             for info, inner in self._members(name):
                 info.serializer.write(parameterNode, inner, getattr(value, info.basename))
 
+    def read_values(self, parameterNode, name):
+        """Values of the members by name."""
+        return {info.basename: info.serializer.read(parameterNode, inner) for info, inner in self._members(name)}
+
     def read(self, parameterNode, name):
-        view = self.type.__new__(self.type)
-        view.__dict__["_binding"] = parameterNode, name
-        return view
+        pack = self.type.__new__(self.type)
+        pack.__dict__.update(_values=self.read_values(parameterNode, name), _binding=(self, parameterNode, name))
+        return pack
 
     def remove(self, parameterNode, name):
         with slicer.util.NodeModify(parameterNode):
@@ -175,42 +167,3 @@ class ParameterPackSerializer(Serializer):
 
     def supportsCaching(self):
         return all(info.serializer.supportsCaching() for info in self.type.allParameters.values())
-
-
-@parameterPack
-class FloatRange:
-    """A minimum and a maximum that is not below it."""
-
-    _minimum: float
-    _maximum: float
-
-    def __init__(self, minimum=0, maximum=0):
-        self.setRange(minimum, maximum)
-
-    def __str__(self):
-        return f"FloatRange({self.minimum}, {self.maximum})"
-
-    @staticmethod
-    def checkRange(minimum, maximum):
-        if minimum > maximum:
-            raise ValueError(f"The minimum {minimum} of a range is above its maximum {maximum}")
-
-    def setRange(self, minimum, maximum):
-        self.checkRange(minimum, maximum)
-        self._minimum, self._maximum = minimum, maximum
-
-    @property
-    def minimum(self):
-        return self._minimum
-
-    @minimum.setter
-    def minimum(self, value):
-        self.setRange(value, self.maximum)
-
-    @property
-    def maximum(self):
-        return self._maximum
-
-    @maximum.setter
-    def maximum(self, value):
-        self.setRange(self.minimum, value)

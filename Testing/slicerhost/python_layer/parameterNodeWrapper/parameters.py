@@ -6,8 +6,8 @@ import logging
 import typing
 from dataclasses import dataclass
 
-from .annotations import Decimals, Default, Label, SingleStep
-from .serializers import Serializer, createSerializer, plain
+from .annotations import Default
+from .serializers import Serializer, createSerializer
 from .type_tools import unannotatedType
 
 
@@ -20,25 +20,23 @@ class ParameterInfo:
     unalteredType: object
     default: Default
 
-    def default_value(self):
-        return plain(self.default.value)
-
 
 def collect(cls):
-    """Members of a class by name, in order of declaration; their default values are taken off the class."""
+    """Members of a class by name, in order of declaration; what it gives as their values are their defaults."""
     infos = {}
     for name, type_ in typing.get_type_hints(cls, include_extras=True).items():
         serializer, annotations = createSerializer(type_)
-        default = next((one for one in annotations if isinstance(one, Default)), None)
-        if name in vars(cls):
-            if default is not None:
-                raise ValueError(f"{cls.__name__}.{name} has two defaults")
-            default = Default(vars(cls)[name])
-            delattr(cls, name)
-        unused = [one for one in annotations if not isinstance(one, (Default, Decimals, Label, SingleStep))]
-        if unused:
-            logging.warning("Unused annotations: %s", unused)
-        infos[name] = ParameterInfo(name, serializer, type_, default or Default(generator=serializer.default))
+        if hasattr(cls, name):
+            default = Default(getattr(cls, name))
+        else:
+            given = [one for one in annotations if isinstance(one, Default)]
+            if len(given) > 1:
+                raise ValueError(f"{cls.__name__}.{name} has several defaults")
+            default = given[0] if given else Default(serializer.default())
+            annotations = [one for one in annotations if not isinstance(one, Default)]
+        if annotations:
+            logging.warning("Unused annotations: %s", annotations)
+        infos[name] = ParameterInfo(name, serializer, type_, default)
     return infos
 
 

@@ -1,7 +1,9 @@
 """How values of each type are kept in a parameter node: a serializer per type, found by `createSerializer`.
 
-A simple value is one string under its name. A list keeps `name.len` and `name.0`, `name.1`, ...; a dict its keys and
-values as two lists; a node is a node reference. Reading a list or dict gives a view of the node, not a copy.
+A simple value is one string under its name. A list keeps `name.len` and `name.0`, `name.1`, ...; a dict is a list of
+(key, value); a union keeps its value under the index of the member that took it; a node is a node reference. Names and
+texts are Slicer's, so that scenes can be exchanged, and nothing is taken that Slicer refuses: the comparison with
+Slicer's own package is `Testing/Python/slicerhost/test_slicerhost_parameter_nodes.py`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import abc
 import enum
 import importlib
+import logging
 import pathlib
 import typing
 from collections.abc import MutableMapping, MutableSequence
@@ -16,12 +19,12 @@ from collections.abc import MutableMapping, MutableSequence
 import qt
 import slicer.util
 
-from .annotations import Default, IsInstance, NotNone, is_validator
-from .type_tools import is_node_class, is_union, splitAnnotations
+from .annotations import IsInstance, IsNone, NotNone, is_validator
+from .type_tools import as_union, is_node_class, is_union, splitAnnotations
 
-__all__ = ["AnySerializer", "BoolSerializer", "DictSerializer", "EnumSerializer", "ListSerializer",
-           "NodeSerializer", "NumberSerializer", "PathSerializer", "QColorSerializer", "Serializer", "StringSerializer",
-           "TupleSerializer", "UnionSerializer", "ValidatedSerializer", "parameterNodeSerializer"]
+__all__ = ["AnySerializer", "BoolSerializer", "DictSerializer", "ListSerializer", "NodeSerializer", "NumberSerializer",
+           "PathSerializer", "QColorSerializer", "Serializer", "StringSerializer", "TupleSerializer", "UnionSerializer",
+           "ValidatedSerializer", "parameterNodeSerializer"]
 
 
 class Serializer(abc.ABC):
@@ -57,21 +60,21 @@ class Serializer(abc.ABC):
     def remove(self, parameterNode, name: str) -> None:
         """Take away everything written under the name."""
 
-    def supportsCaching(self) -> bool:
-        """Whether a read value stays right while nobody writes through the wrapper."""
+    @staticmethod
+    def supportsCaching() -> bool:
+        """Whether a read value stays right until the node is modified."""
         return False
-
-    def validate(self, value) -> None:  # noqa: B027  (most need no more than their validators)
-        """Raise where the value may not be written."""
 
 
 _registered: list[type[Serializer]] = []
 
 
 def parameterNodeSerializer(classtype=None):
-    """Class decorator: makes a serializer known; the last one registered for a type is taken."""
+    """Class decorator: makes a serializer known; the first one registered for a type is taken, as in Slicer."""
     def register(cls):
-        _registered.insert(0, cls)
+        if not issubclass(cls, Serializer):
+            raise TypeError(f"{cls} is not a Serializer")
+        _registered.append(cls)
         return cls
 
     return register if classtype is None else register(classtype)
@@ -80,40 +83,38 @@ def parameterNodeSerializer(classtype=None):
 def createSerializer(type_):
     """(serializer, annotations that are neither validators nor serializers) of a possibly annotated type."""
     base, annotations = splitAnnotations(type_)
-    serializer = next((one for one in annotations if isinstance(one, Serializer)), None)
+    given = [one for one in annotations if _is_serializer(one)]
+    if len(given) > 1:
+        raise ValueError(f"{type_} names several serializers")
+    serializer = given[0] if given else None
     if serializer is None:
-        serializer = next((found for cls in _registered if (found := cls.create(base)) is not None), None)
-    if serializer is None:
-        raise TypeError(f"The type {base} is not supported in a parameter node")
-    validators = [one for one in annotations if is_validator(one)]
-    if validators:
-        serializer = ValidatedSerializer(serializer, validators)
-    return serializer, [one for one in annotations if not is_validator(one) and not isinstance(one, Serializer)]
+        cls = next((cls for cls in _registered if cls.canSerialize(base)), None)
+        if cls is None:
+            raise TypeError(f"The type {base} is not supported in a parameter node")
+        serializer = cls.create(base)
+    rest = [one for one in annotations if not is_validator(one) and not _is_serializer(one)]
+    return ValidatedSerializer(serializer, [one for one in annotations if is_validator(one)]), rest
+
+
+def _is_serializer(annotation):
+    return isinstance(annotation, Serializer) or (isinstance(annotation, type) and issubclass(annotation, Serializer))
 
 
 def memberSerializer(type_):
-    """Serializer of an element, with the element's own `Default` honored."""
-    serializer, annotations = createSerializer(type_)
-    default = next((one for one in annotations if isinstance(one, Default)), None)
-    return serializer if default is None else _WithDefault(serializer, default)
-
-
-def plain(value):
-    """A copy that is independent of any parameter node."""
-    if isinstance(value, (ObservedList, list)):
-        return [plain(one) for one in value]
-    if isinstance(value, tuple):
-        return tuple(plain(one) for one in value)
-    if isinstance(value, (ObservedDict, dict)):
-        return {plain(key): plain(one) for key, one in value.items()}
-    return value.__parameter_pack_copy__() if hasattr(value, "__parameter_pack_copy__") else value
+    """Serializer of an element; Slicer does not heed what else its annotations say, not even a default."""
+    serializer, unused = createSerializer(type_)
+    if unused:
+        logging.warning("Unused annotations: %s", unused)
+    return serializer
 
 
 class ValidatedSerializer(Serializer):
     """Another serializer with validators in front of it."""
 
     def __init__(self, serializer, validators):
-        self.serializer, self.validators = serializer, list(validators)
+        inner = isinstance(serializer, ValidatedSerializer)
+        self.serializer = serializer.serializer if inner else serializer
+        self.validators = [*(serializer.validators if inner else ()), *(validators or ())]
 
     @staticmethod
     def canSerialize(type_):
@@ -121,10 +122,10 @@ class ValidatedSerializer(Serializer):
 
     @staticmethod
     def create(type_):
-        return None
+        raise NotImplementedError("a ValidatedSerializer is not made from a type")
 
     def validate(self, value):
-        self.serializer.validate(value)
+        """Raise where a validator refuses the value."""
         for validator in self.validators:
             validator.validate(value)
 
@@ -146,15 +147,6 @@ class ValidatedSerializer(Serializer):
 
     def supportsCaching(self):
         return self.serializer.supportsCaching()
-
-
-class _WithDefault(ValidatedSerializer):
-    def __init__(self, serializer, default):
-        super().__init__(serializer, [])
-        self._default = default
-
-    def default(self):
-        return plain(self._default.value)
 
 
 class _TextSerializer(Serializer):
@@ -179,15 +171,9 @@ class _TextSerializer(Serializer):
     def remove(self, parameterNode, name):
         parameterNode.UnsetParameter(name)
 
-    def supportsCaching(self):
+    @staticmethod
+    def supportsCaching():
         return True
-
-
-class _IsNumber(IsInstance):
-    def validate(self, value):
-        if isinstance(value, bool) and bool not in (self.classtype if isinstance(self.classtype, tuple) else ()):
-            raise TypeError(f"Value must be a number, is {value!r}")
-        super().validate(value)
 
 
 @parameterNodeSerializer
@@ -201,17 +187,12 @@ class NumberSerializer(_TextSerializer):
 
     @staticmethod
     def create(type_):
-        if type_ is int:
-            return ValidatedSerializer(NumberSerializer(int), [NotNone(), _IsNumber(int)])
-        if type_ is float:
-            return ValidatedSerializer(NumberSerializer(float), [NotNone(), _IsNumber((float, int))])
-        return None
+        if not NumberSerializer.canSerialize(type_):
+            return None
+        return ValidatedSerializer(NumberSerializer(type_), [NotNone(), IsInstance((int, type_))])
 
     def default(self):
-        return self.type()
-
-    def to_text(self, value):
-        return repr(self.type(value))
+        return 0
 
     def from_text(self, text):
         return self.type(text)
@@ -232,26 +213,6 @@ class StringSerializer(_TextSerializer):
 
     def from_text(self, text):
         return text
-
-
-@parameterNodeSerializer
-class BoolSerializer(_TextSerializer):
-    @staticmethod
-    def canSerialize(type_):
-        return type_ is bool
-
-    @staticmethod
-    def create(type_):
-        return ValidatedSerializer(BoolSerializer(), [NotNone(), IsInstance(bool)]) if type_ is bool else None
-
-    def default(self):
-        return False
-
-    def to_text(self, value):
-        return "true" if value else "false"
-
-    def from_text(self, text):
-        return text == "true"
 
 
 @parameterNodeSerializer
@@ -278,73 +239,23 @@ class PathSerializer(_TextSerializer):
 
 
 @parameterNodeSerializer
-class EnumSerializer(_TextSerializer):
-    """An enum is kept by its name, so that its values may change."""
-
-    def __init__(self, type_):
-        self.type = type_
-
+class BoolSerializer(_TextSerializer):
     @staticmethod
     def canSerialize(type_):
-        return isinstance(type_, type) and issubclass(type_, enum.Enum)
+        return type_ is bool
 
     @staticmethod
     def create(type_):
-        if not EnumSerializer.canSerialize(type_):
-            return None
-        return ValidatedSerializer(EnumSerializer(type_), [NotNone(), IsInstance(type_)])
+        return ValidatedSerializer(BoolSerializer(), [NotNone(), IsInstance(bool)]) if type_ is bool else None
 
     def default(self):
-        return next(iter(self.type))
+        return False
 
     def to_text(self, value):
-        return value.name
+        return str(bool(value))
 
     def from_text(self, text):
-        return self.type[text]
-
-
-@parameterNodeSerializer
-class QColorSerializer(_TextSerializer):
-    @staticmethod
-    def canSerialize(type_):
-        return type_ is qt.QColor
-
-    @staticmethod
-    def create(type_):
-        if type_ is not qt.QColor:
-            return None
-        return ValidatedSerializer(QColorSerializer(), [NotNone(), IsInstance(qt.QColor)])
-
-    def default(self):
-        return qt.QColor("#000000")
-
-    def to_text(self, value):
-        return value.name(qt.QColor.HexArgb)
-
-    def from_text(self, text):
-        return qt.QColor(text)
-
-
-@parameterNodeSerializer
-class _NoneSerializer(_TextSerializer):
-    @staticmethod
-    def canSerialize(type_):
-        return type_ is type(None)
-
-    @staticmethod
-    def create(type_):
-        return _NoneSerializer() if type_ is type(None) else None
-
-    def validate(self, value):
-        if value is not None:
-            raise TypeError(f"Value must be None, is {value!r}")
-
-    def default(self):
-        return None
-
-    def from_text(self, text):
-        return None
+        return text == "True"
 
 
 @parameterNodeSerializer
@@ -363,83 +274,122 @@ class NodeSerializer(Serializer):
         return None
 
     def isIn(self, parameterNode, name):
-        return parameterNode.HasParameter(name) or parameterNode.GetNodeReferenceID(name) is not None
+        return parameterNode.HasParameter(name)
 
     def write(self, parameterNode, name, value):
-        with slicer.util.NodeModify(parameterNode):
-            parameterNode.SetParameter(name, "None" if value is None else "node")
-            parameterNode.SetNodeReferenceID(name, None if value is None else value.GetID())
+        parameterNode.SetParameter(name, "")
+        parameterNode.SetNodeReferenceID(name, None if value is None else value.GetID())
 
     def read(self, parameterNode, name):
         return parameterNode.GetNodeReference(name)
 
     def remove(self, parameterNode, name):
         parameterNode.UnsetParameter(name)
-        parameterNode.SetNodeReferenceID(name, None)
+        parameterNode.RemoveNodeReferenceIDs(name)
 
-    def supportsCaching(self):
+    @staticmethod
+    def supportsCaching():
         return True
 
 
-class ObservedList(MutableSequence):
-    """View of a list in a parameter node: every change is written at once."""
+@parameterNodeSerializer
+class QColorSerializer(_TextSerializer):
+    @staticmethod
+    def canSerialize(type_):
+        return type_ is qt.QColor
 
-    def __init__(self, serializer, node, name):
-        self._serializer, self._node, self._name = serializer, node, name
+    @staticmethod
+    def create(type_):
+        if type_ is not qt.QColor:
+            return None
+        return ValidatedSerializer(QColorSerializer(), [NotNone(), IsInstance(qt.QColor)])
 
-    def __len__(self):
-        return int(self._node.GetParameter(f"{self._name}.len") or 0)
+    def default(self):
+        return qt.QColor()
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
-        position = range(len(self))[index]
-        return self._serializer.element.read(self._node, f"{self._name}.{position}")
+    def to_text(self, value):
+        return value.name(qt.QColor.HexArgb)
 
-    def _change(self, function):
-        values = plain(self)
-        result = function(values)
-        self._serializer.validate(values)
-        self._serializer.write(self._node, self._name, values)
+    def from_text(self, text):
+        return qt.QColor(text)
+
+    @staticmethod
+    def supportsCaching():
+        return False
+
+
+class _Observed:
+    """What was read of a list or dict: a copy that writes itself whole into the node at every change."""
+
+    def __init__(self, parameterNode, serializer, name, values):
+        self._node, self._serializer, self._name, self._values = parameterNode, serializer, name, values
+
+    def _change(self, method, *arguments, **options):
+        result = getattr(self._values, method)(*arguments, **options)
+        try:
+            self._serializer.write(self._node, self._name, self._values)
+        finally:
+            # What was put in becomes observed too; what was refused is out again.
+            self._values = self._serializer.read(self._node, self._name)._values
         return result
 
-    def __setitem__(self, index, value):
-        self._change(lambda values: values.__setitem__(index, plain(value)))
+    def __len__(self):
+        return len(self._values)
 
-    def __delitem__(self, index):
-        self._change(lambda values: values.__delitem__(index))
+    def __iter__(self):
+        return iter(self._values)
 
-    def insert(self, index, value):
-        self._change(lambda values: values.insert(index, plain(value)))
+    def __getitem__(self, key):
+        return self._values[key]
 
-    def append(self, value):
-        self._change(lambda values: values.append(plain(value)))
+    def __setitem__(self, key, value):
+        self._change("__setitem__", key, value)
 
-    def extend(self, iterable):
-        added = [plain(one) for one in iterable]
-        self._change(lambda values: values.extend(added))
-
-    def pop(self, index=-1):
-        return self._change(lambda values: values.pop(index))
-
-    def remove(self, value):
-        self._change(lambda values: values.remove(plain(value)))
-
-    def reverse(self):
-        self._change(lambda values: values.reverse())
-
-    def sort(self, *, key=None, reverse=False):
-        self._change(lambda values: values.sort(key=key, reverse=reverse))
+    def __delitem__(self, key):
+        self._change("__delitem__", key)
 
     def clear(self):
-        self._change(lambda values: values.clear())
+        self._change("clear")
+
+    def __eq__(self, other):
+        return self._values == (other._values if isinstance(other, _Observed) else other)
+
+    __hash__ = None
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self._values})"
+
+
+class ObservedList(_Observed, MutableSequence):
+    """A list of a parameter node."""
+
+    def insert(self, index, value):
+        self._change("insert", index, value)
+
+    def append(self, value):
+        self._change("append", value)
+
+    def extend(self, values):
+        self._change("extend", values)
+
+    def pop(self, index=-1):
+        return self._change("pop", index)
+
+    def remove(self, value):
+        self._change("remove", value)
+
+    def reverse(self):
+        self._change("reverse")
+
+    def sort(self, *, key=None, reverse=False):
+        self._change("sort", key=key, reverse=reverse)
 
     def __iadd__(self, other):
-        self.extend(other)
+        self._change("__iadd__", other)
         return self
 
     def __imul__(self, count):
-        self._change(lambda values: values.__imul__(count))
+        self._change("__imul__", count)
         return self
 
     def _not_offered(self, other):
@@ -447,15 +397,18 @@ class ObservedList(MutableSequence):
 
     __add__ = __radd__ = __mul__ = __rmul__ = _not_offered
 
-    def __eq__(self, other):
-        if not isinstance(other, (list, ObservedList)):
-            return NotImplemented
-        return plain(self) == plain(other)
 
-    __hash__ = None
+class ObservedDict(_Observed, MutableMapping):
+    """A dict of a parameter node."""
 
-    def __repr__(self):
-        return repr(plain(self))
+    def get(self, key):
+        return self._values.get(key)
+
+    def pop(self, key):
+        return self._change("pop", key)
+
+    def popitem(self):
+        return self._change("popitem")
 
 
 @parameterNodeSerializer
@@ -465,19 +418,13 @@ class ListSerializer(Serializer):
 
     @staticmethod
     def canSerialize(type_):
-        return typing.get_origin(type_) is list
+        return type_ is list or typing.get_origin(type_) is list
 
     @staticmethod
     def create(type_):
         if not ListSerializer.canSerialize(type_):
             return None
-        return ValidatedSerializer(ListSerializer(memberSerializer(typing.get_args(type_)[0])),
-                                   [NotNone(), IsInstance((list, tuple, ObservedList))])
-
-    def validate(self, value):
-        if isinstance(value, (list, tuple, ObservedList)):
-            for one in value:
-                self.element.validate(one)
+        return ListSerializer(memberSerializer((*typing.get_args(type_), typing.Any)[0]))
 
     def default(self):
         return []
@@ -485,21 +432,30 @@ class ListSerializer(Serializer):
     def isIn(self, parameterNode, name):
         return parameterNode.HasParameter(f"{name}.len")
 
-    def write(self, parameterNode, name, value):
-        values = [plain(one) for one in value]
+    def write(self, parameterNode, name, values):
         with slicer.util.NodeModify(parameterNode):
-            for index in range(len(values), self._length(parameterNode, name)):
-                self.element.remove(parameterNode, f"{name}.{index}")
-            parameterNode.SetParameter(f"{name}.len", str(len(values)))
-            for index, one in enumerate(values):
-                self.element.write(parameterNode, f"{name}.{index}", one)
+            before = self.read(parameterNode, name) if self.isIn(parameterNode, name) else None
+            length, new_length = self._length(parameterNode, name), len(values)
+            try:
+                for index, value in enumerate(values):
+                    self.element.write(parameterNode, f"{name}.{index}", value)
+                parameterNode.SetParameter(f"{name}.len", str(new_length))
+                for index in range(new_length, length):
+                    self.element.remove(parameterNode, f"{name}.{index}")
+            except Exception:
+                if before is None:
+                    self.remove(parameterNode, name)
+                else:
+                    self.write(parameterNode, name, before)
+                raise
 
-    @staticmethod
-    def _length(parameterNode, name):
-        return int(parameterNode.GetParameter(f"{name}.len") or 0)
+    def _length(self, parameterNode, name):
+        return int(parameterNode.GetParameter(f"{name}.len")) if self.isIn(parameterNode, name) else 0
 
     def read(self, parameterNode, name):
-        return ObservedList(self, parameterNode, name)
+        indices = range(self._length(parameterNode, name))
+        values = [self.element.read(parameterNode, f"{name}.{index}") for index in indices]
+        return ObservedList(parameterNode, self, name, values)
 
     def remove(self, parameterNode, name):
         with slicer.util.NodeModify(parameterNode):
@@ -524,27 +480,23 @@ class TupleSerializer(Serializer):
     def create(type_):
         if not TupleSerializer.canSerialize(type_):
             return None
-        elements = [memberSerializer(one) for one in typing.get_args(type_)]
-        return ValidatedSerializer(TupleSerializer(elements), [NotNone(), IsInstance(tuple)])
-
-    def validate(self, value):
-        if not isinstance(value, tuple):
-            return
-        if len(value) != len(self.elements):
-            raise ValueError(f"Value must have {len(self.elements)} elements, has {len(value)}")
-        for element, one in zip(self.elements, value):
-            element.validate(one)
+        if not typing.get_args(type_):
+            raise TypeError("a tuple needs the types of its elements")
+        return TupleSerializer([memberSerializer(one) for one in typing.get_args(type_)])
 
     def default(self):
-        return tuple(element.default() for element in self.elements)
+        """Of one use, as in Slicer: a tuple without a default of its own serves one parameter node only."""
+        return (element.default() for element in self.elements)
 
     def isIn(self, parameterNode, name):
-        return all(element.isIn(parameterNode, f"{name}.{index}") for index, element in enumerate(self.elements))
+        return self.elements[0].isIn(parameterNode, f"{name}.0")
 
     def write(self, parameterNode, name, value):
-        values = plain(tuple(value))
+        values = tuple(value)
+        if len(values) != len(self.elements):
+            raise ValueError(f"Value must have {len(self.elements)} elements, has {len(values)}")
         with slicer.util.NodeModify(parameterNode):
-            for index, (element, one) in enumerate(zip(self.elements, values)):
+            for index, (element, one) in enumerate(zip(self.elements, values, strict=True)):
                 element.write(parameterNode, f"{name}.{index}", one)
 
     def read(self, parameterNode, name):
@@ -559,109 +511,68 @@ class TupleSerializer(Serializer):
         return all(element.supportsCaching() for element in self.elements)
 
 
-class ObservedDict(MutableMapping):
-    """View of a dict in a parameter node: every change is written at once."""
-
-    def __init__(self, serializer, node, name):
-        self._serializer, self._node, self._name = serializer, node, name
-
-    def _keys(self):
-        return list(self._serializer.keys.read(self._node, f"{self._name}.keys"))
-
-    def __len__(self):
-        return len(self._keys())
-
-    def __iter__(self):
-        return iter(self._keys())
-
-    def __getitem__(self, key):
-        keys = self._keys()
-        if key not in keys:
-            raise KeyError(key)
-        return self._serializer.values.read(self._node, f"{self._name}.values")[keys.index(key)]
-
-    def _change(self, function):
-        content = plain(self)
-        result = function(content)
-        self._serializer.validate(content)
-        self._serializer.write(self._node, self._name, content)
-        return result
-
-    def __setitem__(self, key, value):
-        self._change(lambda content: content.__setitem__(key, plain(value)))
-
-    def __delitem__(self, key):
-        self._change(lambda content: content.__delitem__(key))
-
-    def pop(self, key, *default):
-        return self._change(lambda content: content.pop(key, *default))
-
-    def popitem(self):
-        return self._change(lambda content: content.popitem())
-
-    def clear(self):
-        self._change(lambda content: content.clear())
-
-    def __eq__(self, other):
-        return plain(self) == plain(other) if isinstance(other, (dict, ObservedDict)) else NotImplemented
-
-    __hash__ = None
-
-    def __repr__(self):
-        return repr(plain(self))
-
-
 @parameterNodeSerializer
 class DictSerializer(Serializer):
     def __init__(self, keySerializer, valueSerializer):
-        self.keys, self.values = ListSerializer(keySerializer), ListSerializer(valueSerializer)
+        self.pairs = ListSerializer(TupleSerializer([keySerializer, valueSerializer]))
 
     @staticmethod
     def canSerialize(type_):
-        return typing.get_origin(type_) is dict
+        return type_ is dict or typing.get_origin(type_) is dict
 
     @staticmethod
     def create(type_):
         if not DictSerializer.canSerialize(type_):
             return None
-        return ValidatedSerializer(DictSerializer(*map(memberSerializer, typing.get_args(type_))),
-                                   [NotNone(), IsInstance((dict, ObservedDict))])
-
-    def validate(self, value):
-        if isinstance(value, (dict, ObservedDict)):
-            self.keys.validate(list(value.keys()))
-            self.values.validate(list(value.values()))
+        return DictSerializer(*map(memberSerializer, typing.get_args(type_) or (typing.Any, typing.Any)))
 
     def default(self):
         return {}
 
     def isIn(self, parameterNode, name):
-        return self.keys.isIn(parameterNode, f"{name}.keys")
+        return self.pairs.isIn(parameterNode, name)
 
     def write(self, parameterNode, name, value):
-        content = plain(value)
-        with slicer.util.NodeModify(parameterNode):
-            self.keys.write(parameterNode, f"{name}.keys", list(content.keys()))
-            self.values.write(parameterNode, f"{name}.values", list(content.values()))
+        self.pairs.write(parameterNode, name, value.items())
 
     def read(self, parameterNode, name):
-        return ObservedDict(self, parameterNode, name)
+        return ObservedDict(parameterNode, self, name, dict(self.pairs.read(parameterNode, name)))
 
     def remove(self, parameterNode, name):
-        with slicer.util.NodeModify(parameterNode):
-            self.keys.remove(parameterNode, f"{name}.keys")
-            self.values.remove(parameterNode, f"{name}.values")
+        self.pairs.remove(parameterNode, name)
 
     def supportsCaching(self):
-        return self.keys.supportsCaching() and self.values.supportsCaching()
+        return self.pairs.supportsCaching()
+
+
+@parameterNodeSerializer
+class NoneSerializer(_TextSerializer):
+    """None, as a member of a union."""
+
+    @staticmethod
+    def canSerialize(type_):
+        return type_ is type(None) or type_ is object
+
+    @staticmethod
+    def create(type_):
+        return ValidatedSerializer(NoneSerializer(), [IsNone()]) if NoneSerializer.canSerialize(type_) else None
+
+    def default(self):
+        return {}  # Slicer's, which its own validator refuses
+
+    def to_text(self, value):
+        return "True"
+
+    def from_text(self, text):
+        return None
 
 
 @parameterNodeSerializer
 class UnionSerializer(Serializer):
-    """Keeps which member the value is of under `name.union`, the value itself under `name`."""
+    """Keeps a value under the index of the first member whose serializer handles its class and takes it."""
 
-    def __init__(self, serializers):
-        self.serializers = list(serializers)
+    def __init__(self, members):
+        self.members = [ValidatedSerializer(member, []) for member in members]
 
     @staticmethod
     def canSerialize(type_):
@@ -669,60 +580,104 @@ class UnionSerializer(Serializer):
 
     @staticmethod
     def create(type_):
-        return UnionSerializer(map(memberSerializer, typing.get_args(type_))) if is_union(type_) else None
-
-    def _member_for(self, value):
-        errors = []
-        for index, serializer in enumerate(self.serializers):
-            if isinstance(serializer, (NumberSerializer, StringSerializer)):  # bare ones do not look at the type
-                expected = serializer.type if isinstance(serializer, NumberSerializer) else str
-                if type(value) is not expected:
-                    continue
-            try:
-                serializer.validate(value)
-            except (TypeError, ValueError) as error:
-                errors.append(error)
-            else:
-                return index
-        raise next((one for one in errors if isinstance(one, ValueError) and value is not None),
-                   TypeError(f"{value!r} is of none of the types of the union"))
-
-    def validate(self, value):
-        self._member_for(value)
+        if not is_union(type_):
+            return None
+        return UnionSerializer(memberSerializer(one) for one in typing.get_args(as_union(type_)))
 
     def default(self):
-        is_optional = len(self.serializers) == 2 and isinstance(self.serializers[1], _NoneSerializer)
-        return None if is_optional else self.serializers[0].default()
+        is_optional = len(self.members) == 2 and isinstance(self.members[1].serializer, NoneSerializer)
+        return None if is_optional else self.members[0].default()
+
+    def _member_for(self, value):
+        """Index of the member for a value.
+
+        The serializer's class is asked whether it handles the value's class before any validator sees the value: None
+        is thus refused by a union of nodes that does not name None, although every node parameter may be None.
+        """
+        refusal = TypeError(f"{value!r} of {type(value)} is of none of the types of the union")
+        for index, member in enumerate(self.members):
+            if member.serializer.canSerialize(type(value)):
+                try:
+                    member.validate(value)
+                except Exception as error:  # noqa: BLE001  (validators raise what they like)
+                    refusal = error
+                else:
+                    return index
+        raise refusal
 
     def isIn(self, parameterNode, name):
-        return parameterNode.HasParameter(f"{name}.union")
-
-    def write(self, parameterNode, name, value):
-        value, member = plain(value), self._member_for(value)
-        with slicer.util.NodeModify(parameterNode):
-            if self.isIn(parameterNode, name):
-                self.remove(parameterNode, name)
-            parameterNode.SetParameter(f"{name}.union", str(member))
-            self.serializers[member].write(parameterNode, name, value)
+        return self._written(parameterNode, name) is not None
 
     def _written(self, parameterNode, name):
-        return self.serializers[int(parameterNode.GetParameter(f"{name}.union"))]
+        return next((index for index, member in enumerate(self.members)
+                     if member.isIn(parameterNode, f"{name}.{index}")), None)
+
+    def write(self, parameterNode, name, value):
+        with slicer.util.NodeModify(parameterNode):
+            index = self._member_for(value)
+            was_in = self.isIn(parameterNode, name)
+            before = self.read(parameterNode, name) if was_in else None
+            try:
+                self.remove(parameterNode, name)
+                self.members[index].write(parameterNode, f"{name}.{index}", value)
+            except Exception:
+                if was_in:
+                    self.write(parameterNode, name, before)
+                else:
+                    self.remove(parameterNode, name)
+                raise
 
     def read(self, parameterNode, name):
-        return self._written(parameterNode, name).read(parameterNode, name)
+        index = self._written(parameterNode, name)
+        if index is None:
+            raise KeyError(name)
+        return self.members[index].read(parameterNode, f"{name}.{index}")
 
     def remove(self, parameterNode, name):
         with slicer.util.NodeModify(parameterNode):
-            self._written(parameterNode, name).remove(parameterNode, name)
-            parameterNode.UnsetParameter(f"{name}.union")
+            for index, member in enumerate(self.members):
+                member.remove(parameterNode, f"{name}.{index}")
 
     def supportsCaching(self):
-        return all(serializer.supportsCaching() for serializer in self.serializers)
+        return all(member.supportsCaching() for member in self.members)
+
+
+@parameterNodeSerializer
+class EnumSerializer(_TextSerializer):
+    """An enum is kept by its name, so that its values may change."""
+
+    def __init__(self, type_):
+        if not len(type_):
+            raise ValueError(f"{type_} has no members")
+        self.type = type_
+
+    @staticmethod
+    def canSerialize(type_):
+        return isinstance(type_, type) and issubclass(type_, enum.Enum)
+
+    @staticmethod
+    def create(type_):
+        if not EnumSerializer.canSerialize(type_):
+            return None
+        return ValidatedSerializer(EnumSerializer(type_), [IsInstance(type_)])
+
+    def default(self):
+        return next(iter(self.type))
+
+    def to_text(self, value):
+        return value.name
+
+    def from_text(self, text):
+        if text not in self.type.__members__:
+            raise ValueError(f"{text!r} is not a name in {self.type!r}")
+        return self.type[text]
 
 
 @parameterNodeSerializer
 class AnySerializer(Serializer):
-    """Any value whose class a serializer knows: the class's import path is kept under `name.type`."""
+    """Any value whose class a serializer knows: module and name of the class are kept under `name.type`."""
+
+    _class_name = TupleSerializer([StringSerializer(), StringSerializer()])
 
     @staticmethod
     def canSerialize(type_):
@@ -732,42 +687,28 @@ class AnySerializer(Serializer):
     def create(type_):
         return AnySerializer() if type_ is typing.Any else None
 
-    @staticmethod
-    def _serializer_of(cls):
-        if cls is list:
-            return ListSerializer(AnySerializer())
-        if cls is dict:
-            return DictSerializer(AnySerializer(), AnySerializer())
-        return createSerializer(cls)[0]
-
     def default(self):
         return None
 
     def isIn(self, parameterNode, name):
-        return parameterNode.HasParameter(f"{name}.type")
+        return self._class_name.isIn(parameterNode, f"{name}.type")
 
     def write(self, parameterNode, name, value):
-        value = plain(value)
+        self.remove(parameterNode, name)
         cls = type(value)
-        with slicer.util.NodeModify(parameterNode):
-            if self.isIn(parameterNode, name):
-                self.remove(parameterNode, name)
-            parameterNode.SetParameter(f"{name}.type", f"{cls.__module__}:{cls.__qualname__}")
-            self._serializer_of(cls).write(parameterNode, f"{name}.value", value)
+        memberSerializer(cls).write(parameterNode, f"{name}.value", value)
+        self._class_name.write(parameterNode, f"{name}.type", (cls.__module__, cls.__name__))
 
     def _written(self, parameterNode, name):
-        module, qualified_name = parameterNode.GetParameter(f"{name}.type").split(":")
-        if (module, qualified_name) == ("builtins", "NoneType"):
-            return _NoneSerializer()
-        cls = importlib.import_module(module)
-        for part in qualified_name.split("."):
-            cls = getattr(cls, part)
-        return self._serializer_of(cls)
+        module, class_name = self._class_name.read(parameterNode, f"{name}.type")
+        if (module, class_name) == ("builtins", "NoneType"):
+            return memberSerializer(type(None))
+        return memberSerializer(getattr(importlib.import_module(module), class_name))
 
     def read(self, parameterNode, name):
         return self._written(parameterNode, name).read(parameterNode, f"{name}.value")
 
     def remove(self, parameterNode, name):
-        with slicer.util.NodeModify(parameterNode):
+        if self.isIn(parameterNode, name):
             self._written(parameterNode, name).remove(parameterNode, f"{name}.value")
-            parameterNode.UnsetParameter(f"{name}.type")
+            self._class_name.remove(parameterNode, f"{name}.type")

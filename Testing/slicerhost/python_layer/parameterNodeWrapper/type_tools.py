@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 
-import vtk
+import slicer
 
 __all__ = ["findFirstAnnotation", "getNodeTypes", "isNodeOrUnionOfNodes", "splitAnnotations", "unannotatedType"]
 
@@ -33,9 +33,14 @@ def is_union(type_):
     return typing.get_origin(type_) in (typing.Union, types.UnionType)
 
 
+def as_union(type_):
+    """A union written `A | B` as Union[A, B], other types as they are: Slicer's widget side knows only the latter."""
+    return typing.Union[typing.get_args(type_)] if isinstance(type_, types.UnionType) else type_  # noqa: UP007
+
+
 def is_node_class(type_):
     """Whether the type is a class of MRML nodes."""
-    return isinstance(type_, type) and issubclass(type_, vtk.vtkObject) and hasattr(type_, "GetNodeTagName")
+    return isinstance(type_, type) and issubclass(type_, slicer.vtkMRMLNode)
 
 
 def _members(datatype):

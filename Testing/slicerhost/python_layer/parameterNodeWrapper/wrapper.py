@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 
 import qt
 import slicer.util
@@ -36,15 +37,51 @@ def findChildWidgetForParameter(widget, parameter):
     return widget
 
 
-def _member(info):
-    def get(self):
-        self._ensure_value(info)
-        return info.serializer.read(self.parameterNode, self._full_name(info.basename))
+class _Value:
+    """One parameter of one node. Where its serializer allows it, the value that was read last is kept until the node is
+    modified: so a node that the scene has lost without a word to the parameter node is still there, as in Slicer."""
 
-    def set_(self, value):
-        info.serializer.write(self.parameterNode, self._full_name(info.basename), value)
+    def __init__(self, info, node, name):
+        self._info, self._node, self._name = info, node, name
+        self.is_cached, self._writing, self._kept = info.serializer.supportsCaching(), False, None
+        if not info.serializer.isIn(node, name):
+            info.serializer.write(node, name, info.default.value)
+        if self.is_cached:
+            self._kept = self._from_node()
+            me = weakref.ref(self)  # an observer that held the value would keep the wrapper alive
+            self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda caller, event: me()._on_modified())
 
-    return property(get, set_)
+    def __del__(self):
+        if self.is_cached and hasattr(self, "_tag"):
+            self._node.RemoveObserver(self._tag)
+
+    def _on_modified(self):
+        if not self._writing:
+            self._kept = self._from_node()
+
+    def _from_node(self):
+        """A parameter that the node does not have, because the scene was closed, gets its default."""
+        serializer = self._info.serializer
+        if not serializer.isIn(self._node, self._name):
+            serializer.write(self._node, self._name, self._info.default.value)
+        return serializer.read(self._node, self._name)
+
+    def read(self):
+        return self._kept if self.is_cached else self._from_node()
+
+    def write(self, value):
+        self._writing = True
+        try:
+            with slicer.util.NodeModify(self._node):  # observers see the new value, not the kept one
+                self._info.serializer.write(self._node, self._name, value)
+                if self.is_cached:
+                    self._kept = self._from_node()
+        finally:
+            self._writing = False
+
+
+def _member(name):
+    return property(lambda self: self._values[name].read(), lambda self, value: self._values[name].write(value))
 
 
 class _Wrapper:
@@ -55,26 +92,17 @@ class _Wrapper:
 
     def __init__(self, parameterNode, prefix=None):
         object.__setattr__(self, "parameterNode", parameterNode)
-        object.__setattr__(self, "_prefix", prefix)
         object.__setattr__(self, "_connections", {})
         object.__setattr__(self, "_guiVtkObserverTags", {})
-        with slicer.util.NodeModify(parameterNode):
-            for info in self.allParameters.values():
-                self._ensure_value(info)
+        object.__setattr__(self, "_showing", False)
+        values = {name: _Value(info, parameterNode, f"{prefix or ''}{name}")
+                  for name, info in self.allParameters.items()}
+        object.__setattr__(self, "_values", values)
 
     def __setattr__(self, name, value):
         if not hasattr(type(self), name):
             raise AttributeError(f"{type(self).__name__} has no parameter '{name}'")
         object.__setattr__(self, name, value)
-
-    def _full_name(self, name):
-        return f"{self._prefix or ''}{name}"
-
-    def _ensure_value(self, info):
-        """A parameter that the node does not have, at first or because the scene was closed, gets its default."""
-        name = self._full_name(info.basename)
-        if not info.serializer.isIn(self.parameterNode, name):
-            info.serializer.write(self.parameterNode, name, info.default_value())
 
     def default(self, paramName):
         """Default of a parameter (an object with `value`)."""
@@ -82,7 +110,8 @@ class _Wrapper:
 
     def isCached(self, paramName):
         """Whether Slicer keeps the last value of the parameter."""
-        return parameters.walk(type(self), paramName)[0].serializer.supportsCaching()
+        info, parents = parameters.walk(type(self), paramName)
+        return info.serializer.supportsCaching() if parents else self._values[paramName].is_cached
 
     @classmethod
     def dataType(cls, membername):
@@ -117,34 +146,41 @@ class _Wrapper:
         for name, widget in mapping.items():
             connectors[name] = widget if isinstance(widget, GuiConnector) else createGuiConnector(
                 widget, self.dataType(name))
-            connectors[name].write(self.getValue(name))
-        for name, connector in connectors.items():
-            connector.onChanged(self._gui_changed(name, connector))
         tag = next(self._next_tag)
         self._connections[tag] = connectors
+        for name, connector in connectors.items():
+            connector.write(self.getValue(name))
+            connector.onChanged(self._gui_changed(name, connector))
         self._guiVtkObserverTags[tag] = self.AddObserver(
-            vtk.vtkCommand.ModifiedEvent, lambda caller, event: self._show(tag)
+            vtk.vtkCommand.ModifiedEvent, lambda caller, event: self._show()
         )
         return tag
 
     def _gui_changed(self, name, connector):
         def changed():
-            value = connector.read()
-            if self.getValue(name) != value:
-                self.setValue(name, value)
+            if not self._showing:
+                with slicer.util.NodeModify(self):
+                    self.setValue(name, connector.read())
 
         return changed
 
-    def _show(self, tag):
-        for name, connector in self._connections.get(tag, {}).items():
-            if connector.is_alive():
-                connector.show(self.getValue(name))
+    def _show(self):
+        """All connected widgets, of whatever panel, show the node's values."""
+        if self._showing:
+            return
+        object.__setattr__(self, "_showing", True)
+        try:
+            with slicer.util.NodeModify(self):
+                for connectors in list(self._connections.values()):
+                    for name, connector in connectors.items():
+                        connector.write(self.getValue(name))
+        finally:
+            object.__setattr__(self, "_showing", False)
 
     def disconnectGui(self, guiTag):
         """Undo a `connectGui` or `connectParametersToGui`."""
         for connector in self._connections.pop(guiTag, {}).values():
-            if connector.is_alive():
-                connector.onChanged(None)
+            connector.onChanged(None)
         observer = self._guiVtkObserverTags.pop(guiTag, None)
         if observer is not None:
             self.RemoveObserver(observer)
@@ -174,8 +210,8 @@ def parameterNodeWrapper(classtype=None):
         for name, attribute in vars(_Wrapper).items():
             if name not in ("__dict__", "__weakref__", "__module__", "__doc__", "__qualname__"):
                 setattr(cls, name, attribute)
-        for name, info in infos.items():
-            setattr(cls, name, _member(info))
+        for name in infos:
+            setattr(cls, name, _member(name))
         cls.allParameters = infos
         return cls
 

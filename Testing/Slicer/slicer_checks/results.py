@@ -1,0 +1,129 @@
+"""What is done with a result: comparison, and export of each kind."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import unittest
+from pathlib import Path
+
+import numpy as np
+import slicer
+
+from slicer_checks.hand import (
+    Answers,
+    PanelCheck,
+    add_ct,
+    choose,
+    coarse_phantom,
+    output_folder,
+    process_events,
+    take_picture,
+)
+
+
+class TestResults(PanelCheck):
+    def test_compare(self):
+        ct = add_ct()
+        self.segment()
+        own = self.output
+        reference = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "reference")
+        reference.CreateDefaultDisplayNodes()
+        reference.GetSegmentation().DeepCopy(own.GetSegmentation())
+        reference.SetReferenceImageGeometryParameterFromVolumeNode(ct)
+        array = slicer.util.arrayFromSegmentBinaryLabelmap(reference, "liver", ct).copy()
+        array[::2] = 0
+        slicer.util.updateSegmentBinaryLabelmapFromArray(array, reference, "liver", ct)
+        self.ui.compareCollapsibleButton.collapsed = False
+        self.ui.referenceSelector.setCurrentNode(reference)
+        process_events()
+        self.click(self.ui.compareButton)
+        self.until(lambda: self.ui.differenceCheckBox.enabled)
+        table = self.ui.organTable
+        texts = [
+            table.item(row, column).text()
+            for row in range(table.rowCount)
+            for column in range(table.columnCount)
+            if table.item(row, column) is not None
+        ]
+        self.assertIn("1.000", texts)
+        self.assertEqual(self.ui.referenceSelector.currentNode(), reference)
+        self.assertEqual(self.output, own)
+        take_picture("compared")
+
+    def export(self, kind, place):
+        import FlareSegmentSlicerLib.panel.export_section as section
+
+        add_ct()
+        self.segment()
+        self.ui.exportCollapsibleButton.collapsed = False
+        choose(self.ui.formatComboBox, kind)
+        with Answers(section, place):
+            self.click(self.ui.exportButton)
+        process_events()
+        return place
+
+    def test_export_label_map(self):
+        file = self.export("labels", output_folder() / "organs.nii.gz")
+        self.assertIn("Wrote", self.message)
+        from FlareSegmentLib.files.image_io import read_labels
+
+        found = set(np.unique(read_labels(file).array).tolist())
+        self.assertEqual(found, {0, 1, 2, 3, 4})
+
+    def test_export_stl(self):
+        folder = output_folder() / "stl"
+        folder.mkdir(exist_ok=True)
+        self.export("STL", folder)
+        self.assertEqual(len(list(folder.glob("*.stl"))), 4, self.message)
+
+    def test_export_obj(self):
+        folder = output_folder() / "obj"
+        folder.mkdir(exist_ok=True)
+        self.export("OBJ", folder)
+        self.assertTrue(list(folder.glob("*.obj")), self.message)
+
+    def test_export_pictures(self):
+        folder = output_folder() / "pictures"
+        folder.mkdir(exist_ok=True)
+        self.export("pictures", folder)
+        self.assertTrue(list(folder.glob("*.png")), self.message)
+
+    def test_export_video(self):
+        file = self.export("slices", output_folder() / "slices.gif")
+        self.assertTrue(file.is_file(), self.message)
+
+    def test_export_dicom_segmentation(self):
+        if importlib.util.find_spec("highdicom") is None:
+            raise unittest.SkipTest("the package highdicom is not installed")
+        import FlareSegmentSlicerLib.panel.export_section as section
+        from FlareSegmentLib.files.dicom_segmentation import read_dicom_segmentation
+        from FlareSegmentSlicerLib.scene import segmentation_nodes
+        from FlareSegmentTrainingLib.dicom.dicom_patients import write_patient
+
+        volume, labels = coarse_phantom(0)
+        folder = write_patient(output_folder() / "patients", "Doe", volume, None)
+        files = sorted(Path(folder).rglob("*.dcm"))
+        ct = slicer.util.loadVolume(str(files[0]))
+        array = slicer.util.arrayFromVolume(ct)
+        labels = labels if np.array_equal(array, volume.array) else labels[::-1]
+        node = segmentation_nodes.create_segmentation(
+            ct, labels, description={"OrganTable": {"liver": {"volume_ml": 0.0}}}
+        )
+        self.ui.outputSelector.setCurrentNode(node)
+        self.widget.onParameterNodeModified()
+        process_events()
+        choose(self.ui.formatComboBox, "dicom")
+        file = output_folder() / "organs.dcm"
+        with Answers(section, file):
+            self.click(self.ui.exportButton)
+        read = read_dicom_segmentation(file, like=segmentation_nodes.volume_from_node(ct))
+        np.testing.assert_array_equal(read.organ_labels().array, labels)
+
+    def test_save_the_table(self):
+        add_ct()
+        self.segment()
+        file = output_folder() / "organs.csv"
+        with Answers(sys.modules["FlareSegment"], file):
+            self.click(self.ui.saveTableButton)
+        self.assertIn("liver", file.read_text(encoding="utf-8-sig").lower())
