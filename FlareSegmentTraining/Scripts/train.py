@@ -54,6 +54,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--epochs", type=int, metavar="N", help="epochs of every stage, instead of the preset's")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="train for M minutes in all, instead of the preset's epochs; the learning rate follows the clock",
+    )
     parser.add_argument("--limit-cases", type=int, metavar="N", help="use at most N training and N validation cases")
     parser.add_argument(
         "--label-map", metavar="MAP", help="what label values mean: a table's name, a JSON file or 1=liver,2=spleen"
@@ -89,12 +95,14 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.epochs is not None and options.epochs < 1 or options.limit_cases is not None and options.limit_cases < 1:
         raise InputError("--epochs and --limit-cases must be at least 1.")
+    if options.minutes is not None and not (options.minutes > 0 and options.epochs is None):
+        raise InputError("--minutes must be above 0, and goes without --epochs.")
     return options
 
 
 def _settings(options: argparse.Namespace, folder) -> dict:
     """What config.json holds: the command line's, or on resume the run's own. Raises InputError."""
-    from FlareSegmentTrainingLib.training.configuration import parse
+    from FlareSegmentTrainingLib.training.configuration import parse, with_minutes
     from FlareSegmentTrainingLib.training.presets import read_preset
     from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE
 
@@ -114,6 +122,8 @@ def _settings(options: argparse.Namespace, folder) -> dict:
     if not begun:
         raise InputError("--preset and --data are needed to begin a run (see --help).")
     content = _content(options, read_preset(options.preset))
+    if options.minutes:
+        content = with_minutes(content, options.minutes)
     if len(parse(content).shares) not in (0, len(options.data)):
         raise InputError(f"--shares {options.shares}: one number is needed for each of the {len(options.data)} --data.")
     return {

@@ -1,9 +1,11 @@
-"""Training steps per second of the preset flare-organs: fp32 against the precision chosen for this machine, and the
-loader's share of the step: `python3 flare.py bench training`.
+"""Training on this machine: `python3 flare.py bench training`. Patches a second and the share of the time that is spent
+waiting for them, for each stage of the preset that is meant for the device (flare-organs on a CPU, flare-organs-gpu on
+a GPU); and steps in fp32 against the precision chosen for this machine.
 
-The cases are two phantoms on the coarse stage's grid, with the preset's own patches, network and augmentation. Both
-precisions run in turns in one process, since machines have slow phases: compare the ratio, not the rows of two days.
-FLARE_BENCH_STEPS changes the number of measured steps (default 20).
+The cases are two phantoms, with the preset's own batches, network and augmentation; the steps begin in the second round
+of changed cases, which have been made by then. What is compared runs in turns in one process, since machines have slow
+phases: compare the ratio, not the rows of two days. FLARE_BENCH_STEPS changes the number of measured steps (default
+20).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import time
 from dataclasses import dataclass
 
+import torch
 from measuring import Row, matrix_gflops, report, tell, told
 
 from FlareSegmentLib.inference.compute_devices import has_fast_bfloat16
@@ -26,7 +29,8 @@ from FlareSegmentTrainingLib.training.trainer import StageTrainer
 
 STEPS = int(os.environ.get("FLARE_BENCH_STEPS", "20"))
 ROUNDS = 4
-WARM_UP = 2
+WARM_UP = 6
+LENGTH = 2600
 
 
 @dataclass
@@ -36,45 +40,62 @@ class Measured:
     name: str
     trainer: StageTrainer
     source: BatchSource
+    first: int
     seconds: list[float]
     waited: float = 0.0
+    patches: int = 0
 
     def run(self, steps: int, count: bool) -> None:
         """Take steps; the first ones compile and fill caches and are not counted."""
         waited = self.source.waited_seconds
-        first = self.trainer.step
+        begin = self.first + self.trainer.step
         start = time.perf_counter()
-        for batch in self.source.prefetched(first, first + steps):
+        for batch in self.source.prefetched(begin, begin + steps):
             self.trainer.train_step(batch)
             now = time.perf_counter()
             if count:
                 self.seconds.append(now - start)
+                self.patches += len(batch.images)
             start = now
         if count:
             self.waited += self.source.waited_seconds - waited
 
+    @property
+    def rate(self) -> float:
+        """Patches a second."""
+        return self.patches / sum(self.seconds)
 
-def way(name: str, configuration: Configuration, cases: list, precision: str, compiled: bool) -> Measured:
-    """A trainer of the first stage, and its batches."""
-    settings, group, device = configuration.stages[0], Group("gloo"), choose_device("auto", 0)
+    @property
+    def wait(self) -> float:
+        """Share of the time that was spent waiting for patches."""
+        return self.waited / sum(self.seconds)
+
+
+def way(name: str, configuration: Configuration, number: int, precision: str, compiled: bool) -> Measured:
+    """A trainer of one of the stages, and its batches."""
+    settings, group, device = configuration.stages[number], Group("gloo"), choose_device("auto", 0)
     organs, intensity = configuration.organs, configuration.intensity
-    source = BatchSource(settings, cases, organs, intensity, 0, 0, group)
-    trainer = StageTrainer(settings, 2600, intensity, organs, 0, device, precision, compiled, group)
-    return Measured(name, trainer, source, [])
+    cases = prepare_cases(find_cases("phantom:2"), settings.stage, intensity, organs)
+    source = BatchSource(settings, cases, organs, intensity, 0, number, group, device=device, say=print)
+    trainer = StageTrainer(settings, LENGTH, intensity, organs, 0, device, precision, compiled, group)
+    first = settings.augmentation.changed_steps
+    source.batch(first)  # waits for the changed cases
+    return Measured(name, trainer, source, first, [])
 
 
 def main() -> None:
     """Measure, print and write the table."""
-    configuration = parse(read_preset("flare-organs"))
-    stage, device = configuration.stages[0].stage, choose_device("auto", 0)
-    cases = prepare_cases(find_cases("phantom:2"), stage, configuration.intensity, configuration.organs)
+    device = choose_device("auto", 0)
+    preset = "flare-organs-gpu" if device.type == "cuda" else "flare-organs"
+    configuration = parse(read_preset(preset))
     chosen = choose_precision("auto", device)
-    compiled = choose_compiled(None, device, 2600)
-    ways = [way("fp32", configuration, cases, "fp32", False)]
-    if chosen != "fp32":
-        ways.append(way(chosen, configuration, cases, chosen, False))
+    compiled = choose_compiled(None, device, LENGTH)
+    ways = [way("coarse, fp32", configuration, 0, "fp32", False)]
+    for number, name in enumerate(("coarse", "fine")):
+        if number or chosen != "fp32":
+            ways.append(way(f"{name}, {chosen}", configuration, number, chosen, False))
     if compiled:
-        ways.append(way(f"{chosen}, compiled", configuration, cases, chosen, True))
+        ways.append(way(f"coarse, {chosen}, compiled", configuration, 0, chosen, True))
     for measured in ways:
         tell(f"{measured.name}: first steps")
         measured.run(WARM_UP, count=False)
@@ -82,13 +103,20 @@ def main() -> None:
         for measured in ways:
             measured.run(-(-STEPS // ROUNDS), count=True)
     rows = [Row(f"{way.name}, one step", "s", way.seconds) for way in ways]
-    fast = device.type == "cuda" or has_fast_bfloat16()
+    on_gpu = device.type == "cuda"
     for other in ways[1:]:
-        ratios = [slow / own for slow, own in zip(ways[0].seconds, other.seconds)]
-        last = other is ways[-1]
-        rows.append(Row(f"fp32 / {other.name}", "times", ratios, at_least=2.0 if fast and last else None))
-    rows += [Row(f"{way.name}, waiting for patches", "", [way.waited / sum(way.seconds)]) for way in ways]
-    report("training", rows, [f"flare-organs, coarse stage, on {device}; {matrix_gflops():.0f} GFLOP/s"])
+        if other.name.startswith("coarse"):
+            ratio = other.rate / ways[0].rate
+            target = 2.0 if (on_gpu or has_fast_bfloat16()) and other is ways[-1] else None
+            rows.append(Row(f"{other.name} / fp32", "times", [ratio], at_least=target))
+    for measured in ways:
+        wanted = 100.0 if on_gpu and measured.name.startswith("fine") else None
+        rows.append(Row(f"{measured.name}, patches", "1/s", [measured.rate], at_least=wanted))
+        rows.append(Row(f"{measured.name}, waiting for patches", "", [measured.wait], at_most=0.05 if on_gpu else None))
+    for measured in ways:
+        measured.source.close()
+    name = torch.cuda.get_device_name() if on_gpu else str(device)
+    report("training", rows, [f"{preset} on {name}; {matrix_gflops():.0f} GFLOP/s"])
 
 
 if __name__ == "__main__":

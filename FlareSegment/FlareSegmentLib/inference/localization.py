@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from FlareSegmentLib.inference.grids import Box, Grid, cell_volume_ml, cut_grid, view_grid
 from FlareSegmentLib.inference.organ_search import Piece, find_pieces
+from FlareSegmentLib.inference.postprocessing import usual_ml
 from FlareSegmentLib.inference.resampling import AxisGrid, highest_class
 from FlareSegmentLib.model.intensity import AIR
+from FlareSegmentLib.organs import Organ
 from FlareSegmentLib.volume import AxisOrder, Volume
 
 _ORGANS_REACH_MM = 300.0
@@ -18,6 +20,8 @@ _AIR_CELLS = 4
 _BODY_SHARE = 0.002  # of the fullest plane: less than that is noise or a wire
 _GROWTH_MM = 30.0  # of the organs' box, where an organ covers this much of its side or more
 _TOUCHING_MM2 = 100.0
+_LOW_SCAN_MM = 120.0  # of so few mm of body all is looked at
+_SEARCHED_MM = 60.0  # above and below what was found, for organs that were not
 
 
 def without_air(image: torch.Tensor, grid: Grid, order: AxisOrder, multiple: int) -> tuple[torch.Tensor, Grid]:
@@ -41,25 +45,33 @@ def without_air(image: torch.Tensor, grid: Grid, order: AxisOrder, multiple: int
     return image, cut
 
 
-def find_box(
-    scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume, margin_mm: float
-) -> Box | None:
-    """The box around the organs that the stage found, or None.
+def organ_pieces(scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume) -> dict[int, Piece]:
+    """Class of each organ that the stage found -> the piece that it counts with.
 
-    Each organ counts with the piece that the network is surest of among those within reach of the surest of all: what
-    else was found, in a head or a thigh of a whole-body scan, is a mistake.
+    That is the piece that the network is surest of among those within reach of the surest of all: what else was found,
+    in a head or a thigh of a whole-body scan, is a mistake.
     """
-    axes = view_grid(grid, order, volume.array.shape)
-    spacing = np.array([volume.spacing[2 - axis] for axis in order.permutation])
-    steps = np.array([axis.step for axis in axes]) * spacing
     pieces = find_pieces(scores, cell_volume_ml(grid, volume))
-    if not pieces:
-        return None
-    anchor = (pieces[0].low + pieces[0].high) / 2
+    steps = [
+        axis.step * volume.spacing[2 - stored]
+        for axis, stored in zip(view_grid(grid, order, volume.array.shape), order.permutation)
+    ]
     chosen: dict[int, Piece] = {}
     for piece in pieces:
-        if np.linalg.norm(((piece.low + piece.high) / 2 - anchor) * steps) <= _ORGANS_REACH_MM:
+        offset = (piece.low + piece.high) / 2 - (pieces[0].low + pieces[0].high) / 2
+        if np.linalg.norm(offset * steps) <= _ORGANS_REACH_MM:
             chosen.setdefault(piece.organ, piece)
+    return chosen
+
+
+def find_box(
+    chosen: Mapping[int, Piece], grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume, margin_mm: float
+) -> Box | None:
+    """The box around the organs that the stage found (`organ_pieces`), or None."""
+    axes = view_grid(grid, order, volume.array.shape)
+    spacing = np.array([volume.spacing[2 - axis] for axis in order.permutation])
+    if not chosen:
+        return None
     lowest = np.min([piece.low for piece in chosen.values()], axis=0)
     highest = np.max([piece.high for piece in chosen.values()], axis=0)
     result = []
@@ -70,6 +82,74 @@ def find_box(
         stop = axis.first + (highest[position] - 0.5) * axis.step + 0.5 + margin
         result.append((max(0.0, float(start)), min(float(size), float(stop))))
     return tuple(result)
+
+
+def widened_box(
+    box: Box,
+    image: torch.Tensor,
+    pieces: Mapping[int, Piece],
+    grid: Sequence[AxisGrid],
+    order: AxisOrder,
+    volume: Volume,
+    organs: Sequence[Organ],
+) -> Box:
+    """The box, widened to all of the body's cross-section where the stage cannot be trusted to have found every organ:
+    in scans of little height, and where an organ is missing or of no sure size though the scan does not cut it.
+
+    What the first stage misses must not be lost to the last one, which sees far more; where the first stage is sure of
+    every organ, the box stays as it is, for the time's sake.
+
+    Args:
+        image: windowed, (z, y, x) on the stage's grid.
+        pieces: of `organ_pieces`.
+        organs: what the classes 1, 2, ... are.
+    """
+    axes = view_grid(grid, order, volume.array.shape)
+    spacing = [volume.spacing[2 - axis] for axis in order.permutation]
+    size = [volume.array.shape[axis] for axis in order.permutation]
+    body = image > AIR + 0.05
+    extents = [_body_extent(body, position, axes[position], size[position]) for position in range(3)]
+    is_low = (extents[0][1] - extents[0][0]) * spacing[0] <= _LOW_SCAN_MM
+    if not is_low and not _has_doubtful(pieces, organs, axes, size):
+        return box
+    reach = _SEARCHED_MM / spacing[0]
+    heights = (max(0.0, box[0][0] - reach), min(float(size[0]), box[0][1] + reach))
+    if is_low:
+        heights = (min(box[0][0], extents[0][0]), max(box[0][1], extents[0][1]))
+    places = axes[0].positions + 0.5
+    among = torch.from_numpy((places >= heights[0]) & (places <= heights[1])).to(body.device)
+    widths = [_body_extent(body[among], position, axes[position], size[position]) for position in (1, 2)]
+    return (heights, *((min(old[0], new[0]), max(old[1], new[1])) for old, new in zip(box[1:], widths)))
+
+
+def _has_doubtful(
+    pieces: Mapping[int, Piece], organs: Sequence[Organ], axes: Sequence[AxisGrid], size: Sequence[int]
+) -> bool:
+    """Whether an organ is missing, or surely found in less than its usual volume and not at an end of the scan."""
+    for index, organ in enumerate(organs, start=1):
+        piece = pieces.get(index)
+        if piece is None:
+            return True
+        least = (usual_ml(organ) or (0.0, 0.0))[0]
+        is_cut = any(
+            axis.first + (low - 0.5) * axis.step <= axis.step - 0.5
+            or axis.first + (high - 0.5) * axis.step >= count - 0.5 - axis.step
+            for axis, low, high, count in zip(axes, piece.low, piece.high, size)
+        )
+        if piece.sure_ml < least and not (is_cut and 2.0 * piece.sure_ml >= piece.ml):
+            return True
+    return False
+
+
+def _body_extent(body: torch.Tensor, position: int, axis: AxisGrid, size: int) -> tuple[float, float]:
+    """Outer edges of the body along an axis of the LPS view, in its voxels; of the scan where there is no body."""
+    profile = body.sum(dim=[other for other in range(3) if other != position])
+    hits = torch.nonzero(profile > _BODY_SHARE * profile.max()).flatten() if profile.numel() else profile
+    if not len(hits):
+        return 0.0, float(size)
+    start = axis.first + (int(hits[0]) - 0.5) * axis.step + 0.5
+    stop = axis.first + (int(hits[-1]) + 0.5) * axis.step + 0.5
+    return max(0.0, float(start)), min(float(size), float(stop))
 
 
 def grown_box(box: Box, scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume) -> Box | None:

@@ -1,8 +1,9 @@
 """The way of the data: a CT in, organ labels on the CT's own grid out.
 
 The first stage looks at the whole volume on a coarse grid and finds the organs' box; the last stage labels the voxels
-inside, if the model says so on grids of several spacings, whose probabilities are averaged. Where it finds organs at
-the box's sides, the box grows. The CT is read slab by slab in its stored axis order and type; class probabilities exist
+inside, if the model says so on grids of several spacings, whose probabilities are averaged. Where the first stage is
+not sure of every organ, the last one looks at all of the body there; where it finds organs at the box's sides, the box
+grows. The CT is read slab by slab in its stored axis order and type; class probabilities exist
 only on the networks' grids and are interpolated to the CT's grid slice by slice. Axes that lie more than
 OBLIQUE_DEGREES off the patient's are straightened first.
 """
@@ -23,12 +24,25 @@ from FlareSegmentLib.files.image_io import checked_ct
 from FlareSegmentLib.inference.box_growth import Look, grid_beyond, joined, with_context
 from FlareSegmentLib.inference.compute_devices import choose_device, number_type
 from FlareSegmentLib.inference.grids import Box, Grid, cell_volume_ml, cut_grid, stage_grid
-from FlareSegmentLib.inference.localization import body_midline, find_box, grown_box, without_air
+from FlareSegmentLib.inference.localization import (
+    body_midline,
+    find_box,
+    grown_box,
+    organ_pieces,
+    widened_box,
+    without_air,
+)
 from FlareSegmentLib.inference.oblique_volumes import labels_on_grid_of, straighten
 from FlareSegmentLib.inference.organ_search import Piece, find_pieces, search
 from FlareSegmentLib.inference.orientation import orientation_doubts
 from FlareSegmentLib.inference.plausibility import doubts
-from FlareSegmentLib.inference.postprocessing import correct_sides, describe, drop_doubtful, keep_plausible
+from FlareSegmentLib.inference.postprocessing import (
+    correct_sides,
+    describe,
+    drop_doubtful,
+    drop_unseen_slivers,
+    keep_plausible,
+)
 from FlareSegmentLib.inference.resampling import labels_on_array, on_grid, resample
 from FlareSegmentLib.inference.run_state import Progress, Run
 from FlareSegmentLib.inference.tiled_network import TiledNetwork
@@ -190,6 +204,7 @@ class Segmenter:
         order = volume.axis_order()
         box: Box | None = None
         midline = None
+        seen: set[int] | None = None
         for position, stage in enumerate(stages):
             last = position == len(stages) - 1
             what = "Labeling the organs" if last else "Finding the organs"
@@ -210,12 +225,16 @@ class Segmenter:
                 midline = body_midline(image, scores, grid, order, volume)
             if not last:
                 with run.timed("preprocess"):
-                    box = find_box(scores, grid, order, volume, stages[position + 1].margin_mm)
+                    pieces = organ_pieces(scores, grid, order, volume)
+                    box = find_box(pieces, grid, order, volume, stages[position + 1].margin_mm)
+                    if box is not None and stages[position + 1].region == "organs":
+                        box = widened_box(box, image, pieces, grid, order, volume, self.organs)
+                        seen = set(pieces)
                 if box is None:
                     return np.zeros(volume.array.shape, np.uint8)
         with run.timed("postprocess"):
             run.begin("Drawing the organs", 0.2)
-            scores = self._without_doubtful(scores, grid, volume, run).permute(
+            scores = self._without_doubtful(scores, grid, volume, seen, run).permute(
                 0, *(1 + axis for axis in np.argsort(order.permutation).tolist())
             )
             classes, place = labels_on_array(scores, grid, volume.array.shape, run.tick)
@@ -323,12 +342,17 @@ class Segmenter:
         pixels = network_input(image, self.model.description.intensity)
         return torch.softmax(self._network(stage)(pixels, run.tick), dim=0)
 
-    def _without_doubtful(self, scores: torch.Tensor, grid: Grid, volume: Volume, run: Run) -> torch.Tensor:
+    def _without_doubtful(
+        self, scores: torch.Tensor, grid: Grid, volume: Volume, seen: set[int] | None, run: Run
+    ) -> torch.Tensor:
         minimum = self.model.description.minimum_sure
         if not minimum:
             return scores
         probabilities = scores.float().cpu().numpy()
-        run.warnings += drop_doubtful(probabilities, self.organs, minimum, cell_volume_ml(grid, volume))
+        cell_ml = cell_volume_ml(grid, volume)
+        run.warnings += drop_doubtful(probabilities, self.organs, minimum, cell_ml)
+        if seen is not None and len(seen) < len(self.organs):
+            run.warnings += drop_unseen_slivers(probabilities, self.organs, seen, cell_ml)
         return torch.from_numpy(probabilities).to(scores.device)
 
     def _clean(

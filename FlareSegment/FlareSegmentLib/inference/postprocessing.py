@@ -6,7 +6,7 @@ components and their boxes; where it is not installed scipy does, whose import a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -21,6 +21,9 @@ SURE = 0.9
 
 COMPANIONS = 2
 """How many organs must be there surely for a doubtful one beside them to be believed."""
+
+LEAST_UNSEEN_ML = 10.0
+"""Of an organ that the first stage did not see, less than this is not believed."""
 
 _MINIMUM_ML = {"liver": 2.0, "right_kidney": 2.0, "left_kidney": 2.0, "spleen": 2.0}
 _MINIMUM_ML_OF_OTHERS = 0.2
@@ -110,6 +113,33 @@ def drop_doubtful(probabilities: np.ndarray, organs: Sequence[Organ], minimum: f
                 f"{volume:.0f} mL that looked a little like {name} were left out: the model is sure of {percent} of it "
                 "only."
             )
+    return warnings
+
+
+def drop_unseen_slivers(
+    probabilities: np.ndarray, organs: Sequence[Organ], seen: Collection[int], cell_ml: float
+) -> list[str]:
+    """Take out organs of which the first stage saw nothing and the last one little; changes `probabilities`.
+
+    Where the last stage looks at more than the first one found, it now and then calls a few milliliters of something
+    else an organ.
+
+    Args:
+        probabilities: (1 + organs, z, y, x), class 0 the background; of a dropped organ they become 0.
+        seen: classes that the first stage found.
+
+    Returns:
+        Warnings for the user.
+    """
+    warnings = []
+    counts = np.bincount(probabilities.argmax(axis=0).ravel(), minlength=len(organs) + 1)
+    for number, organ in enumerate(organs, start=1):
+        volume = int(counts[number]) * cell_ml
+        if number in seen or not 0.0 < volume < LEAST_UNSEEN_ML:
+            continue
+        probabilities[number] = 0
+        if volume >= _WORTH_A_WARNING_ML:
+            warnings.append(f"{volume:.0f} mL that looked a little like {organ.name.lower()} were left out.")
     return warnings
 
 

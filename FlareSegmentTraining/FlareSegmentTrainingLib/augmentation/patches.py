@@ -1,211 +1,402 @@
-"""Augmentation of CT patches: where the patch lies, how it is bent, and how it was scanned.
+"""Augmentation of CT patches: where a patch lies, how it is bent, and how it was scanned.
 
-Never mirrors left and right. Everything is drawn from one `numpy.random.Generator`, so a step's patch depends on the
-seed and the step's number alone.
+What varies is drawn patch by patch from one `numpy.random.Generator` each, so a step's patches depend on the seed and
+the step's number alone, not on who else is in the batch. What is computed is computed for the whole batch, on whatever
+device the cases lie; the same numbers come out on a CPU and on a GPU. Never mirrors left and right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 
 from FlareSegmentLib.model.intensity import AIR, Intensity, window
-from FlareSegmentTrainingLib.augmentation.contrast_phases import draw_phase
-from FlareSegmentTrainingLib.augmentation.masses import add_mass
-from FlareSegmentTrainingLib.augmentation.patch_geometry import grown, rotation
-from FlareSegmentTrainingLib.augmentation.perirenal_fat import embed_kidney
+from FlareSegmentTrainingLib.augmentation.contrast_phases import DrawnPhase, draw_phase
+from FlareSegmentTrainingLib.augmentation.patch_geometry import rotation
 from FlareSegmentTrainingLib.training.configuration import AugmentationSettings
 
+SHORTS = 32767.0
+"""Windowed intensities kept as int16 are this many times as large."""
+_NOISE_VALUES = 1 << 23
+_THINNEST_SLAB = 5
+_BORDER = 3
 
-def sample_patch(
-    image: torch.Tensor,
-    labels: torch.Tensor,
-    center: np.ndarray,
+
+@dataclass(frozen=True)
+class Cut:
+    """Where one patch comes from.
+
+    Attributes:
+        image: (z, y, x) windowed intensities of a case, -1 ... 1: float32, or int16 (times `SHORTS`).
+        labels: (z, y, x) uint8, on the same device.
+        spacing_mm: (x, y, z) of the case's grid.
+        center: (z, y, x) voxel about which the patch lies.
+        generator: all that varies about this patch is drawn from it.
+    """
+
+    image: torch.Tensor
+    labels: torch.Tensor
+    spacing_mm: Sequence[float]
+    center: np.ndarray
+    generator: np.random.Generator
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What was drawn for one patch.
+
+    Attributes:
+        matrix: (3, 3) from the patch's voxels to the case's, (z, y, x); offsets: (3, 4, 5, 5) voxels by which the
+            control points of a smooth deformation are moved, or None.
+        phase: the contrast phase and the HU added to each organ, or None; contrasts: factors of the texture, for
+            organs that become darker and brighter.
+        limits: (z, y, x) first and last voxel + 1 inside the scan; circle: (y, x, radius) in mm of a round field of
+            view, or None.
+        slices: number of thick slices, or 0; smooth: share of a smoothed image.
+        gain, offset, exponent: of the window. noise: standard deviation; soft: noise of a soft kernel; place: where in
+            the store of noise.
+    """
+
+    matrix: np.ndarray
+    offsets: np.ndarray | None
+    phase: DrawnPhase | None
+    shifts: np.ndarray
+    contrasts: np.ndarray
+    limits: np.ndarray
+    circle: tuple[float, float, float] | None
+    slices: int
+    smooth: float
+    gain: float
+    offset: float
+    exponent: float
+    noise: float
+    soft: bool
+    place: int
+
+
+def sample_patches(
+    cuts: Sequence[Cut],
     patch: tuple[int, int, int],
-    spacing_mm: Sequence[float],
     organs: Sequence[str],
     intensity: Intensity,
     settings: AugmentationSettings,
-    generator: np.random.Generator,
+    view: str = "whole",
+    device: torch.device | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut a bent and re-scanned patch out of a prepared case.
+    """Cut bent and re-scanned patches out of prepared cases.
 
     Args:
-        image: (z, y, x) windowed intensities, -1 ... 1.
-        labels: (z, y, x) uint8.
-        center: (z, y, x) voxel about which the patch lies.
-        patch: (z, y, x) extents of the result.
-        spacing_mm: (x, y, z) of the case's grid.
+        patch: (z, y, x) extents of each.
         organs: keys of the labels 1, 2, ...
         intensity: the window that was mapped to -1 ... 1.
+        view: "whole", "half" or "slab" (see `configuration.BatchShape`): a slab's scan is thinner than the patch now
+            and then.
+        device: where to compute; None: where the first case lies.
 
     Returns:
-        (image, labels) of the patch's shape, float32 and uint8; the image still windowed, -1 ... 1.
+        (images, labels), (n, z, y, x), float32 and uint8; the images still windowed, -1 ... 1.
     """
-    image = _contrast_phase(image, labels, center, patch, organs, intensity, settings, generator)
-    if generator.random() < settings.perirenal_fat_probability:
-        image, labels = image.clone(), labels.clone()
-        embed_kidney(image, labels, spacing_mm, organs, intensity, generator)
-    if generator.random() < settings.mass_probability:
-        near = tuple(slice(max(0, int(c - 0.65 * n)), int(c + 0.65 * n) + 1) for c, n in zip(center, patch))
-        image, labels = image.clone(), labels.clone()
-        add_mass(image[near], labels[near], spacing_mm, organs, intensity, generator)
-    grid = _sampling_grid(center, patch, spacing_mm, settings, generator)
-    low = grid.amin(dim=(0, 1, 2)).floor().long() - 1
-    high = grid.amax(dim=(0, 1, 2)).ceil().long() + 2
-    low = torch.minimum(low.clamp(min=0), torch.tensor(image.shape) - 1)
-    high = torch.maximum(torch.minimum(high, torch.tensor(image.shape)), low + 1)
-    block = tuple(slice(int(a), int(b)) for a, b in zip(low, high))
-    extent = (high - low).float()
-    normalized = (2.0 * (grid - low.float()) + 1.0) / extent - 1.0
-    normalized = normalized.flip(-1).unsqueeze(0)
-    # Shifted so that grid_sample's zero padding stands for air.
-    shifted = (image[block] - AIR)[None, None]
-    bent = F.grid_sample(shifted, normalized, mode="bilinear", padding_mode="zeros", align_corners=False)[0, 0] + AIR
-    truth = F.grid_sample(
-        labels[block].float()[None, None], normalized, mode="nearest", padding_mode="zeros", align_corners=False
-    )[0, 0]
-    bent, truth = _cut_field_of_view(bent, truth, spacing_mm, settings, generator)
-    return _rescan(bent, settings, generator), truth.to(torch.uint8)
+    device = device or cuts[0].image.device
+    plans = [_draw(cut, patch, len(organs), settings, view) for cut in cuts]
+    pairs = [_bent(cut, plan, patch, device) for cut, plan in zip(cuts, plans)]
+    images, labels = (torch.stack(part) for part in zip(*pairs))
+    images = _with_phases(images, labels, plans, organs, intensity)
+    spacings = [cut.spacing_mm for cut in cuts]
+    inside = _field_of_view(plans, spacings, patch, device)
+    if inside is not None:
+        images, labels = images.masked_fill(~inside, AIR), labels.masked_fill(~inside, 0)
+    return _rescanned(images, plans), labels
 
 
-def _sampling_grid(
-    center: np.ndarray,
-    patch: tuple[int, int, int],
-    spacing_mm: Sequence[float],
-    settings: AugmentationSettings,
-    generator: np.random.Generator,
-) -> torch.Tensor:
-    """Return (z, y, x, 3) source voxel coordinates (z, y, x) of the patch's voxels."""
-    spacing = np.asarray(spacing_mm, dtype=float)[::-1]
+# What varies --------------------------------------------------------------------------------------
+
+
+def _draw(cut: Cut, patch: tuple[int, int, int], organs: int, settings: AugmentationSettings, view: str) -> _Plan:
+    generator = cut.generator
+    spacing = np.asarray(cut.spacing_mm, dtype=float)[::-1]
     about_x, about_y, about_z = np.radians([generator.uniform(-angle, angle) for angle in settings.rotation_degrees])
-    turn = rotation(about_z, about_y, about_x)
     zoom = generator.uniform(*settings.scale) * generator.uniform(1 - settings.stretch, 1 + settings.stretch, size=3)
     # Turned in mm, so that voxels of any shape stay right-angled; columns are scaled by each patch axis's zoom.
-    matrix = torch.from_numpy((turn * zoom * spacing / spacing[:, None]).astype(np.float32))
-    axes = [torch.arange(count, dtype=torch.float32) - (count - 1) / 2 for count in patch]
+    matrix = rotation(about_z, about_y, about_x) * zoom * spacing / spacing[:, None]
+    offsets = None
+    if generator.random() < settings.elastic_probability:
+        strength = (generator.uniform(0.0, settings.elastic_mm) / spacing)[:, None, None, None]
+        offsets = strength * generator.uniform(-1.0, 1.0, size=(3, 4, 5, 5))
+    phase, shifts, contrasts = None, np.zeros(organs), np.ones((2, organs))
+    if generator.random() < settings.phase_probability:
+        phase = draw_phase(generator)
+        shifts = generator.uniform(-8.0, 8.0, organs)
+        # Without contrast agent cortex and medulla look alike, and vessels inside the liver vanish.
+        contrasts = np.stack([generator.uniform(0.3, 1.0, organs), generator.uniform(0.8, 1.3, organs)])
+    limits, circle = _drawn_view(patch, settings, view, generator)
+    slices, smooth = 0, 0.0
+    if generator.random() < settings.thick_slices_probability:
+        slices = max(2, int(patch[0] / generator.uniform(1.3, 3.0)))
+    elif generator.random() < settings.blur_probability:
+        smooth = float(generator.uniform(0.3, 1.0))
+    gain, offset, exponent, noise, soft, place = 1.0, 0.0, 1.0, 0.0, False, 0
+    if generator.random() < settings.contrast_probability:
+        gain, offset = float(generator.uniform(0.8, 1.25)), float(generator.uniform(-0.18, 0.18))
+    if generator.random() < settings.gamma_probability:
+        exponent = float(np.exp(generator.uniform(*np.log(settings.gamma))))
+    strong = generator.random() < settings.strong_noise_probability
+    if strong or generator.random() < settings.noise_probability:
+        noise = float(generator.uniform(settings.noise, settings.strong_noise) if strong
+                      else generator.uniform(0.0, settings.noise))  # fmt: skip
+        soft = bool(generator.random() < 0.5)
+        place = int(generator.integers(_NOISE_VALUES))
+    return _Plan(
+        matrix, offsets, phase, shifts, contrasts, limits, circle, slices, smooth, gain, offset, exponent, noise,
+        soft, place,
+    )  # fmt: skip
+
+
+def _drawn_view(
+    patch: tuple[int, int, int], settings: AugmentationSettings, view: str, generator: np.random.Generator
+) -> tuple[np.ndarray, tuple[float, float, float] | None]:
+    """Where the scan ends inside the patch: at a plane above or below, in front, behind or at a side; at the round
+    border of a small reconstructed field of view; or, for slabs, after fewer slices than the patch has.
+    """
+    limits, circle = np.array([(0, count) for count in patch]), None
+    if view == "slab":
+        length = int(generator.integers(min(patch[0], max(_THINNEST_SLAB, patch[0] // 2)), patch[0] + 1))
+        first = 0 if generator.random() < 0.75 else int(generator.integers(0, patch[0] - length + 1))
+        limits[0] = first, first + length
+    if generator.random() < settings.field_of_view_probability:
+        if generator.random() < settings.round_field_of_view:
+            y, x, radius = generator.uniform(0.35, 0.65, 2).tolist() + [generator.uniform(55.0, 130.0)]
+            circle = (y, x, radius)
+        else:
+            axis = int(generator.choice(3, p=(0.7, 0.15, 0.15)))
+            position = int(patch[axis] * generator.uniform(0.15, 0.4))
+            low = generator.random() < 0.5
+            limits[axis] = (
+                (max(limits[axis][0], position), limits[axis][1])
+                if low
+                else (limits[axis][0], min(limits[axis][1], patch[axis] - position))
+            )
+    return limits, circle
+
+
+# Where the patch lies -----------------------------------------------------------------------------
+
+
+def _bent(
+    cut: Cut, plan: _Plan, patch: tuple[int, int, int], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The patch (z, y, x) of the image, and its labels, before anything else was done to it; beyond the scan is air.
+
+    Only the part of the case that the patch can reach is read: which one, its corners tell without the device.
+    """
+    half = (np.array(patch) - 1) / 2
+    reach = np.abs(plan.matrix) @ half + (0.0 if plan.offsets is None else np.abs(plan.offsets).max(axis=(1, 2, 3)))
+    count = np.array(cut.image.shape)
+    low = np.clip(np.floor(cut.center - reach).astype(int) - 1, 0, count - 1)
+    high = np.maximum(np.clip(np.ceil(cut.center + reach).astype(int) + 2, 0, count), low + 1)
+    block = tuple(slice(int(a), int(b)) for a, b in zip(low, high))
+    matrix = torch.from_numpy(plan.matrix.astype(np.float32)).to(device, non_blocking=True)
+    axes = [torch.arange(extent, dtype=torch.float32, device=device) - (extent - 1) / 2 for extent in patch]
     # The affine map of a regular grid is a sum of three rows, one per axis.
     grid = (
         axes[0][:, None, None, None] * matrix[:, 0]
         + axes[1][None, :, None, None] * matrix[:, 1]
         + axes[2][None, None, :, None] * matrix[:, 2]
     )
-    if generator.random() < settings.elastic_probability:
-        strength = (generator.uniform(0.0, settings.elastic_mm) / spacing)[None, :, None, None, None]
-        offsets = strength * generator.uniform(-1.0, 1.0, size=(1, 3, 4, 5, 5))
-        points = torch.from_numpy(offsets.astype(np.float32))
-        field_ = F.interpolate(points, size=patch, mode="trilinear", align_corners=True)[0]
-        grid = grid + field_.permute(1, 2, 3, 0)
-    return grid + torch.from_numpy(np.asarray(center, dtype=np.float32))
+    if plan.offsets is not None:
+        points = torch.from_numpy(plan.offsets.astype(np.float32))[None].to(device, non_blocking=True)
+        moved = F.interpolate(points, size=patch, mode="trilinear", align_corners=True)[0]
+        grid = grid + moved.permute(1, 2, 3, 0)
+    shift, extent = (
+        torch.from_numpy(np.asarray(values, np.float32)).to(device, non_blocking=True)
+        for values in (cut.center - low + 0.5, (high - low) / 2.0)
+    )
+    normalized = ((grid + shift) / extent - 1.0).flip(-1)[None]
+    image, labels = cut.image[block].to(device, non_blocking=True), cut.labels[block].to(device, non_blocking=True)
+    if image.dtype == torch.int16:
+        image = image.float() / SHORTS
+    # Shifted so that grid_sample's zero padding stands for air.
+    bent = F.grid_sample(
+        (image - AIR)[None, None], normalized, mode="bilinear", padding_mode="zeros", align_corners=False
+    )[0, 0]
+    truth = F.grid_sample(
+        labels.float()[None, None], normalized, mode="nearest", padding_mode="zeros", align_corners=False
+    )[0, 0]
+    return bent + AIR, truth.to(torch.uint8)
 
 
-def _contrast_phase(
-    image: torch.Tensor,
+def _field_of_view(
+    plans: Sequence[_Plan], spacings: Sequence[Sequence[float]], patch: tuple[int, int, int], device: torch.device
+) -> torch.Tensor | None:
+    """(n, z, y, x), True inside the scans; None where nothing was cut."""
+    whole = np.array([(0, count) for count in patch])
+    if all(plan.circle is None and np.array_equal(plan.limits, whole) for plan in plans):
+        return None
+    limits = torch.from_numpy(np.stack([plan.limits for plan in plans]).astype(np.float32)).to(device)
+    inside = torch.ones((len(plans), *patch), dtype=torch.bool, device=device)
+    places = [torch.arange(count, dtype=torch.float32, device=device) for count in patch]
+    for axis, place in enumerate(places):
+        within = (place >= limits[:, axis, :1]) & (place < limits[:, axis, 1:])
+        inside &= within.view(len(plans), *(-1 if other == axis else 1 for other in range(3)))
+    for number, (plan, spacing) in enumerate(zip(plans, spacings)):
+        if plan.circle is not None:
+            y, x = ((places[axis] - patch[axis] * plan.circle[axis - 1]) * float(spacing[2 - axis]) for axis in (1, 2))
+            inside[number] &= torch.hypot(y[:, None], x[None]) <= plan.circle[2]
+    return inside
+
+
+# Contrast phases ----------------------------------------------------------------------------------
+
+
+def _with_phases(
+    images: torch.Tensor,
     labels: torch.Tensor,
-    center: np.ndarray,
-    patch: tuple[int, int, int],
+    plans: Sequence[_Plan],
     organs: Sequence[str],
     intensity: Intensity,
-    settings: AugmentationSettings,
-    generator: np.random.Generator,
 ) -> torch.Tensor:
-    """Take the scan to another contrast phase: each organ's median and texture, and the blood in the vessels."""
-    if generator.random() >= settings.phase_probability:
-        return image
-    phase = draw_phase(generator)
-    reach = [int(0.75 * count) for count in patch]
-    block = tuple(slice(max(0, int(middle) - half), int(middle) + half + 1) for middle, half in zip(center, reach))
-    image = image.clone()
-    part, truth = image[block], labels[block]
-    _dim_vessels(part, truth, phase.artery, intensity)
-    fat, soft = (float(window(np.float64(hu), intensity)) for hu in (-100.0, 55.0))
-    for label, box in enumerate(ndimage.find_objects(truth.numpy(), max_label=len(organs)), start=1):
-        target = phase.organ(organs[label - 1])
-        if target is None or box is None:
-            continue
-        with_rim = tuple(slice(max(0, extent.start - 1), extent.stop + 1) for extent in box)
-        tissue, mask, outside = part[with_rim], truth[with_rim] == label, truth[with_rim] == 0
-        target = float(window(np.float64(target + generator.uniform(-8.0, 8.0)), intensity))
-        median = float(tissue[mask].median())
-        if median <= fat:
-            continue
-        # Without contrast agent cortex and medulla look alike, and vessels inside the liver vanish.
-        contrast = float(generator.uniform(0.3, 1.0)) if target < median else float(generator.uniform(0.8, 1.3))
-        shade = target + (tissue - median) * contrast
-        # Voxels at the border are part fat and keep their share of it: a rim would tell where the organ is.
-        partial = fat + (tissue - fat) * (target - fat) / (median - fat)
-        border = mask & grown(~mask) & (tissue > fat) & (tissue < median)
-        rim = grown(mask) & outside
-        tissue[mask & ~border] = shade[mask & ~border]
-        tissue[border] = partial[border]
-        if target < median:
-            tissue[rim] = tissue[rim].clamp(max=max(target, soft))
-    return image.clamp_(-1.0, 1.0)
+    """Take scans to another contrast phase: each organ's mean and texture, and the blood in the vessels."""
+    chosen = [number for number, plan in enumerate(plans) if plan.phase is not None]
+    if not chosen:
+        return images
+    which = torch.tensor(chosen, device=images.device)
+    result = images.clone()
+    result[which] = _in_phase(images[which], labels[which], [plans[number] for number in chosen], organs, intensity)
+    return result
 
 
-def _dim_vessels(part: torch.Tensor, truth: torch.Tensor, artery_hu: float, intensity: Intensity) -> None:
-    """Bring what is brighter than soft tissue, but no organ and no bone, down towards soft tissue, in place; vessels
-    are found by threshold, and made less bright only: where a scan has no contrast agent, none can be seen.
-    """
-    soft, blood, bone = (float(window(np.float64(hu), intensity)) for hu in (55.0, 150.0, 250.0))
-    share = float(np.clip((window(np.float64(artery_hu), intensity) - soft) / (blood - soft), 0.05, 1.0))
-    vessels = (part > soft) & ~grown(part > bone) & (truth == 0)
-    part[vessels] = soft + share * (part[vessels] - soft)
+def _in_phase(
+    image: torch.Tensor, labels: torch.Tensor, plans: Sequence[_Plan], organs: Sequence[str], intensity: Intensity
+) -> torch.Tensor:
+    fat, soft, blood, bone = (float(window(np.float64(hu), intensity)) for hu in (-100.0, 55.0, 150.0, 250.0))
+    drawn = [[_target(plan, number, key) for number, key in enumerate(organs)] for plan in plans]
+    arteries = [window(np.float64(plan.phase.artery), intensity) for plan in plans if plan.phase is not None]
+
+    def table(values: object, first: float = 0.0) -> torch.Tensor:
+        """(n, organs) as (n, 1 + organs) on the device: a value for each label."""
+        array = np.pad(np.asarray(values, np.float32), ((0, 0), (1, 0)), constant_values=first)
+        return torch.from_numpy(array).to(image.device)
+
+    targets = table([[0.0 if hu is None else window(np.float64(hu), intensity) for hu in row] for row in drawn])
+    known = table([[float(hu is not None) for hu in row] for row in drawn])
+    darker, brighter = (table([plan.contrasts[row] for plan in plans], 1.0) for row in (0, 1))
+    index = labels.flatten(1).long()
+
+    def of_each_voxel(values: torch.Tensor) -> torch.Tensor:
+        return values.gather(1, index).view_as(image)
+
+    # Vessels are found by threshold, and made less bright only: where a scan has no contrast agent, none can be seen.
+    share = ((torch.tensor(np.array(arteries, np.float32)) - soft) / (blood - soft)).clamp(0.05, 1.0)
+    share = share.to(image.device).view(-1, 1, 1, 1)
+    vessels = (image > soft) & ~(_highest(image) > bone) & (labels == 0)
+    image = torch.where(vessels, soft + share * (image - soft), image)
+    marks = labels.float()
+    border = _highest(marks) != -_highest(-marks)
+    means = _organ_means(image, labels, border, len(organs))
+    changed = known * (means > fat)
+    mean, target = of_each_voxel(means), of_each_voxel(targets)
+    contrast = of_each_voxel(torch.where(targets < means, darker, brighter))
+    shade = target + (image - mean) * contrast
+    # Voxels at the border are part fat and keep their share of it: a rim would tell where the organ is.
+    partial = fat + (image - fat) * (target - fat) / (mean - fat).clamp(min=1e-3)
+    shade = torch.where(border & (image > fat) & (image < mean), partial, shade)
+    # Around an organ that became darker nothing stays brighter than it, soft tissue aside.
+    limits = torch.where(
+        (changed > 0) & (targets < means), targets.clamp(min=soft), torch.full_like(targets, float(_BORDER))
+    )
+    rim = -_highest(-of_each_voxel(limits))
+    result = torch.where(of_each_voxel(changed) > 0, shade, image)
+    result = torch.where(labels == 0, torch.minimum(result, rim), result)
+    return result.clamp_(-1.0, 1.0)
 
 
-def _cut_field_of_view(
-    image: torch.Tensor,
-    labels: torch.Tensor,
-    spacing_mm: Sequence[float],
-    settings: AugmentationSettings,
-    generator: np.random.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """End the scan at a plane through the patch, above or below, or in front, behind or at a side; or at the round
-    border of a small reconstructed field of view.
-    """
-    if generator.random() >= settings.field_of_view_probability:
-        return image, labels
-    if generator.random() < settings.round_field_of_view:
-        y, x = (
-            (torch.arange(count) - count * generator.uniform(0.35, 0.65)) * mm
-            for count, mm in zip(image.shape[1:], (spacing_mm[1], spacing_mm[0]))
-        )
-        outside = torch.hypot(y[:, None], x[None]) > generator.uniform(55.0, 130.0)
-        return image.masked_fill(outside, AIR), labels.masked_fill(outside, 0)
-    axis = int(generator.choice(3, p=(0.7, 0.15, 0.15)))
-    count = image.shape[axis]
-    position = int(count * generator.uniform(0.15, 0.4))
-    start, length = (0, position) if generator.random() < 0.5 else (count - position, position)
-    image, labels = image.clone(), labels.clone()
-    image.narrow(axis, start, length).fill_(AIR)
-    labels.narrow(axis, start, length).zero_()
-    return image, labels
+def _target(plan: _Plan, number: int, key: str) -> float | None:
+    hu = plan.phase.organ(key) if plan.phase is not None else None
+    return None if hu is None else hu + float(plan.shifts[number])
 
 
-def _rescan(image: torch.Tensor, settings: AugmentationSettings, generator: np.random.Generator) -> torch.Tensor:
-    """Thick slices or blur, contrast and brightness, gamma, noise."""
-    inside = image > AIR
-    if generator.random() < settings.thick_slices_probability:
-        slices = max(2, int(image.shape[0] / generator.uniform(1.3, 3.0)))
-        thick = F.adaptive_avg_pool3d(image[None, None], (slices, image.shape[1], image.shape[2]))
-        image = F.interpolate(thick, size=image.shape, mode="trilinear", align_corners=False)[0, 0]
-    elif generator.random() < settings.blur_probability:
-        smooth = F.avg_pool3d(image[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0]
-        image = torch.lerp(image, smooth, float(generator.uniform(0.3, 1.0)))
-    if generator.random() < settings.contrast_probability:
-        image = image * float(generator.uniform(0.8, 1.25)) + float(generator.uniform(-0.18, 0.18))
-    if generator.random() < settings.gamma_probability:
-        exponent = float(np.exp(generator.uniform(*np.log(settings.gamma))))
-        image = 2.0 * (0.5 * (image.clamp(-1.0, 1.0) + 1.0)) ** exponent - 1.0
-    if generator.random() < settings.noise_probability:
-        seed = torch.Generator().manual_seed(int(generator.integers(2**62)))
-        noise = torch.randn(image.shape, generator=seed)
-        if generator.random() < 0.5:
+def _organ_means(image: torch.Tensor, labels: torch.Tensor, border: torch.Tensor, organs: int) -> torch.Tensor:
+    """(n, 1 + organs): mean of each organ within its border, of thin ones with it; -1 where there is none."""
+    rows = [torch.full((len(image),), -1.0, device=image.device)]
+    for label in range(1, organs + 1):
+        mask = labels == label
+        inner = mask & ~border
+        inner = torch.where(inner.flatten(1).any(1).view(-1, 1, 1, 1), inner, mask)
+        count = inner.sum((1, 2, 3))
+        rows.append(torch.where(count > 0, (image * inner).sum((1, 2, 3)) / count.clamp(min=1), -1.0))
+    return torch.stack(rows, dim=1)
+
+
+def _highest(images: torch.Tensor) -> torch.Tensor:
+    """The highest value among each voxel and its 26 neighbors, (n, z, y, x)."""
+    for kernel, edge in (((3, 1, 1), (1, 0, 0)), ((1, 3, 1), (0, 1, 0)), ((1, 1, 3), (0, 0, 1))):
+        images = F.max_pool3d(images, kernel, stride=1, padding=edge)
+    return images
+
+
+# How it was scanned -------------------------------------------------------------------------------
+
+
+def _rescanned(images: torch.Tensor, plans: Sequence[_Plan]) -> torch.Tensor:
+    """Thick slices or blur, contrast and brightness, gamma, noise; air stays air."""
+    air = images <= AIR
+    device = images.device
+
+    def where(condition: Callable[[_Plan], bool]) -> list[int]:
+        return [number for number, plan in enumerate(plans) if condition(plan)]
+
+    def column(values: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(list(values), dtype=torch.float32).to(device).view(-1, 1, 1, 1)
+
+    thick = where(lambda plan: plan.slices > 0)
+    if thick:
+        count = images.shape[1]
+        matrices = torch.from_numpy(np.stack([_thick_slices(count, plans[n].slices) for n in thick])).to(device)
+        images = images.clone()
+        images[thick] = torch.bmm(matrices, images[thick].flatten(2)).view(-1, *images.shape[1:])
+    smooth = where(lambda plan: plan.smooth > 0)
+    if smooth:
+        part = images[smooth]
+        soft = F.avg_pool3d(part[:, None], 3, stride=1, padding=1, count_include_pad=False)[:, 0]
+        images = images.clone()
+        images[smooth] = torch.lerp(part, soft, column([plans[n].smooth for n in smooth]))
+    images = images * column([plan.gain for plan in plans]) + column([plan.offset for plan in plans])
+    curved = where(lambda plan: plan.exponent != 1.0)
+    if curved:
+        part = 0.5 * (images[curved].clamp(-1.0, 1.0) + 1.0)
+        images[curved] = 2.0 * part ** column([plans[n].exponent for n in curved]) - 1.0
+    noisy = where(lambda plan: plan.noise > 0)
+    if noisy:
+        noise = torch.stack([_noise(plans[n].place, images.shape[1:], device) for n in noisy])
+        soft_kernel = [at for at, n in enumerate(noisy) if plans[n].soft]
+        if soft_kernel:
             # Noise of a soft kernel is correlated between neighbors.
-            noise = 2.0 * F.avg_pool3d(noise[None, None], 3, stride=1, padding=1)[0, 0]
-        image = image + float(generator.uniform(0.0, settings.noise)) * noise
-    return torch.where(inside, image, AIR).clamp_(-1.0, 1.0)
+            noise[soft_kernel] = 2.0 * F.avg_pool3d(noise[soft_kernel][:, None], 3, stride=1, padding=1)[:, 0]
+        images[noisy] += column([plans[n].noise for n in noisy]) * noise
+    return images.clamp_(-1.0, 1.0).masked_fill_(air, AIR)
+
+
+@lru_cache(maxsize=512)
+def _thick_slices(count: int, slices: int) -> np.ndarray:
+    """(count, count) matrix: `count` slices averaged to fewer, and interpolated back linearly."""
+    identity = torch.eye(count)[None]
+    return F.interpolate(F.adaptive_avg_pool1d(identity, slices), size=count, mode="linear")[0].T.numpy().copy()
+
+
+@lru_cache(maxsize=8)
+def _noise_values(device: torch.device) -> torch.Tensor:
+    """Normally distributed numbers, the same on every device: devices' own generators differ."""
+    return torch.randn(_NOISE_VALUES, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def _noise(place: int, shape: Sequence[int], device: torch.device) -> torch.Tensor:
+    """White noise (z, y, x) of variance 1, taken from a place in the store of it."""
+    values, count = _noise_values(device), int(np.prod(shape))
+    parts = [values[place : place + count]]
+    while (missing := count - sum(len(part) for part in parts)) > 0:
+        parts.append(values[:missing])
+    return torch.cat(parts).view(*shape)

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.model.intensity import Intensity
@@ -22,6 +22,7 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "poly", "step")
 DICE_DENOMINATORS = ("squared", "sum")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+VIEWS = ("whole", "half", "slab")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,24 @@ class LossSettings:
 
 
 @dataclass(frozen=True)
+class BatchShape:
+    """One kind of batch among several that a stage's steps are drawn from.
+
+    Attributes:
+        patch: (x, y, z) voxels of each patch.
+        batch: patches per step, over all processes together, times `TrainingSettings.batch`.
+        view: "whole": a part of a scan that goes on around it; "half": the scan ends at a side, near the middle of the
+            body; "slab": the scan is as thin as the patch, or thinner.
+        share: how often the kind is drawn, relative to the others.
+    """
+
+    patch: tuple[int, int, int]
+    batch: int = 1
+    view: str = "whole"
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """How long, how fast and on what patches a stage learns.
 
@@ -50,6 +69,9 @@ class TrainingSettings:
         steps_per_epoch: gradient steps of a round on randomly drawn cases; null: one pass over the training cases.
         batch: patches per step, over all processes together.
         patch: (x, y, z) voxels; null: the stage's whole `shape`.
+        batches: kinds of batches, one of which is drawn for each step; they replace `patch`.
+        minutes: length of the stage, instead of `epochs`: the schedule follows the time that has passed, and `epochs`
+            counts for nothing. The clock stands still between a stop and --resume. null: no such limit.
         organ_centers: fraction of the patches that lie about an organ; the others lie anywhere in the scan.
         optimizer: "adam", "adamw" or "sgd" (with `momentum`).
         learning_rate: highest rate, after `warmup_steps`.
@@ -61,7 +83,11 @@ class TrainingSettings:
         normalization_momentum: weight of a new batch in the running statistics of batch normalization.
         freeze_normalization_at: fraction of the steps after which batch normalization keeps its running statistics, so
             that training ends on the very function that inference folds into the convolutions.
+        normalization_batches: batches over which the statistics are made afresh before they are kept
+            (`torch.optim.swa_utils.update_bn`); 0 keeps the running ones.
         evaluate_every: epochs between evaluations on the validation cases.
+        validation_slabs_mm: the validation cases are also cut into slabs of these heights, which count as cases when
+            the best epoch is chosen.
         checkpoint_every: epochs between checkpoints that are kept; 0 keeps only the last and the best.
     """
 
@@ -69,6 +95,8 @@ class TrainingSettings:
     steps_per_epoch: int | None = None
     batch: int = 1
     patch: tuple[int, int, int] | None = None
+    batches: tuple[BatchShape, ...] = ()
+    minutes: float | None = None
     organ_centers: float = 0.7
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
@@ -83,7 +111,9 @@ class TrainingSettings:
     average_decay: float = 0.0
     normalization_momentum: float = 0.1
     freeze_normalization_at: float = 1.0
+    normalization_batches: int = 0
     evaluate_every: int = 1
+    validation_slabs_mm: tuple[float, ...] = ()
     checkpoint_every: int = 0
     loss: LossSettings = field(default_factory=LossSettings)
 
@@ -102,11 +132,18 @@ class AugmentationSettings:
         thick_slices_probability, blur_probability, noise_probability, contrast_probability, gamma_probability: of
             scanner effects.
         noise: largest standard deviation, with the window at -1 ... 1.
+        strong_noise_probability: of noise between `noise` and `strong_noise`.
         gamma: range of the exponent applied to the window.
         phase_probability: of taking the scan to another contrast phase (`contrast_phases`): the HU of each labeled
             organ, left and right alike, and of the vessels.
-        mass_probability: of growing a cyst or tumor from one of the labeled organs (`masses`).
+        changed_share: fraction of the patches that are cut from changed cases (`changed_cases`), where one of the
+            following four is above 0; the other patches are cut from the cases as they are.
+        changed_cases: how many changed cases are in use at a time; changed_steps: steps after which others take their
+            places.
+        mass_probability: of growing a cyst or tumor from one of the labeled organs of a changed case (`masses`).
         perirenal_fat_probability: of laying a labeled kidney elsewhere, into a bed of fat (`perirenal_fat`).
+        other_mass_probability, bowel_probability: of masses that belong to none of the organs, and of bowel full of
+            contrast (`lumps`).
     """
 
     rotation_degrees: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -121,12 +158,19 @@ class AugmentationSettings:
     blur_probability: float = 0.0
     noise_probability: float = 0.0
     noise: float = 0.12
+    strong_noise_probability: float = 0.0
+    strong_noise: float = 0.5
     contrast_probability: float = 0.0
     gamma_probability: float = 0.0
     gamma: tuple[float, float] = (0.7, 1.5)
     phase_probability: float = 0.0
+    changed_share: float = 0.7
+    changed_cases: int = 24
+    changed_steps: int = 100
     mass_probability: float = 0.0
     perirenal_fat_probability: float = 0.0
+    other_mass_probability: float = 0.0
+    bowel_probability: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -139,11 +183,13 @@ class StageSettings:
     start_from: str | None = None
 
     @property
-    def patch(self) -> tuple[int, int, int]:
-        """(x, y, z) voxels of what the network sees at once in training."""
+    def batches(self) -> tuple[BatchShape, ...]:
+        """The kinds of batches that the network sees in training."""
+        if self.training.batches:
+            return tuple(replace(kind, batch=kind.batch * self.training.batch) for kind in self.training.batches)
         patch = self.training.patch or self.stage.shape
         assert patch is not None  # `parse` sees to it
-        return patch
+        return (BatchShape(patch, self.training.batch),)
 
 
 @dataclass(frozen=True)
@@ -222,6 +268,20 @@ def override(content: dict, assignment: str) -> dict:
         if not isinstance(place, dict):
             raise InputError(f"--set {assignment}: {key} has no parts to set.")
     place[keys[-1]] = value
+    return content
+
+
+def with_minutes(content: dict, minutes: float) -> dict:
+    """Return the content with this many minutes for the whole run, shared among the stages as their steps are.
+
+    Raises:
+        InputError: the content is no configuration, or its stages cannot be trained by the clock.
+    """
+    stages = parse(content).stages
+    steps = [settings.training.epochs * (settings.training.steps_per_epoch or 1) for settings in stages]
+    for settings, share in zip(stages, steps):
+        assignment = f"stages.{settings.stage.name}.training.minutes={minutes * share / sum(steps)}"
+        content = override(content, assignment)
     return content
 
 
@@ -311,8 +371,15 @@ def _parse_stage(name: str, content: dict, whole: dict, classes: int, earlier: l
     )
     for sizes in (stage.spacing_mm, stage.shape, *stage.further_spacings_mm):
         _require(sizes is None or min(sizes) > 0, f"{where}: spacings and shape must be above 0")
-    training = _build(TrainingSettings, _merged(whole, content, "training"), f"{where}.training")
+    merged = _merged(whole, content, "training")
+    training = _build(TrainingSettings, merged, f"{where}.training")
+    _require(
+        training.patch is None or not training.batches,
+        f"{where}.training.patch cannot be set beside batches, which say it",
+    )
     augmentation = _build(AugmentationSettings, _merged(whole, content, "augmentation"), f"{where}.augmentation")
+    for key in ("changed_cases", "changed_steps"):
+        _require(getattr(augmentation, key) >= 1, f"{where}.augmentation.{key} must be at least 1")
     _check_training(training, stage, where)
     return StageSettings(stage, training, augmentation, start_from)
 
@@ -322,8 +389,19 @@ def _check_training(training: TrainingSettings, stage: Stage, where: str) -> Non
     _choice(training.optimizer, OPTIMIZERS, f"{where}.optimizer")
     _choice(training.schedule, SCHEDULES, f"{where}.schedule")
     _choice(training.loss.dice_denominator, DICE_DENOMINATORS, f"{where}.loss.dice_denominator")
+    patched = training.patch is not None or bool(training.batches)
+    _require(patched == (stage.spacing_mm is not None), f"{where}.patch goes with spacing_mm, not with shape")
+    for number, kind in enumerate(training.batches):
+        kind_where = f"{where}.batches[{number}]"
+        _choice(kind.view, VIEWS, f"{kind_where}.view")
+        _require(kind.batch >= 1 and min(kind.patch) >= 1, f"{kind_where}: batch and patch must be at least 1")
+        _require(kind.share > 0, f"{kind_where}.share must be above 0")
+    _require(not training.batches or training.steps_per_epoch is not None, f"{where}: batches need steps_per_epoch")
+    _require(all(mm > 0 for mm in training.validation_slabs_mm), f"{where}.validation_slabs_mm must be above 0")
+    _require(training.minutes is None or training.minutes > 0, f"{where}.minutes must be above 0")
     _require(
-        (training.patch is None) == (stage.spacing_mm is None), f"{where}.patch goes with spacing_mm, not with shape"
+        training.minutes is None or training.schedule != "step",
+        f"{where}: the schedule 'step' counts steps, minutes do not",
     )
     for key in ("epochs", "batch", "evaluate_every", "step_every"):
         _require(getattr(training, key) >= 1, f"{where}.{key} must be at least 1")

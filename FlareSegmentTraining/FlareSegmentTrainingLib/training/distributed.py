@@ -90,11 +90,13 @@ class _SynchronizedBatchNorm3d(nn.BatchNorm3d):
         mean = sums[:-1] / count
         centered = values - mean.view(shape)
         variance = _Total.apply(centered.square().sum(axes)) / count
-        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             self.num_batches_tracked += 1
+            # Without a momentum torch's own takes the mean over all batches.
+            share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(variance * count / (count - 1), share)
         scale = (self.weight * torch.rsqrt(variance + self.eps)).view(shape)
         return (centered * scale + self.bias.view(shape)).to(x.dtype)

@@ -73,16 +73,14 @@ def _cross_entropy(log_probabilities, labels, organ_weights, total) -> torch.Ten
     chosen = torch.cat((background_or_ignored.unsqueeze(1), log_probabilities[:, 1:]), dim=1)
     voxel_loss = -chosen.gather(1, labels.unsqueeze(1).long()).squeeze(1)
     class_weights = torch.cat((torch.ones_like(organ_weights[:, :1]), organ_weights), dim=1)
-    voxel_weights = torch.stack([weights[case] for weights, case in zip(class_weights, labels.long())])
+    voxel_weights = class_weights.gather(1, labels.flatten(1).long()).view_as(voxel_loss)
     return (voxel_loss * voxel_weights).sum() / total(voxel_weights.sum()).clamp(min=1.0)
 
 
 def _merge_ignored(log_probabilities: torch.Tensor, organ_weights: torch.Tensor) -> torch.Tensor:
-    merged = []
-    for case, weights in zip(log_probabilities, organ_weights):
-        members = [0, *(index + 1 for index, weight in enumerate(weights.tolist()) if weight == 0.0)]
-        merged.append(case[0] if members == [0] else torch.logsumexp(case[members], dim=0))
-    return torch.stack(merged)
+    """Log-probability of "background or an organ that was not labeled", (batch, z, y, x)."""
+    counted = torch.cat((torch.zeros_like(organ_weights[:, :1]), organ_weights), dim=1) != 0.0
+    return torch.logsumexp(log_probabilities.masked_fill(counted[:, :, None, None, None], -torch.inf), dim=1)
 
 
 def _dice_loss(probabilities, labels, organ_weights, squared: bool, total) -> torch.Tensor:

@@ -13,7 +13,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from FlareSegmentTrainingLib.datasets.cases import Case
 from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut
 from FlareSegmentTrainingLib.datasets.scan_identity import scan_hash
 
+_LEAST_IN_SLAB_ML = 10.0
 PREPARATION_VERSION = 2
 """Part of the cache's keys; raise it with every change of what `prepare_case` computes."""
 
@@ -148,6 +149,31 @@ def prepare_cases(
     if cases and not prepared:
         raise NoCaseLeft("None of the cases can be used.")
     return prepared
+
+
+def slabs_of(case: PreparedCase, height_mm: float) -> list[PreparedCase]:
+    """Three slabs of a case, at its lowest organ, its highest and between; none where the case is no higher itself.
+
+    Organs of less than 10 mL in a slab do not count there: their weight is 0.
+    """
+    hits = torch.nonzero(case.labels.flatten(1).any(1)).flatten()
+    count = max(1, round(height_mm / case.spacing_mm[2]))
+    if not len(hits) or count >= len(case.labels):
+        return []
+    low, high = int(hits[0]), int(hits[-1]) + 1
+    cell_ml = float(np.prod(case.spacing_mm)) / 1000.0
+    result = []
+    for number, share in enumerate((0.0, 0.5, 1.0), start=1):
+        start = min(round(low + share * max(0, high - low - count)), len(case.labels) - count)
+        labels = case.labels[start : start + count]
+        weights = {
+            key: weight if float((labels == label).sum()) * cell_ml >= _LEAST_IN_SLAB_ML else 0.0
+            for label, (key, weight) in enumerate(case.weights.items(), start=1)
+        }
+        name = f"{case.name}, {height_mm:g} mm slab {number}"
+        image = case.image[start : start + count]
+        result.append(replace(case, name=name, image=image, labels=labels, weights=weights, organ_voxels=[]))
+    return result
 
 
 def _resampled(case: Case, stage: Stage, intensity: Intensity, organs: Sequence[str]) -> _Arrays:

@@ -34,4 +34,27 @@ def read_preset(name: str) -> dict:
         raise InputError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} must hold a JSON object.")
-    return content
+    return _on_base(content, file)
+
+
+def _on_base(content: dict, file: Path) -> dict:
+    """The content, merged into the preset that it is based on, if it names one (`based_on`)."""
+    name = content.pop("based_on", None)
+    if name is None:
+        return content
+    if name not in preset_names() or name == file.stem:
+        raise InputError(f"{file}: based_on must name one of {', '.join(preset_names())}, not {name!r}.")
+    return _merged(read_preset(name), content)
+
+
+def _merged(base: dict, changes: dict) -> dict:
+    """The base with the changes, object by object; null takes a value away."""
+    result = dict(base)
+    for key, value in changes.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = _merged(result[key], value)
+        else:
+            result[key] = value
+    return result

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -82,10 +82,12 @@ def check_stage(settings: StageSettings, first_weights: dict[str, torch.Tensor] 
         asked = {key: tuple(value.shape) for key, value in network.state_dict().items()}
         if asked != {key: tuple(value.shape) for key, value in first_weights.items()}:
             raise InputError(f"{where}: the network is another one than in the model given with --start-from.")
-    patch = settings.patch
-    if any(extent % network.multiple for extent in patch):
-        size = " x ".join(map(str, patch))
-        raise InputError(f"{where}: patches of {size} voxels: every extent must be a multiple of {network.multiple}.")
+    for kind in settings.batches:
+        if any(extent % network.multiple for extent in kind.patch):
+            size = " x ".join(map(str, kind.patch))
+            raise InputError(
+                f"{where}: patches of {size} voxels: every extent must be a multiple of {network.multiple}."
+            )
     levels, coarser = len(settings.training.loss.deep_supervision), len(network.decoder) - 1
     if levels > coarser:
         raise InputError(f"{where}: loss.deep_supervision has {levels} weights, the network {coarser} coarser levels.")
@@ -95,7 +97,8 @@ class StageTrainer:
     """Takes gradient steps on the network of one stage.
 
     Args:
-        steps: length of the whole schedule.
+        steps: length of the whole schedule; None where `TrainingSettings.minutes` says it: then `progress` has to be
+            set before each step.
         precision: "fp32", "bf16" or "fp16", as `devices.choose_precision` gives it.
         compiled: compile forward and backward for this machine (torch.compile).
     """
@@ -103,7 +106,7 @@ class StageTrainer:
     def __init__(
         self,
         settings: StageSettings,
-        steps: int,
+        steps: int | None,
         intensity: Intensity,
         organs: tuple[str, ...],
         seed: int,
@@ -126,6 +129,8 @@ class StageTrainer:
         for module in self._model.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.momentum = training.normalization_momentum
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # few shapes, many steps
         _place(self._model, device)
         self._average.to(device)
         self._average.load_state_dict(self.network.state_dict())
@@ -137,19 +142,24 @@ class StageTrainer:
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             self._forward = nn.parallel.DistributedDataParallel(self._model, device_ids=ids)
         if compiled:
-            self._forward = torch.compile(self._forward)
+            self._forward = torch.compile(self._forward, dynamic=False)
         self.step = 0
+        self.statistics_are_fresh = False
+        self._elapsed_share = 0.0
 
     def _reliable_precision(self, precision: str, network: Network) -> str:
-        """Return fp32 instead of bf16 where a CPU's bf16 gradients are wrong.
+        """Return fp32 instead of bf16 where a CPU's bf16 gradients are wrong for every kind of batch."""
+        kernels = [max(m.kernel_size) for m in network.encoder[-1].modules() if isinstance(m, nn.Conv3d)]
+        self._least_extent = max(kernels) * network.multiple
+        return precision if any(self._is_reliable(kind.patch, precision) for kind in self.settings.batches) else "fp32"
+
+    def _is_reliable(self, extents: Sequence[int], precision: str) -> bool:
+        """Whether gradients of images of these extents are right.
 
         Measured with torch 2.13 (oneDNN): when a volume is smaller than a convolution's kernel, the gradient of the
         weights in bf16 holds memory that was never written. The lowest level is the smallest.
         """
-        if self._device.type != "cpu" or precision != "bf16":
-            return precision
-        kernels = [max(m.kernel_size) for m in network.encoder[-1].modules() if isinstance(m, nn.Conv3d)]
-        return precision if min(self.settings.patch) // network.multiple >= max(kernels) else "fp32"
+        return self._device.type != "cpu" or precision != "bf16" or min(extents) >= self._least_extent
 
     def start_from(self, weights: dict[str, torch.Tensor]) -> None:
         """Begin with these weights instead of random ones."""
@@ -168,6 +178,7 @@ class StageTrainer:
             "average": self._average.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
+            "statistics_are_fresh": self.statistics_are_fresh,
         }
 
     def load_state(self, state: dict) -> None:
@@ -177,13 +188,28 @@ class StageTrainer:
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+        self.statistics_are_fresh = state["statistics_are_fresh"]
 
     def learning_rate(self) -> float:
         """Return the rate of the last step taken."""
         return self._optimizer.param_groups[0]["lr"]
 
+    @property
+    def progress(self) -> float:
+        """How much of the schedule is done, 0 to 1."""
+        return self.step / self.steps if self.steps else self._elapsed_share
+
+    @progress.setter
+    def progress(self, share: float) -> None:
+        self._elapsed_share = min(1.0, share)
+
+    @property
+    def freezing(self) -> bool:
+        """Whether batch normalization keeps its statistics by now."""
+        return self.progress >= self.settings.training.freeze_normalization_at
+
     def _scheduled_rate(self) -> float:
-        training, progress = self.settings.training, self.step / self.steps
+        training, progress = self.settings.training, self.progress
         factor = {
             "constant": 1.0,
             "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
@@ -200,13 +226,14 @@ class StageTrainer:
             TrainingFailed: when the loss is not a finite number; the weights are as before the step.
         """
         training = self.settings.training
-        self._set_modes(frozen=self.step >= training.freeze_normalization_at * self.steps)
+        self._set_modes(frozen=self.freezing)
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = self._scheduled_rate()
         images = batch.images.to(self._device, memory_format=torch.channels_last_3d, non_blocking=True)
         labels = batch.labels.to(self._device, non_blocking=True)
         weights = batch.weights.to(self._device)
-        with torch.autocast(self._device.type, _DTYPES.get(self.precision), enabled=self.precision in _DTYPES):
+        reduced = self.precision in _DTYPES and self._is_reliable(images.shape[2:], self.precision)
+        with torch.autocast(self._device.type, _DTYPES.get(self.precision), enabled=reduced):
             outputs = self._forward(images)
         share = deeply_supervised_loss(outputs, labels, weights, training.loss, self._group.total)
         loss = float(self._group.total(share.detach()))
@@ -233,6 +260,15 @@ class StageTrainer:
             for module in self._model.modules():
                 if isinstance(module, nn.BatchNorm3d):
                     module.eval()
+
+    def refresh_statistics(self, batches: Iterable[Batch]) -> None:
+        """Make the statistics of batch normalization afresh for the present weights, over these batches."""
+        images = (batch.images.to(self._device, memory_format=torch.channels_last_3d) for batch in batches)
+        torch.optim.swa_utils.update_bn(images, self._model)
+        averages = dict(self._average.named_buffers())
+        for key, value in self.network.named_buffers():
+            averages[key].copy_(value)
+        self.statistics_are_fresh = True
 
     @torch.no_grad()
     def _update_average(self) -> None:

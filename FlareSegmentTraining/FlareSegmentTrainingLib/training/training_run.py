@@ -28,7 +28,7 @@ from FlareSegmentTrainingLib.training.batches import BatchSource
 from FlareSegmentTrainingLib.training.configuration import Configuration, StageSettings
 from FlareSegmentTrainingLib.training.devices import choose_compiled
 from FlareSegmentTrainingLib.training.distributed import Group
-from FlareSegmentTrainingLib.training.preparation import NoCaseLeft, PreparedCase, prepare_cases
+from FlareSegmentTrainingLib.training.preparation import NoCaseLeft, PreparedCase, prepare_cases, slabs_of
 from FlareSegmentTrainingLib.training.reports import (
     DICE,
     TensorBoard,
@@ -41,8 +41,9 @@ from FlareSegmentTrainingLib.training.run_cases import check_no_twins, short_sca
 from FlareSegmentTrainingLib.training.run_folder import ProgressReporter, RunFolder
 from FlareSegmentTrainingLib.training.trainer import Scores, StageTrainer, check_stage
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 REPORT_EVERY_SECONDS = 10.0
+_UNLIMITED = 1 << 31  # steps
 DRAW_EVERY_SECONDS = 20.0
 
 
@@ -122,6 +123,7 @@ class TrainingRun:
         self._stop = StopRequest(folder)
         self._drawn = -math.inf
         self._epochs_before = 0
+        self._source: BatchSource | None = None
         self._resumed = False
         self._scans: dict[str, list[str]] = {}
 
@@ -144,9 +146,15 @@ class TrainingRun:
                 self._folder.stop_file.unlink(missing_ok=True)
                 self._progress.end(state, " ".join(str(error).split()) or type(error).__name__)
             raise
+        finally:
+            self._close_source()
         if self._group.is_first:
             self._progress.end("finished", f"Finished; the model is in {self._folder.best}")
         return scores
+
+    def _close_source(self) -> None:
+        if self._source is not None:
+            self._source.close()
 
     def _load_state(self) -> dict | None:
         if not self._folder.state_file.is_file():
@@ -183,6 +191,8 @@ class TrainingRun:
     ) -> Scores:
         configuration, training, name = self._configuration, settings.training, settings.stage.name
         train_cases, validation_cases = self._prepare(settings, begun=state is not None or number > 0)
+        slabs = [slabs_of(case, mm) for case in validation_cases for mm in training.validation_slabs_mm]
+        validation_cases = [*validation_cases, *(slab for several in slabs for slab in several)]
         source = BatchSource(
             settings,
             train_cases,
@@ -192,8 +202,12 @@ class TrainingRun:
             number,
             self._group,
             configuration.shares,
+            self._device,
+            self._say,
         )
-        steps = training.epochs * source.steps_per_epoch
+        self._close_source()
+        self._source = source
+        steps = None if training.minutes else training.epochs * source.steps_per_epoch
         compiled = choose_compiled(configuration.compiled, self._device, steps) and self._group.size == 1
         trainer = StageTrainer(
             settings,
@@ -211,29 +225,39 @@ class TrainingRun:
         elif settings.start_from:
             trainer.start_from(self._weights[settings.start_from])
         losses: list[float] = []
+        seconds_before = 0.0
         best, best_scores = -math.inf, Scores({}, math.nan)
         if state:
             trainer.load_state(state["trainer"])
             losses, best = state["losses"], state["best"]
             best_scores = Scores(state["best_dice"], state["best_accuracy"])
-            self._say(f"{settings.stage.name}: resumed at step {trainer.step} of {steps}")
+            seconds_before = state["seconds"]
+            self._say(f"{settings.stage.name}: resumed at step {trainer.step}{f' of {steps}' if steps else ''}")
+        clock = _Clock(training.minutes, seconds_before, self._group, self._device)
+        length = f"{steps} steps" if steps else f"{training.minutes:g} min"
         parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
         self._say(
             f"{settings.stage.name}: {parameters / 1e6:.2f} million parameters, {len(train_cases)} training and "
-            f"{len(validation_cases)} validation cases, {steps} steps on {self._device} in {trainer.precision}"
-            + (", compiled" if compiled else "")
+            f"{len(validation_cases)} validation cases, {length} on {self._device} "
+            f"in {trainer.precision}" + (", compiled" if compiled else "")
         )
 
         def save() -> None:
             if self._group.is_first:
-                self._save_last(number, trainer, losses, best, best_scores)
+                self._save_last(number, trainer, losses, best, best_scores, clock.seconds())
 
         meter = _Meter(trainer, source)
-        for batch in source.prefetched(trainer.step, steps):
+        trainer.progress = clock.share()
+        for batch in source.prefetched(trainer.step, steps or _UNLIMITED):
+            if training.normalization_batches and trainer.freezing and not trainer.statistics_are_fresh:
+                numbers = range(trainer.step, trainer.step + training.normalization_batches)
+                trainer.refresh_statistics(source.batch(number) for number in numbers)
             losses.append(trainer.train_step(batch))
+            trainer.progress = clock.share()
+            done = trainer.progress >= 1.0
             self._report(meter, settings, losses[-1])
-            if trainer.step % source.steps_per_epoch == 0:
-                epoch = trainer.step // source.steps_per_epoch
+            if done or trainer.step % source.steps_per_epoch == 0:
+                epoch = -(-trainer.step // source.steps_per_epoch)
                 row: dict[str, Any] = {
                     "stage": settings.stage.name,
                     "epoch": epoch,
@@ -243,7 +267,7 @@ class TrainingRun:
                     **meter.epoch(),
                 }
                 losses.clear()
-                if epoch % training.evaluate_every == 0 or epoch == training.epochs:
+                if epoch % training.evaluate_every == 0 or done:
                     scores = trainer.evaluate(validation_cases)
                     means = scores.organ_means() or dict.fromkeys(configuration.organs, math.nan)
                     row.update(accuracy=scores.accuracy, dice=scores.mean(), false_positive_ml=scores.false_ml())
@@ -262,14 +286,17 @@ class TrainingRun:
                     self._draw()
                     if tensorboard:
                         tensorboard.add(len(self._history), row)
-                self._say(_epoch_line(row, training.epochs))
+                self._say(_epoch_line(row, None if training.minutes else training.epochs))
                 meter.begin_epoch()
-            if self._stop_wanted() and trainer.step < steps:
+            if done:
+                break
+            if self._stop_wanted():
                 if losses:
                     save()
                 self._group.wait()
                 raise Stopped(
-                    f"Stopped at step {trainer.step} of {steps} of stage {settings.stage.name}; continue with --resume."
+                    f"Stopped at step {trainer.step}{f' of {steps}' if steps else ''} of stage {settings.stage.name}; "
+                    "continue with --resume."
                 )
         self._group.wait()
         self._weights[settings.stage.name] = self._folder.load_tensors(self._checkpoint(settings.stage.name, "best"))
@@ -355,12 +382,17 @@ class TrainingRun:
     def _report(self, meter: _Meter, settings: StageSettings, loss: float) -> None:
         """Say and write how far the run is, not more often than people read."""
         trainer = meter.trainer
-        done, seconds = trainer.step / trainer.steps, meter.seconds_per_step()
-        remaining = seconds * (trainer.steps - trainer.step)
+        done, seconds = trainer.progress, meter.seconds_per_step()
+        minutes, steps = settings.training.minutes, trainer.steps
+        if steps is None:
+            steps = max(trainer.step, round(trainer.step / done)) if done > 0 else trainer.step  # at the present pace
+        remaining = 60.0 * minutes * (1.0 - done) if minutes else seconds * (steps - trainer.step)
         epochs = [stage.training.epochs for stage in self._configuration.stages]
         epoch = max(1, math.ceil(round(done * settings.training.epochs, 6)))
         line = (
-            f"{settings.stage.name} epoch {epoch}/{settings.training.epochs}, step {trainer.step}/{trainer.steps}: "
+            f"{settings.stage.name} "
+            + (f"{100 * done:.0f} % of {minutes:g} min" if minutes else f"epoch {epoch}/{settings.training.epochs}")
+            + f", step {trainer.step}{'' if minutes else f'/{steps}'}: "
             f"loss {loss:.4f}, {seconds:.2f} s/step, {_duration(remaining)} left in this stage"
         )
         self._progress_update(
@@ -368,7 +400,7 @@ class TrainingRun:
             epoch=epoch,
             epochs=settings.training.epochs,
             step=trainer.step,
-            steps=trainer.steps,
+            steps=steps,
             loss=loss,
             remaining_seconds=remaining,
             fraction=(self._epochs_before + done * settings.training.epochs) / sum(epochs),
@@ -401,7 +433,13 @@ class TrainingRun:
             write_validation(self._folder, stage.name, scores.dice)
 
     def _save_last(
-        self, number: int, trainer: StageTrainer, losses: list[float], best: float, best_scores: Scores
+        self,
+        number: int,
+        trainer: StageTrainer,
+        losses: list[float],
+        best: float,
+        best_scores: Scores,
+        seconds: float,
     ) -> None:
         """Write the state that continues the run, and the model beside it."""
         row = self._history[-1] if self._history else {}
@@ -411,6 +449,7 @@ class TrainingRun:
             "stage_number": number,
             "trainer": trainer.state(),
             "losses": list(losses),
+            "seconds": seconds,
             "best": best,
             "best_dice": best_scores.dice,
             "best_accuracy": best_scores.accuracy,
@@ -462,6 +501,27 @@ class TrainingRun:
             self._drawn = time.monotonic()
 
 
+class _Clock:
+    """How long a stage has been trained, stops aside, and which share of its minutes that is."""
+
+    def __init__(self, minutes: float | None, seconds_before: float, group: Group, device: torch.device):
+        self._minutes, self._before, self._group, self._device = minutes, seconds_before, group, device
+        self._start = time.monotonic()
+
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    def share(self) -> float:
+        """0 to 1; the first process's clock, so that all processes end at the same step; 0 without minutes."""
+        if self._minutes is None:
+            return 0.0
+        share = self.seconds() / (60.0 * self._minutes)
+        if self._group.size == 1:
+            return share
+        value = torch.tensor(share if self._group.is_first else 0.0, device=self._device)
+        return float(self._group.total(value))
+
+
 class _Meter:
     """Measures steps of a stage: seconds, the loader's share of them, and when to report."""
 
@@ -499,8 +559,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _epoch_line(row: dict, epochs: int) -> str:
-    line = f"{row['stage']} epoch {row['epoch']}/{epochs}: loss {row['loss']:.5f}, {row['seconds_per_step']:.2f} s/step"
+def _epoch_line(row: dict, epochs: int | None) -> str:
+    number = f"{row['epoch']}/{epochs}" if epochs else f"{row['epoch']}"
+    line = f"{row['stage']} epoch {number}: loss {row['loss']:.5f}, {row['seconds_per_step']:.2f} s/step"
     line += f", loader wait {100 * row['loader_wait']:.0f} %"
     if "dice" in row:
         organs = ", ".join(

@@ -11,7 +11,7 @@ import torch
 from test_volume import SIGNED_PERMUTATIONS, rotation
 
 from FlareSegmentLib.inference.grids import stage_grid, turned, view_grid
-from FlareSegmentLib.inference.localization import body_midline, find_box
+from FlareSegmentLib.inference.localization import body_midline, find_box, organ_pieces, widened_box
 from FlareSegmentLib.inference.oblique_volumes import labels_on_grid_of, straighten
 from FlareSegmentLib.inference.resampling import AxisGrid
 from FlareSegmentLib.model.intensity import AIR, Intensity
@@ -49,6 +49,12 @@ def scores_of(classes: np.ndarray) -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.from_numpy(classes).long(), 5).permute(3, 0, 1, 2).float()
 
 
+def found_box(scores: torch.Tensor, grid: list[AxisGrid], volume: Volume, margin_mm: float):
+    """The box around the organs that scores tell of."""
+    order = volume.axis_order()
+    return find_box(organ_pieces(scores, grid, order, volume), grid, order, volume, margin_mm)
+
+
 def test_the_grid_of_a_flipped_axis() -> None:
     cells = AxisGrid(2.0, 1.5, 4)  # voxels 2, 3.5, 5, 6.5 of 20
     np.testing.assert_array_equal(turned(cells, 20).positions, [17, 15.5, 14, 12.5])
@@ -68,7 +74,7 @@ class TestFindBox:
     def find(self, classes: np.ndarray, direction: np.ndarray = ORDERS[0], margin_mm: float = 0.0):
         volume = stored_as(direction, np.zeros(SHAPE))
         grid = stored_grid(volume, [AxisGrid.over(4, 0, n, 2.0) for n in classes.shape])
-        return find_box(scores_of(classes), grid, volume.axis_order(), volume, margin_mm)
+        return found_box(scores_of(classes), grid, volume, margin_mm)
 
     @pytest.mark.parametrize("direction", ORDERS)
     def test_box_of_all_organs_with_a_margin(self, direction: np.ndarray) -> None:
@@ -99,7 +105,7 @@ class TestFindBox:
         classes[1, 1, 1:6] = 1
         volume = Volume(np.zeros((3, 3, 7)), (10, 10, 10))
         grid = [AxisGrid(0.0, 1.0, n) for n in classes.shape]
-        assert find_box(scores_of(classes), grid, volume.axis_order(), volume, 0.0) == ((1, 2), (1, 2), (1, 6))
+        assert found_box(scores_of(classes), grid, volume, 0.0) == ((1, 2), (1, 2), (1, 6))
 
     @pytest.mark.parametrize(
         ("axis", "away", "within"),
@@ -119,7 +125,7 @@ class TestFindBox:
         grid = [AxisGrid(0.0, 1.0, n) for n in shape]
         if within:  # the other axes' offset of half a cell would add to the distance
             classes[tuple(slice(0, 4) if index != axis else far[axis] for index in range(3))] = 2
-        box = find_box(scores_of(classes), grid, volume.axis_order(), volume, 0.0)
+        box = found_box(scores_of(classes), grid, volume, 0.0)
         assert box is not None and box[axis] == (0, away + 4 if within else 4)
 
     def test_each_organ_counts_with_its_largest_piece_within_reach(self) -> None:
@@ -130,8 +136,58 @@ class TestFindBox:
         classes[50:58, 5:15, 5:15] = 2  # a larger one, but out of reach
         volume = Volume(np.zeros(classes.shape), (10, 10, 10))
         grid = [AxisGrid(0.0, 1.0, n) for n in classes.shape]
-        box = find_box(scores_of(classes), grid, volume.axis_order(), volume, 0.0)
+        box = found_box(scores_of(classes), grid, volume, 0.0)
         assert box == ((0, 13), (0, 10), (0, 10))
+
+
+class TestWidenedBox:
+    """A body of 40 x 30 cells of 5 mm within air, in a scan of 60 slices; a liver, two kidneys and a spleen in it."""
+
+    ORGANS = tuple(organ_by_key(key) for key in ("liver", "right_kidney", "left_kidney", "spleen"))
+
+    def widened(self, *left_out: int, slices: int = 60, direction: np.ndarray = ORDERS[0], **changed: tuple):
+        """The box of the organs, and what becomes of it."""
+        image = np.full((slices, 36, 50), -1.0, np.float32)
+        image[:, 3:33, 5:45] = 0.0
+        classes = np.zeros(image.shape, np.uint8)
+        middle = slices // 2
+        places = {
+            1: (slice(middle, middle + 18), slice(8, 26), slice(8, 26)),
+            2: (slice(middle - 8, middle + 4), slice(20, 28), slice(12, 18)),
+            3: (slice(middle - 8, middle + 4), slice(20, 28), slice(32, 38)),
+            4: (slice(middle + 2, middle + 12), slice(16, 26), slice(36, 42)),
+        }
+        for label, place in places.items():
+            if label not in left_out:
+                classes[changed.get(f"organ{label}", place)] = label
+        volume = stored_as(direction, np.zeros(image.shape), spacing=(5.0, 5.0, 5.0))
+        grid = stored_grid(volume, [AxisGrid(0.0, 1.0, n) for n in image.shape])
+        scores, order = 20.0 * scores_of(classes), volume.axis_order()
+        pieces = organ_pieces(scores, grid, order, volume)
+        box = find_box(pieces, grid, order, volume, 0.0)
+        assert box is not None
+        return box, widened_box(box, torch.from_numpy(image), pieces, grid, order, volume, self.ORGANS)
+
+    def test_where_every_organ_was_found_surely_the_box_stays(self) -> None:
+        box, wider = self.widened()
+        assert wider == box
+
+    @pytest.mark.parametrize("direction", ORDERS)
+    def test_where_an_organ_is_missing_all_of_the_body_is_looked_at_there(self, direction: np.ndarray) -> None:
+        box, wider = self.widened(3, direction=direction)
+        assert wider == ((box[0][0] - 12, min(60.0, box[0][1] + 12)), (3.0, 33.0), (5.0, 45.0))
+
+    def test_a_small_organ_counts_as_missing_unless_the_scan_cuts_it(self) -> None:
+        sliver = (slice(22, 25), slice(20, 26), slice(32, 38))  # 13.5 ml
+        box, wider = self.widened(organ3=sliver)
+        assert wider[1:] == ((3.0, 33.0), (5.0, 45.0)) != box[1:]
+        at_the_end = (slice(0, 3), slice(20, 26), slice(32, 38))
+        box, wider = self.widened(organ3=at_the_end)
+        assert wider == box
+
+    def test_of_a_scan_of_little_height_all_is_looked_at(self) -> None:
+        _, wider = self.widened(slices=24)
+        assert wider == ((0.0, 24.0), (3.0, 33.0), (5.0, 45.0))
 
 
 class TestMidline:

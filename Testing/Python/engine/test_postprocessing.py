@@ -12,6 +12,7 @@ from FlareSegmentLib.inference.postprocessing import (
     correct_sides,
     describe,
     drop_doubtful,
+    drop_unseen_slivers,
     find_boxes,
     keep_plausible,
 )
@@ -140,6 +141,19 @@ def among_companions(sure: int) -> np.ndarray:
     probabilities[4, 2:4, 2:10, 40:41] = 0.95
     probabilities[0] = 1.0 - probabilities[1:].sum(axis=0)
     return probabilities
+
+
+@pytest.mark.parametrize(("cells", "seen", "kept"), [(99, (), False), (100, (), True), (99, (4,), True)])
+def test_a_few_milliliters_that_the_first_stage_did_not_see_are_left_out(
+    cells: int, seen: tuple[int, ...], kept: bool
+) -> None:
+    probabilities = np.zeros((5, 10, 10, 10), np.float32)
+    probabilities[0] = 0.1
+    probabilities[1, 5:] = 0.95
+    probabilities[4].reshape(-1)[:cells] = 0.95
+    warnings = drop_unseen_slivers(probabilities, ORGANS, {1, *seen}, cell_ml=0.1)
+    assert (probabilities[4].max() > 0) == kept and probabilities[1].max() > 0
+    assert warnings == ([] if kept else ["10 mL that looked a little like spleen were left out."])
 
 
 def test_what_is_doubtful_stays_among_organs_that_are_not() -> None:

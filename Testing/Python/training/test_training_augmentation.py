@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from FlareSegmentLib.model.intensity import AIR, Intensity, window
-from FlareSegmentTrainingLib.augmentation.patches import sample_patch
+from FlareSegmentTrainingLib.augmentation.patches import Cut, sample_patches
 from FlareSegmentTrainingLib.training.configuration import AugmentationSettings, parse
 from FlareSegmentTrainingLib.training.presets import read_preset
 
@@ -29,10 +29,9 @@ def scene(shape=(24, 32, 40)):
 
 def draw(image, labels, settings, seed=0, patch=None, spacing=(2.0, 2.0, 3.0)):
     center = (np.array(image.shape) - 1) / 2
-    generator = np.random.default_rng(seed)
-    return sample_patch(
-        image, labels, center, patch or tuple(image.shape), spacing, ORGANS, INTENSITY, settings, generator
-    )
+    cut = Cut(image, labels, spacing, center, np.random.default_rng(seed))
+    patches, truths = sample_patches([cut], patch or tuple(image.shape), ORGANS, INTENSITY, settings)
+    return patches[0], truths[0]
 
 
 def test_nothing_on_changes_nothing():
@@ -154,12 +153,13 @@ def test_a_round_field_of_view_leaves_a_cylinder():
     [
         AugmentationSettings(gamma_probability=1.0),
         AugmentationSettings(noise_probability=1.0),
+        AugmentationSettings(strong_noise_probability=1.0),
         AugmentationSettings(contrast_probability=1.0),
         AugmentationSettings(blur_probability=1.0),
         AugmentationSettings(thick_slices_probability=1.0),
         AugmentationSettings(field_of_view_probability=1.0),
     ],
-    ids=["gamma", "noise", "contrast", "blur", "thick slices", "field of view"],
+    ids=["gamma", "noise", "strong noise", "contrast", "blur", "thick slices", "field of view"],
 )
 def test_every_scanner_effect_acts_and_stays_in_the_window(settings):
     image, labels = scene()

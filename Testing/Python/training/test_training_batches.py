@@ -14,7 +14,7 @@ from test_training_run import PRESET  # noqa: E402
 from FlareSegmentLib.model.intensity import Intensity  # noqa: E402
 from FlareSegmentTrainingLib.training.batches import AHEAD, BatchSource  # noqa: E402
 from FlareSegmentTrainingLib.training.configuration import StageSettings, parse  # noqa: E402
-from FlareSegmentTrainingLib.training.preparation import PreparedCase  # noqa: E402
+from FlareSegmentTrainingLib.training.preparation import PreparedCase, slabs_of  # noqa: E402
 
 ORGANS = ("liver", "spleen")
 SHAPE = (40, 44, 48)
@@ -102,6 +102,18 @@ def test_patches_lie_about_organs_as_often_as_was_said(cases) -> None:
         labels = torch.cat([made.batch(step).labels for step in range(20)])
         shares.append(float((labels > 0).flatten(1).any(1).float().mean()))
     assert shares[0] < 0.25 and shares[1] > 0.9
+
+
+def test_slabs_of_a_validation_case_count_organs_of_ten_milliliters() -> None:
+    whole = case(1)
+    whole.labels[0:6, 4:12, 4:12] = 1  # the upper end of it is 2 slices of 32.8 ml each
+    whole.labels[30:38, 10:11, 10:12] = 2  # 1 ml a slice
+    slabs = slabs_of(whole, 32.0)
+    assert [slab.image.shape[0] for slab in slabs] == [4, 4, 4]
+    assert torch.equal(slabs[0].labels, whole.labels[0:4]) and torch.equal(slabs[2].labels, whole.labels[34:38])
+    assert [slab.weights["liver"] for slab in slabs] == [1.0, 0.0, 0.0]
+    assert [slab.weights["spleen"] for slab in slabs] == [0.0, 0.0, 0.0]
+    assert len({slab.name for slab in slabs}) == 3 and slabs_of(whole, 320.0) == []
 
 
 def test_a_case_without_organs_is_drawn_anywhere() -> None:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.networks.vnet import build_network
-from FlareSegmentTrainingLib.training.configuration import override, parse
+from FlareSegmentTrainingLib.training.configuration import override, parse, with_minutes
 from FlareSegmentTrainingLib.training.presets import preset_names, read_preset
 
-ISSUE = {"flare-organs", "paper-vnet", "whole-volume-vnet", "whole-volume-vnet-norm", "dice-vnet", "liver-unet"}
+ISSUE = {
+    "flare-organs",
+    "flare-organs-gpu",
+    "paper-vnet",
+    "whole-volume-vnet",
+    "whole-volume-vnet-norm",
+    "dice-vnet",
+    "liver-unet",
+}
 
 
 def test_all_presets_are_there():
@@ -24,8 +33,8 @@ def test_a_preset_makes_a_network_that_its_patches_fit(name):
     assert configuration.name == name
     for settings in configuration.stages:
         network = build_network({**settings.stage.network, "base_channels": 1})
-        patch = settings.training.patch or settings.stage.shape
-        assert all(extent % network.multiple == 0 for extent in patch)
+        for kind in settings.batches:
+            assert all(extent % network.multiple == 0 for extent in kind.patch)
         assert network.head.out_channels == len(configuration.organs) + 1
 
 
@@ -82,6 +91,10 @@ def test_an_override_of_one_stage_leaves_the_other():
         ("training.epochs=0", "at least 1"),
         ("training.optimizer=lion", "adam, adamw, sgd"),
         ("training.patch=[32,32]", "3 values"),
+        ("training.minutes=0", "minutes must be above 0"),
+        ('training.batches=[{"patch": [32, 32, 32], "view": "third"}]', "view must be one of whole, half, slab"),
+        ('training.batches=[{"patch": [32, 32, 32], "share": 0}]', "share must be above 0"),
+        ("augmentation.changed_cases=0", "changed_cases must be at least 1"),
         ("stages.middle.training.epochs=3", "no stage 'middle'"),
         ("stages.coarse.further_spacings_mm=[[3,3,3]]", "only the last stage"),
         ("stages.fine.further_spacings_mm=[[3,3]]", "3 values"),
@@ -114,6 +127,24 @@ def test_a_file_that_is_no_preset_is_named(tmp_path, content, words):
     with pytest.raises(InputError, match=words) as error:
         read_preset(str(file))
     assert "mine.json" in str(error.value)
+
+
+def test_a_preset_is_based_on_another(tmp_path):
+    file = tmp_path / "mine.json"
+    changes = {"based_on": "flare-organs", "seed": 5, "training": {"loss": {"dice": 0.5}, "batches": None}}
+    file.write_text(json.dumps(changes))
+    base, mine = read_preset("flare-organs"), read_preset(str(file))
+    assert "based_on" not in mine and "batches" not in mine["training"] and mine["seed"] == 5
+    assert mine["training"]["loss"] == {**base["training"]["loss"], "dice": 0.5}
+    assert mine["stages"] == base["stages"]
+    file.write_text('{"based_on": "nothing"}')
+    with pytest.raises(InputError, match="based_on must name one of"):
+        read_preset(str(file))
+
+
+def test_minutes_are_shared_among_the_stages_as_their_steps_are():
+    stages = parse(with_minutes(read_preset("flare-organs"), 66.0)).stages
+    assert [stage.training.minutes for stage in stages] == pytest.approx([26.0, 40.0])
 
 
 def test_a_preset_of_ones_own_is_read_by_its_path(tmp_path):

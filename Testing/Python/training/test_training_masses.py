@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from FlareSegmentLib.model.intensity import Intensity, window
+from FlareSegmentTrainingLib.augmentation.changed_cases import change_case
 from FlareSegmentTrainingLib.augmentation.masses import add_mass
-from FlareSegmentTrainingLib.augmentation.patches import sample_patch
 from FlareSegmentTrainingLib.training.configuration import AugmentationSettings
 
 WINDOW = Intensity(-200.0, 300.0)
@@ -85,23 +85,13 @@ def test_without_an_organ_nothing_happens() -> None:
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_patches_have_masses_as_often_as_asked_and_cases_keep_theirs(probability: float) -> None:
+def test_changed_cases_have_masses_as_often_as_asked_and_cases_keep_theirs(probability: float) -> None:
     image, labels = scene()
     originals = image.clone(), labels.clone()
     settings = AugmentationSettings(mass_probability=probability)
     volumes = set()
     for seed in range(8):
-        patch = sample_patch(
-            image,
-            labels,
-            np.array([28.0] * 3),
-            (48, 48, 48),
-            SPACING,
-            ORGANS,
-            WINDOW,
-            settings,
-            np.random.default_rng(seed),
-        )
+        patch = change_case(image, labels, SPACING, ORGANS, WINDOW, settings, np.random.default_rng(seed))
         volumes.add(int((patch[1] == 3).sum()))
     assert (len(volumes) > 3) == (probability == 1.0)
     torch.testing.assert_close(image, originals[0], rtol=0, atol=0)

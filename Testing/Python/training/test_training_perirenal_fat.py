@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from FlareSegmentLib.model.intensity import Intensity, window
-from FlareSegmentTrainingLib.augmentation.patches import sample_patch
+from FlareSegmentTrainingLib.augmentation.changed_cases import change_case
 from FlareSegmentTrainingLib.augmentation.perirenal_fat import embed_kidney
 from FlareSegmentTrainingLib.training.configuration import AugmentationSettings
 
@@ -118,23 +118,13 @@ def test_the_same_seed_moves_it_the_same_way() -> None:
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_patches_show_it_as_often_as_asked_and_cases_keep_theirs(probability: float) -> None:
+def test_changed_cases_show_it_as_often_as_asked_and_cases_keep_theirs(probability: float) -> None:
     image, labels = scene()
     before = image.clone(), labels.clone()
     settings = AugmentationSettings(perirenal_fat_probability=probability)
     volumes = set()
     for seed in range(8):
-        patch = sample_patch(
-            image,
-            labels,
-            np.array([24.0, 40.0, 40.0]),
-            (40, 64, 64),
-            SPACING,
-            ORGANS,
-            WINDOW,
-            settings,
-            np.random.default_rng(seed),
-        )
+        patch = change_case(image, labels, SPACING, ORGANS, WINDOW, settings, np.random.default_rng(seed))
         volumes.add(int((patch[1] == LEFT).sum()))
     assert (len(volumes) > 3) == (probability == 1.0)
     torch.testing.assert_close(image, before[0], rtol=0, atol=0)

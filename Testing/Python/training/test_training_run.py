@@ -242,6 +242,50 @@ def test_a_stop_saves_in_the_middle_of_an_epoch(train_module, command, place, fi
     np.testing.assert_allclose(log_of(folder), log_of(finished), rtol=0, atol=1e-6)
 
 
+MIXED = [
+    *("--set", 'training.batches=[{"patch": [32, 24, 16]}, {"patch": [32, 24, 16], "view": "slab", "batch": 2}]'),
+    *("--set", "training.patch=null", "--set", "training.batch=2", "--set", "training.normalization_batches=2"),
+    *("--set", "training.validation_slabs_mm=[55]"),
+    *("--set", "augmentation.bowel_probability=1", "--set", "augmentation.perirenal_fat_probability=1"),
+    *("--set", "augmentation.changed_cases=2", "--set", "augmentation.changed_steps=3"),
+]
+
+
+def test_mixed_batches_changed_cases_and_fresh_statistics_resume_as_if_never_stopped(
+    train_module, command, place, monkeypatch
+):
+    assert train_module.main(command("mixed", *MIXED)) == 0
+    step = StageTrainer.train_step
+
+    def stopping(self, batch):
+        if self.step == 6:
+            RunFolder(place / "mixed_stopped").request_stop()
+        return step(self, batch)
+
+    monkeypatch.setattr(StageTrainer, "train_step", stopping)
+    assert train_module.main(command("mixed_stopped", *MIXED)) == 1
+    monkeypatch.undo()
+    assert train_module.main(["--output", str(place / "mixed_stopped"), "--resume"]) == 0
+    logs = [log_of(RunFolder(place / name)) for name in ("mixed", "mixed_stopped")]
+    np.testing.assert_allclose(logs[1], logs[0], rtol=0, atol=1e-6)
+    state = torch.load(RunFolder(place / "mixed").state_file, weights_only=True)
+    assert state["trainer"]["statistics_are_fresh"]
+
+
+def test_a_budget_in_minutes_ends_the_stage_with_the_rate_at_its_end(train_module, command, place, monkeypatch):
+    from FlareSegmentTrainingLib.training import training_run
+
+    seconds = iter(range(10**6))
+    monkeypatch.setattr(training_run._Clock, "seconds", lambda self: self._before + next(seconds))
+    assert train_module.main(command("minutes", "--minutes", "0.1")) == 0
+    folder = RunFolder(place / "minutes")
+    assert folder.progress()["state"] == "finished"
+    state = torch.load(folder.state_file, weights_only=True)
+    assert 4 <= state["trainer"]["step"] <= 6, "six seconds, one a look at the clock"
+    rates = log_of(folder)[:, 1]
+    assert rates[-1] < 0.3 * 0.01 and not np.isnan(log_of(folder)[-1]).any()
+
+
 def test_a_stop_file_stops(train_module, command, place, monkeypatch):
     folder = RunFolder(place / "stop_file")
     step = StageTrainer.train_step
@@ -465,9 +509,16 @@ def test_a_running_run_is_left_alone(train_module, command, place, finished, cap
         (["--preset", "flare-organs", "--data", "/nowhere", "--output", "x"], "/nowhere"),
         (["--preset", "flare-organs", "--data", "phantom:4", "--output", "x", "--device", "abacus"], "--device"),
         (
-            ["--preset", "flare-organs", "--data", "phantom:4", "--output", "x", "--set", "training.patch=[30,32,32]"],
+            ["--preset", "flare-organs", "--data", "phantom:4", "--output", "x"]
+            + ["--set", 'training.batches=[{"patch": [30, 32, 32]}]'],
             "multiple of 16",
         ),
+        (
+            ["--preset", "flare-organs", "--data", "phantom:4", "--output", "x", "--set", "training.patch=[32,32,32]"],
+            "beside batches",
+        ),
+        (["--preset", "flare-organs", "--data", "phantom:4", "--output", "x", "--minutes", "0"], "above 0"),
+        (["--preset", "paper-vnet", "--data", "phantom:4", "--output", "x", "--minutes", "1"], "counts steps"),
     ],
 )
 def test_wrong_usage_is_one_line(train_module, arguments, words, tmp_path, monkeypatch, capsys):
