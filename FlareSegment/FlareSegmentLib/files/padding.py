@@ -53,16 +53,25 @@ def _constant_values(array: np.ndarray) -> list[float]:
     """The values of constant regions that could pass for tissue, found on a sample of the voxels of planes in all three
     directions: in which one a file stores its voxels does not matter.
     """
-    found: set[float] = set()
+    samples = []
     for axis in range(3):
         planes = np.moveaxis(array, axis, 0)
         if min(planes.shape[1:]) >= 3:
-            found.update(_constant_in_planes(planes))
-    return sorted(found)
+            samples.append(_constant_in_planes(planes))
+    written: list[float] = []
+    # From above: where the padding is larger than the scan, the scan's own largest value comes next.
+    for value in sorted({value for _, _, values in samples for value in values}, reverse=True):
+        for sample, same, values in samples:
+            if value in values and _is_no_measurement(value, sample, same, written):
+                written.append(value)
+                break
+    return written[::-1]
 
 
-def _constant_in_planes(planes: np.ndarray) -> list[float]:
-    """The values of constant regions in planes (the first axis counts them)."""
+def _constant_in_planes(planes: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...], set[float]]:
+    """A sample of planes (the first axis counts them), where its voxels have their neighbors' value, and the values
+    that this happens to more often than by chance.
+    """
     places = [_places(size, count, rim) for size, count, rim in zip(planes.shape, _SAMPLES, (0, 1, 1))]
     center = planes[np.ix_(*places)]
     same = np.nonzero(center > _DARK_HU)
@@ -71,19 +80,19 @@ def _constant_in_planes(planes: np.ndarray) -> list[float]:
         kept = planes[z, y + row, x + column] == center[same]
         same = tuple(index[kept] for index in same)
     values, counts = np.unique(center[same], return_counts=True)
-    lowest, highest = center.min(), center.max()
     enough = counts >= max(_LEAST_COUNT, _LEAST_SHARE * center.size)
+    lowest = center.min()
+    return center, same, {float(value) for value in values[enough] if np.isfinite(value) and value > lowest}
 
-    def constant(value: float) -> np.ndarray:
-        mask = np.zeros(center.shape, bool)
-        mask[same] = center[same] == value
-        return mask
 
-    return [
-        float(value)
-        for value in values[enough]
-        if np.isfinite(value) and value > lowest and (value < highest or _is_written(center, constant(value)))
-    ]
+def _is_no_measurement(value: float, sample: np.ndarray, same: tuple[np.ndarray, ...], written: list[float]) -> bool:
+    """Whether a constant value was written, where the values `written` are known to be."""
+    measured = ~np.isin(sample, written)
+    if value < sample[measured].max():
+        return True
+    constant = np.zeros(sample.shape, bool)
+    constant[same] = sample[same] == value
+    return _is_written(sample, measured, constant)
 
 
 def _places(size: int, count: int, rim: int) -> np.ndarray:
@@ -91,12 +100,12 @@ def _places(size: int, count: int, rim: int) -> np.ndarray:
     return np.unique(np.linspace(rim, size - 1 - rim, min(count, size - 2 * rim)).round().astype(int))
 
 
-def _is_written(sample: np.ndarray, constant: np.ndarray) -> bool:
-    """Whether the largest value of a sample was written, rather than measured and cut off: then it fills planes, or
-    hardly anything is nearly as large.
+def _is_written(sample: np.ndarray, measured: np.ndarray, constant: np.ndarray) -> bool:
+    """Whether the largest value of the measured part of a sample was written, rather than measured and cut off: then it
+    fills planes, or hardly anything is nearly as large.
     """
-    value = float(sample.max())
-    nearly = sample > value - max(_NEARLY_HU, 0.25 * (value - 300))
+    value = float(sample[constant][0])
+    nearly = measured & (sample > value - max(_NEARLY_HU, 0.25 * (value - 300)))
     if np.count_nonzero(nearly & (sample < value)) < _FEW * np.count_nonzero(constant):
         return True
     for axis in range(3):

@@ -87,6 +87,16 @@ def test_saturated_bone_and_metal_are_no_padding() -> None:
     assert without_padding(Volume(metal))[1] == []
 
 
+@pytest.mark.parametrize("value", [1000, 3071, 32767])
+def test_bone_that_is_cut_off_below_the_padding_is_no_padding(value: int) -> None:
+    clipped = gaussian_filter(body(), 0.7).clip(-1000, 275).astype(np.int16)
+    for sides in (((5, 5), (6, 6), (6, 6)), ((2, 0), (0, 0), (0, 0))):
+        volume, (line,) = without_padding(Volume(padded(clipped, value, sides)))
+        assert f"constant value {value}" in line
+        inside = tuple(slice(low, size - high) for (low, high), size in zip(sides, volume.array.shape))
+        np.testing.assert_array_equal(volume.array[inside], clipped)
+
+
 def test_the_lowest_value_is_never_padding() -> None:
     """The background of MR must not become the air of a CT."""
     mr = np.random.default_rng(0).gamma(2, 150, (20, 40, 40)).astype(np.int16) + 1
