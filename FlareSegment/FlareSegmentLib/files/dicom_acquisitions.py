@@ -20,6 +20,7 @@ _SAME_PLACE_MM = 0.5
 _WHOLE = 0.9  # of the length of the scan
 _FEW_REPEATED = 0.25  # of the places: the ends of two stations of the table
 _LEAST_APART = 4  # slices of an acquisition whose slices lie between those of another
+_OTHER_END = 0.8  # of the places
 _UNEVEN = 0.1  # of the distance of slices
 
 _Labels = list[Hashable]
@@ -121,15 +122,19 @@ def _numbers(texts: tuple[str, ...]) -> tuple[float, ...] | None:
 
 
 def _runs(values: Sequence[tuple[float, ...]], places: np.ndarray) -> _Labels:
-    """Slices in the order of their values; a new run begins where a place comes again."""
+    """Slices in the order of their values; a new run begins where a place comes again or, where all places differ, as
+    far away as the other end of the scan.
+    """
     labels: _Labels = [0] * len(values)
     seen: set[int] = set()
-    run = 0
+    run, before = 0, None
+    apart = int(places[-1]) + 1 == len(places)
     for index in sorted(range(len(values)), key=lambda index: (values[index], places[index])):
-        if int(places[index]) in seen:
+        place = int(places[index])
+        if place in seen or (apart and before is not None and abs(place - before) > _OTHER_END * len(places)):
             run, seen = run + 1, set()
-        seen.add(int(places[index]))
-        labels[index] = run
+        seen.add(place)
+        labels[index], before = run, place
     return labels
 
 

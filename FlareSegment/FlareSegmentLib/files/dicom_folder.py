@@ -274,13 +274,15 @@ def _shape(path: Path) -> str:
 
 
 def _is_no_image(path: Path) -> bool:
-    """Whether a file is whole DICOM of another kind: a report, a structure set."""
+    """Whether a file is whole DICOM of another kind: a report, a structure set. An image's class without the size of an
+    image is what is left of a damaged one.
+    """
     with suppress(Exception):
         import pydicom
 
         with quiet_pydicom():
             dataset = pydicom.dcmread(path, stop_before_pixels=True)
-        return "SOPClassUID" in dataset and "Rows" not in dataset and dataset.get("Modality", "") != "CT"
+        return "Image Storage" not in dataset.SOPClassUID.name and "Rows" not in dataset and dataset.Modality != "CT"
     return False
 
 
