@@ -7,7 +7,7 @@ numbers. A series in which nothing does is refused.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
@@ -111,6 +111,8 @@ def _ways_to_tell(items: Sequence[DicomSlice], places: np.ndarray) -> Iterator[t
     numbers = [_numbers((item.instance_number,)) for item in items]
     if None not in numbers and len(set(numbers)) == len(numbers):
         yield "instance numbers", _turns([value[0] for value in numbers if value is not None], places)
+    if None not in numbers and int(places[-1]) + 1 == len(items):
+        yield "instance numbers", _repeats(numbers)
 
 
 def _numbers(texts: tuple[str, ...]) -> tuple[float, ...] | None:
@@ -151,6 +153,18 @@ def _turns(numbers: Sequence[float], places: np.ndarray) -> _Labels:
                 return [0] * len(numbers)
             labels[index] = turn
     return labels
+
+
+def _repeats(values: Sequence[Hashable]) -> _Labels:
+    """The how-manieth of its value each slice is, from below, where all values come equally often; else one label for
+    all.
+    """
+    seen: Counter[Hashable] = Counter()
+    labels: _Labels = []
+    for value in values:
+        labels.append(seen[value])
+        seen[value] += 1
+    return labels if len(set(seen.values())) == 1 else [0] * len(labels)
 
 
 def _whole_acquisition(

@@ -164,6 +164,13 @@ def test_numbers_are_compared_as_numbers(tmp_path: Path, values: dict) -> None:
     assert found.spacing[2] == pytest.approx(2.5) and warnings == []
 
 
+def test_instance_numbers_that_come_twice_tell_acquisitions_of_other_places(tmp_path: Path) -> None:
+    first, second = two_phases(tmp_path, lambda phase, k: {"InstanceNumber": 1 + k}, 1.25)
+    volume, (line,) = read_volume(tmp_path)
+    assert any(np.array_equal(volume.array, one.array) for one in (first, second))
+    assert "told apart by their instance numbers" in line
+
+
 @pytest.mark.parametrize("damaged", [[0], [-1], list(range(8, 12))])
 @pytest.mark.parametrize("kept", [0.0, 0.5])
 def test_damaged_files_at_the_ends_are_said(tmp_path: Path, damaged: list[int], kept: float) -> None:
