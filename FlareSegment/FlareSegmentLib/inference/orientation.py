@@ -2,7 +2,8 @@
 
 A network that knows left from right is unsure of a mirrored or turned patient, and finds a small liver beside a large
 spleen. Where it looks so, the bones lie in front, or a kidney as high as the liver, the same stage looks again with
-axes exchanged; an orientation in which it finds clearly more, and more surely, speaks against the header.
+axes exchanged, and turned by a quarter where the body is deeper than wide; an orientation in which it finds clearly
+more, and more surely, speaks against the header.
 """
 
 from __future__ import annotations
@@ -27,8 +28,13 @@ _BONE = 0.75  # windowed intensity
 _LEAST_BONE_CELLS = 300
 _IN_FRONT = -0.02  # of the body's depth, from its center
 _MOSTLY = 1.5
+_LEAST_WIDTH = 0.95  # of the body's depth; patients are at least 1.1 times as wide as deep
 _SURE_OF_ANYTHING, _MUCH_ML = 0.45, 300.0
 
+_TURNED = (
+    "The patient seems to be turned by 90 degrees in the axial plane: turned back, the scan looks far more like a "
+    "patient to the model. The orientation in its header may be wrong. Look at the result, and repair the header."
+)
 _ENDS = {2: "left and right", 1: "front and back", 0: "head and feet"}
 
 
@@ -52,6 +58,10 @@ def orientation_doubts(
     found = _largest(pieces)
     if "liver" not in keys or sum(piece.ml for piece in found.values()) < _ENOUGH_ML:
         return []
+    if _deeper_than_wide(image):
+        turned = max(_likeness(_largest(look(image.rot90(turns, (1, 2)).contiguous()))) for turns in (1, 3))
+        if turned > _CLEARLY_BETTER * _likeness(found):
+            return [_TURNED]
     in_front = _bones_in_front(image)
     if not (in_front or _looks_odd(found, keys) or _kidney_above_liver(found, keys, cell_mm)):
         return []
@@ -113,6 +123,16 @@ def _bones_in_front(image: torch.Tensor) -> bool:
     center = (bodies @ rows) / bodies.sum()
     depth = torch.nonzero(bodies > 0.02 * bodies.max()).flatten()
     return bool((bones @ rows) / bones.sum() - center < _IN_FRONT * float(depth[-1] - depth[0] + 1))
+
+
+def _deeper_than_wide(image: torch.Tensor) -> bool:
+    body, extents = image > AIR + 0.05, []
+    for others in ((0, 1), (0, 2)):
+        cells = body.sum(dim=others).cpu().float()
+        inside = torch.nonzero(cells > 0.02 * cells.max()).flatten()
+        extents.append(float(inside[-1] - inside[0] + 1) if len(inside) else 0.0)
+    width, depth = extents
+    return width < _LEAST_WIDTH * depth
 
 
 def _candidates(image: torch.Tensor, in_front: bool) -> list[Flips]:

@@ -79,6 +79,19 @@ def test_a_kidney_above_the_liver_is_looked_at() -> None:
     assert orientation_doubts(image, in_a_shoulder, ORGANS, looks({}, image, []), 4.0) == []
 
 
+@pytest.mark.parametrize("turns", [1, 3])
+def test_a_quarter_turn_is_said(turns: int) -> None:
+    upright = with_bones(28)
+    image = upright.rot90(turns, (1, 2))
+
+    def look(again: torch.Tensor) -> list[Piece]:
+        return GOOD if torch.equal(again, upright) else MIRRORED
+
+    (line,) = orientation_doubts(image, MIRRORED, ORGANS, look, 4.0)
+    assert "turned by 90 degrees" in line
+    assert orientation_doubts(image, GOOD, ORGANS, lambda again: MIRRORED, 4.0) == []
+
+
 def test_an_odd_patient_is_no_mirrored_one() -> None:
     image = with_bones(28)
     image[30, 20, 20] = 0.9
@@ -109,6 +122,13 @@ def test_the_whole_way(segmenter: Segmenter, axes: tuple[int, ...], words: str |
     said = [line for line in segmenter.segment(flipped).warnings if "in doubt" in line and "exchanged" in line]
     assert len(said) == (words is not None)
     assert all(words in line.lower() for line in said)
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_a_quarter_turn_the_whole_way(segmenter: Segmenter, turns: int) -> None:
+    volume, _ = scan_of_patient()
+    turned = Volume(np.rot90(volume.array, turns, (1, 2)), volume.spacing, volume.origin, volume.direction)
+    assert any("turned by 90 degrees" in line for line in segmenter.segment(turned).warnings)
 
 
 def test_the_fake_networks_of_other_tests_raise_no_doubt() -> None:
