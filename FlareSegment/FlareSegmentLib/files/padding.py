@@ -16,6 +16,7 @@ _DARK_HU = -400.0  # what is padded with less looks like air already
 _SAMPLES = (128, 64, 64)
 _LEAST_SHARE = 5e-5  # of the sample
 _LEAST_COUNT = 3
+_LEAST_SHARE_OF_SCAN = 1e-4  # less is a speck, such as clipped values in bowel gas
 _OUTER_SHARE, _INNER_SHARE = 0.1, 0.5  # of a plane, for the largest value: bone and metal are cut off there, too
 _NEARLY_HU, _FEW = 50.0, 0.05
 _SLAB_VOXELS = 1 << 24
@@ -40,7 +41,10 @@ def without_padding(volume: Volume) -> tuple[Volume, list[str]]:
     for value in values:
         before, replaced = replaced, _replace_regions(volume.array, array, value, air)
         share = (replaced - before) / array.size
-        if share:
+        if share < _LEAST_SHARE_OF_SCAN:
+            np.copyto(array, volume.array, where=volume.array == value)
+            replaced = before
+        else:
             percent = f"{100 * share:.0f}" if share >= 0.01 else f"{100 * share:.2g}"
             warnings.append(
                 f"{percent} % of the scan has the constant value {value:g}: padding or a mask, not tissue. It was "
