@@ -107,8 +107,8 @@ def load_case(source: Source | None) -> Case:
     from FlareSegmentLib.files.padding import without_padding
 
     volume, warnings = read_volume(source.path)
-    volume, said = without_padding(volume)
     check_is_ct(volume)  # refused before the model is waited for; its warnings are given with the result
+    volume, said = without_padding(volume)
     return Case(source.name, source.path, volume, None, [*warnings, *said])
 
 

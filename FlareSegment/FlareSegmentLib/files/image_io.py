@@ -154,6 +154,8 @@ def checked_ct(volume: Volume) -> tuple[Volume, list[str]]:
         InputError: as `check_is_ct`.
     """
     measured, warnings = without_padding(volume)
+    if measured is not volume:
+        check_is_ct(volume)  # air in the place of padding makes no CT of what was none
     return measured, warnings + check_is_ct(measured)
 
 

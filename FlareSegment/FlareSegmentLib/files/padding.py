@@ -50,7 +50,7 @@ def without_padding(volume: Volume) -> tuple[Volume, list[str]]:
                 f"{percent} % of the scan has the constant value {value:g}: padding or a mask, not tissue. It was "
                 "treated as air."
             )
-    return volume.with_array(array), warnings
+    return (volume.with_array(array) if warnings else volume), warnings
 
 
 def _constant_values(array: np.ndarray) -> list[float]:

@@ -86,7 +86,7 @@ def make_scan(name: str, seed: int) -> Scan:
     """A small body with the four organs where a human has them."""
     generator = np.random.default_rng(seed)
     ct = np.full(SHAPE, -1000, np.int16)
-    ct[:, 1:-1, 1:-1] = -100
+    ct[:, 1:-1, 1:-1] = generator.integers(-120, -80, (SHAPE[0], SHAPE[1] - 2, SHAPE[2] - 2))
     ct[:, 2:-2, 2:-2] = generator.integers(0, 90, (SHAPE[0], SHAPE[1] - 4, SHAPE[2] - 4))
     truth = np.zeros(SHAPE, np.uint8)
     truth[1:4, 3:7, 2:6] = 1
