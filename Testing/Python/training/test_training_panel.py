@@ -133,7 +133,7 @@ def test_a_training_that_has_ended_is_not_starting(panel, slicer_app, tmp_path, 
 
 def test_an_empty_panel_says_what_to_do(panel, screenshots):
     ui = panel.ui
-    assert ui.presetComboBox.count == 6
+    assert ui.presetComboBox.count == 7
     assert "coarse" in ui.presetLabel.text
     assert not ui.startButton.enabled and not ui.stopButton.enabled
     assert "Choose a folder for the run" in ui.messageLabel.text
