@@ -236,7 +236,7 @@ class WaveringNetwork(BrightnessNetwork):
 
 @pytest.fixture
 def narrow_box(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The box stays as the first stage finds it, though its network calls everything liver and the others are missing."""
+    """The box stays as the first stage finds it, though its network finds but one organ."""
     monkeypatch.setattr(pipeline, "widened_box", lambda box, *_rest: box)
 
 
