@@ -7,7 +7,6 @@ resumed run makes the very same ones.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import multiprocessing
 
 from FlareSegmentLib.model.intensity import Intensity
 from FlareSegmentTrainingLib.augmentation.lumps import paint_bowel, paint_mass
