@@ -136,19 +136,22 @@ class OrganTable:
 
     def _onRowResized(self, row: int, before: int, now: int) -> None:
         self._table.setRowHeight(row, now)
-        self._fit()
+        self._fitSize()
 
     def _fit(self) -> None:
+        """Make the numbers' rows as high as the names', and both views as large as what is in them."""
+        heights = [self._names.rowHeight(row) for row in range(self._table.rowCount)]
+        if heights:  # a size of its own: Qt takes rows back to the style's size when the font changes
+            self._table.verticalHeader().setDefaultSectionSize(max(heights))
+        for row, height in enumerate(heights):
+            self._table.setRowHeight(row, height)
+        self._fitSize()
+
+    def _fitSize(self) -> None:
         """Give both views the height of all rows, the titles and a scroll bar, and the names the width they need: a
         narrow panel must not cut organs off.
         """
-        rows = 0
-        for row in range(self._table.rowCount):
-            height = self._names.rowHeight(row)
-            # a size of its own: Qt takes rows back to the style's size when the font changes
-            self._table.verticalHeader().setDefaultSectionSize(height)
-            self._table.setRowHeight(row, height)
-            rows += height
+        rows = sum(self._table.rowHeight(row) for row in range(self._table.rowCount))
         titles = qt.QFontMetrics(self._table.font).height() + _TITLE_PADDING
         bar = self._table.style().pixelMetric(qt.QStyle.PM_ScrollBarExtent)
         for view in (self._names, self._table):
