@@ -209,6 +209,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneStartClose(self, caller, event) -> None:
         """Called just before the scene is closed."""
         self.setParameterNode(None)
+        comparison.remove_differences()
 
     def onSceneEndClose(self, caller, event) -> None:
         """Called just after the scene is closed."""

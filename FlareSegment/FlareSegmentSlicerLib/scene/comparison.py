@@ -176,3 +176,11 @@ def _organs_of_values(
     except InputError as error:
         text = _("Nobody can tell what the values of {name} stand for: {reason}. Give it a color table with names.")
         raise InputError(text.format(name=node.GetName(), reason=error)) from error
+
+
+def remove_differences() -> None:
+    """Remove the differences before a scene is closed: Slicer would tell of their segments after the subject hierarchy,
+    in which it looks for them, has gone.
+    """
+    for node in difference_nodes():
+        slicer.mrmlScene.RemoveNode(node)
