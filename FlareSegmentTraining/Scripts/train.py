@@ -324,7 +324,18 @@ def train(options: argparse.Namespace) -> None:
         first_weights = _first_weights(settings.get("start_from"), configuration.organs)
         deal = None if fixed else lambda left: _split(settings, left)
         run = TrainingRun(
-            configuration, cases, split, folder, device, precision, group, cache, say, first_weights, deal
+            configuration,
+            cases,
+            split,
+            folder,
+            device,
+            precision,
+            group,
+            cache,
+            say,
+            first_weights,
+            deal,
+            settings["data"],
         )
         if group.is_first:
             chosen = {

@@ -26,7 +26,7 @@ from FlareSegmentTrainingLib.datasets.archives import PUBLISHED_SHA256, archive_
 from FlareSegmentTrainingLib.datasets.dataset_layouts import TRAINING, VALIDATION, Found, LeftOut, Pair, find_pairs
 from FlareSegmentTrainingLib.datasets.label_checks import SAMPLES, check_convention, doubts_of_labels
 from FlareSegmentTrainingLib.datasets.label_files import files_of, meaning_of, read_case_labels
-from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS, LabelMap
+from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS, LabelMap, holds_organ
 from FlareSegmentTrainingLib.datasets.parts import side_of_location
 
 GRADE_WEIGHTS = {"A": 1.0, "B": 1.0, "C": 0.5, "absent": 1.0, "ignore": 0.0}
@@ -84,7 +84,8 @@ class Case:
         """Read and check the case.
 
         Returns:
-            (CT in HU, labels in FlareSegment's values, uint8 (z, y, x) on the CT's grid, warnings).
+            (CT in HU, labels in FlareSegment's values and `label_maps.IGNORED`, uint8 (z, y, x) on the CT's grid,
+            warnings).
 
         Raises:
             InputError: a file cannot be read, the image is no CT, or the labels do not fit it: another shape or
@@ -100,7 +101,7 @@ class Case:
         volume, said = checked_ct(volume)
         warnings = [*warnings, *said]
         labels, remarks = read_case_labels(self.labels, self.label_map, volume, self.image)
-        if not labels.any() and not self.is_empty:
+        if not holds_organ(labels) and not self.is_empty:
             raise InputError("its labels hold none of the organs")
         return volume, labels, [*warnings, *remarks, *doubts_of_labels(volume, labels)]
 
@@ -117,7 +118,9 @@ class Case:
         Raises:
             InputError: a file has vanished.
         """
-        digest = hashlib.sha256(repr((self.phantom_seed, self.label_map.organs)).encode())
+        digest = hashlib.sha256(
+            repr((self.phantom_seed, self.label_map.organs, *sorted(self.label_map.ignored))).encode()
+        )
         try:
             for file in self.files():
                 digest.update(sha256(file).encode())

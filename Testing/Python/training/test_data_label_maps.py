@@ -75,11 +75,6 @@ def test_tumors_belong_to_their_organ() -> None:
     assert (kidney.organs, kidney.others) == ((), {1, 2, 3})
 
 
-def test_ignored_region_stays_unexplained() -> None:
-    ignoring = label_map_of_names("x", {"background": 0, "liver": 1, "ignore": 2})
-    assert ignoring.unknown_values(np.array([0, 1, 2])) == [2]
-
-
 @pytest.mark.parametrize(
     "text",
     [

@@ -15,7 +15,7 @@ from FlareSegmentLib.files.image_io import read_labels
 from FlareSegmentLib.organs import ORGANS, organ_by_key, terminology_entry
 from FlareSegmentTrainingLib.datasets.cases import find_cases, label_maps_in_use
 from FlareSegmentTrainingLib.datasets.file_pairs import LeftOut
-from FlareSegmentTrainingLib.datasets.label_maps import label_map_of_names, parse_label_map
+from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
 
 KEYS = [organ.key for organ in ORGANS]
 TRUE = {organ.label: organ.key for organ in ORGANS}
@@ -87,6 +87,10 @@ def test_segments_in_layers_and_what_they_are_called(tmp_path: Path) -> None:
     _, labels, warnings = case.read()
     np.testing.assert_array_equal(labels, np.where(np.isin(truth, (1, 4)), truth, 0))
     assert case.labeled == {"liver", "spleen"} and any("48 voxels lie in two organs" in line for line in warnings)
+
+    write_segmentation(tmp_path / "labels/case.seg.nrrd", layers, [("Lesion", 1, 1), ("Liver", 1, 0)])
+    (case,) = find_cases(tmp_path)  # a value of another layer is another's
+    np.testing.assert_array_equal(case.read()[1], layers[..., 0])
 
     write_segmentation(tmp_path / "labels/case.seg.nrrd", layers, [])
     (case,) = find_cases(tmp_path, label_map=parse_label_map("flaresegment"))
@@ -213,19 +217,18 @@ def test_a_table_of_one_label_map_holds_for_it_alone(tmp_path: Path) -> None:
         np.testing.assert_array_equal(case.read()[1], truth)
 
 
-def test_regions_and_ignored_voxels_of_nnunet(tmp_path: Path) -> None:
+def test_regions_of_nnunet(tmp_path: Path) -> None:
     folder = layouts.nnunet(tmp_path, 2)
     content = json.loads((folder / "dataset.json").read_text())
     content["labels"] = {"background": 0, "abdomen": [1, 2, 3, 4], "spleen": 1, "kidney_left": 2, "kidney_right": 3,
-                         "liver": 4, "ignore": 5}  # fmt: skip
+                         "liver": [4, 5], "liver lesion": 5}  # fmt: skip
+    content["regions_class_order"] = [1, 2, 3, 4, 5, 6]
     (folder / "dataset.json").write_text(json.dumps(content))
     ct, truth = layouts.ct_and_labels(1)
-    layouts.write(folder / "labelsTr/case_0001.nii.gz", renumbered(truth, ["spleen", *KEYS[2:0:-1], "liver"]))
-    ignoring, whole = find_cases(folder)
-    np.testing.assert_array_equal(whole.read()[1], truth)
-    with pytest.raises(InputError, match='voxels to be ignored .value 5, "ignore" in dataset.json'):
-        ignoring.read()
-    assert label_map_of_names("x", content["labels"]).ignored == {5}
+    stored = renumbered(truth, ["spleen", *KEYS[2:0:-1], "liver"])
+    stored[5:6][truth[5:6] == 1] = 5
+    layouts.write(folder / "labelsTr/case_0001.nii.gz", stored)
+    np.testing.assert_array_equal(find_cases(folder)[1].read()[1], truth)
 
 
 def test_labels_a_little_off_whole_numbers(tmp_path: Path) -> None:
