@@ -1,8 +1,8 @@
 """Data sets of any layout become the project's plain one: what `prepare.py` does.
 
 Written per case: `<case>_ct.nii.gz` (int16 HU, clipped to -1024 ... 3071), `<case>_labels.nii.gz` (uint8; voxels that
-nobody looked at stay `label_maps.IGNORED`), both on the CT's own grid; and for all: `labels.json` (what the values mean),
-`quality.json` (per case and organ: not labeled, absent, cut), `report.json` and `report.csv`.
+nobody looked at stay `label_maps.IGNORED`), both on the CT's own grid; and for all: `labels.json` (what the values
+mean), `quality.json` (per case and organ: not labeled, absent, cut), `report.json` and `report.csv`.
 
 Files are made anew from voxels, so nothing of a header's text comes along, and a name that does not come from a
 public data set is replaced by one made from the content. A run that was stopped goes on where it was: a case is done

@@ -122,7 +122,12 @@ def read_case_labels(labels: Path, label_map: LabelMap, volume: Volume, image: P
 
 
 def read_labels_alone(labels: Path, label_map: LabelMap) -> Volume:
-    """Labels without their image, on their own grid, in FlareSegment's values. Raises InputError."""
+    """Labels without their image, on their own grid, in FlareSegment's values; masks on that of the first. Raises
+    InputError.
+    """
+    if labels.is_dir():
+        place = read_labels(files_of(labels, label_map)[0])
+        return place.with_array(_read_masks(labels, label_map, place, labels)[0])
     if _layers(label_map) > 1 or _components(labels) > 1:
         place = _stored_layers(labels)[0]
         return place.with_array(_read_layers(labels, label_map, place)[0])

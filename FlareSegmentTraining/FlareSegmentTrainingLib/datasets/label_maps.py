@@ -19,7 +19,7 @@ import numpy as np
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import FLARE22_ORGANS, LABEL_TABLES, ORGANS, organ_by_key
-from FlareSegmentTrainingLib.datasets.organ_names import organ_of_name
+from FlareSegmentTrainingLib.datasets.organ_names import lacks_side, organ_of_name
 
 OTHER = "other"
 """In a label map of the user: a known structure that is none of FlareSegment's organs."""
@@ -30,6 +30,8 @@ IGNORED = 255
 measure counts them.
 """
 
+SIDES_NEEDED = "right and left need values of their own (as KiTS and others do not give them)."
+"""What is said of kidneys and adrenal glands without their side."""
 _TUMOR = re.compile(r"\b(cancer|tumou?rs?|lesions?|metastas[ei]s)\b")
 
 
@@ -42,6 +44,7 @@ class LabelMap:
         organs: (value, organ key) pairs; several values may belong to one organ (liver and tumor).
         others: values of known structures that are none of FlareSegment's organs. 0 is always background.
         ignored: values that say "nobody looked here" (nnU-Net's ignore label); they become `IGNORED`.
+        sideless: names of kidneys and adrenal glands that do not say which side they are of: they are no organ here.
         source: where the meaning was read, for messages, such as "dataset.json".
         conventional: whether nothing but the names of the files says that this table is meant, so that the label maps
             themselves have to bear it out (`label_checks.check_convention`).
@@ -51,6 +54,7 @@ class LabelMap:
     organs: tuple[tuple[int, str], ...]
     others: frozenset[int] = frozenset()
     ignored: frozenset[int] = frozenset()
+    sideless: tuple[str, ...] = field(default=(), compare=False)
     source: str = field(default="", compare=False)
     conventional: bool = field(default=False, compare=False)
 
@@ -59,9 +63,10 @@ class LabelMap:
         return replace(self, source=source, conventional=conventional)
 
     def in_words(self) -> str:
-        """The table in one line: "1 liver, 2 right kidney, 5 ignored"."""
+        """The table in one line: "1 liver, 2 right kidney, 5 ignored", and what it lacks."""
         words = [f"{value} {key.replace('_', ' ')}" for value, key in self.organs] or ["no organ"]
-        return ", ".join([*words, *(f"{value} ignored" for value in sorted(self.ignored))])
+        words += [f"{value} ignored" for value in sorted(self.ignored)]
+        return ", ".join([*words, *(f"{name} (not used, for its side is not said)" for name in self.sideless)])
 
     @property
     def labeled(self) -> frozenset[str]:
@@ -222,8 +227,9 @@ def label_map_of_names(name: str, names: Mapping[str, object]) -> LabelMap:
                 raise InputError(f"{name}: value {value} means both {organs[value]} and {organ}.")
     if both := ignored & (others | set(organs)):
         raise InputError(f"{name}: value {min(both)} is to be ignored and means a structure too.")
+    sideless = tuple(meaning for meaning, _ in meanings if lacks_side(meaning))
     return LabelMap(
-        name, tuple(sorted(organs.items())), frozenset(others - set(organs)), frozenset(ignored), source=name
+        name, tuple(sorted(organs.items())), frozenset(others - set(organs)), frozenset(ignored), sideless, source=name
     )
 
 
@@ -273,10 +279,14 @@ def read_label_map(file: Path) -> LabelMap:
 
 
 def _users_map(name: str, names: Mapping[str, object]) -> LabelMap:
-    """As `label_map_of_names`, but every name must be an organ's, `other` or `ignore`: a typing error would lose an organ."""
+    """As `label_map_of_names`, but every name must be an organ's, `other` or `ignore`: a typing error would lose an
+    organ.
+    """
     for key, value in names.items():
         meaning = value if isinstance(value, str) else key
         if meaning.lower() not in (OTHER, IGNORE, "background") and organ_of_name(meaning) is None:
+            if lacks_side(meaning):
+                raise InputError(f"{name}: {meaning!r} says no side; {SIDES_NEEDED}")
             known = ", ".join(organ.key for organ in FLARE22_ORGANS)
             raise InputError(f"{name}: {meaning!r} is no organ; known: {known}, {OTHER}, {IGNORE}.")
     label_map = label_map_of_names(name, names)

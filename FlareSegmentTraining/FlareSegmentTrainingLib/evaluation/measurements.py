@@ -33,7 +33,7 @@ from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.archives import sha256
 from FlareSegmentTrainingLib.datasets.cases import Case, cases_of_pairs
 from FlareSegmentTrainingLib.datasets.dataset_layouts import LABEL_MAP_FILE, Found, LeftOut, Pair, read_quality
-from FlareSegmentTrainingLib.datasets.label_files import read_case_labels, read_labels_alone
+from FlareSegmentTrainingLib.datasets.label_files import files_of, read_case_labels, read_labels_alone
 from FlareSegmentTrainingLib.datasets.label_maps import IGNORED, LabelMap
 from FlareSegmentTrainingLib.datasets.scan_identity import scan_hash
 from FlareSegmentTrainingLib.evaluation.label_folders import LabelFolder
@@ -152,7 +152,7 @@ class ModelPredictor:
 
 class FolderPredictor:
     """A folder of label maps, one for each case: <case>_labels.nii.gz, <case>.nii.gz or the like, also what `segment`
-    wrote for <case>_ct.
+    wrote for <case>_ct; or of a folder of masks for each case (<case>/liver.nii.gz).
 
     Args:
         label_map: what their values mean; by default what names in the files, labels.json, dataset.json or a table of
@@ -181,7 +181,8 @@ class FolderPredictor:
 
     def identity_of(self, case: str) -> str:
         file = self._file(case)
-        return _digest([sha256(file), self.folder.meaning(file).organs])
+        meaning = self.folder.meaning(file)
+        return _digest([*map(sha256, files_of(file, meaning)), meaning.organs])
 
     def role_of(self, case: str) -> str | None:
         return None
@@ -226,7 +227,10 @@ def find_references(
         raise InputError(f"{folder} is no folder; name the folder of the reference label maps.")
     quality, found = read_quality(folder), LabelFolder(folder, label_map)
     files = sorted(found.named().items())
-    pairs = [Pair(name, file, file, found.label_map, grades=quality.get(name, {})) for name, file in files]
+    pairs = [
+        Pair(name, file, file, found.meaning(file) if file.is_dir() else found.label_map, grades=quality.get(name, {}))
+        for name, file in files
+    ]
     cases = cases_of_pairs(Found("labels", tuple(pairs)), str(folder), label_map, left_out)
     plain = [{item.name: getattr(case, item.name) for item in fields(case)} for case in cases]
     return [LabelsOnlyCase(**{**values, "image": None}) for values in plain]

@@ -1,5 +1,5 @@
-"""Voxels that nobody looked at (nnU-Net's label "ignore") are carried from the data set to the loss and the figures, and
-count nowhere.
+"""Voxels that nobody looked at (nnU-Net's label "ignore") are carried from the data set to the loss and the figures,
+and count nowhere.
 """
 
 from __future__ import annotations

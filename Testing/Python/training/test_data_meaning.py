@@ -13,8 +13,10 @@ import SimpleITK
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.image_io import read_labels
 from FlareSegmentLib.organs import ORGANS, organ_by_key, terminology_entry
+from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import find_cases, label_maps_in_use
 from FlareSegmentTrainingLib.datasets.file_pairs import LeftOut
+from FlareSegmentTrainingLib.datasets.label_checks import doubts_of_labels
 from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
 
 KEYS = [organ.key for organ in ORGANS]
@@ -263,6 +265,32 @@ def test_a_liver_alone_on_the_wrong_side_is_said(tmp_path: Path) -> None:
     layouts.write(tmp_path / "a_labels.nii.gz", labels, spacing=(10.0, 10.0, 10.0))
     (case,) = find_cases(tmp_path, label_map=parse_label_map("1=liver"))
     assert any("the liver lies on the patient's left" in line for line in case.read()[2])
+
+
+def test_the_side_of_an_organ_whose_partner_is_missing(tmp_path: Path) -> None:
+    ct = layouts.ct_and_labels(0)[0]
+    right, left, spacing = np.s_[4:7, 8:11, 5:8], np.s_[4:7, 8:11, 16:19], (10.0, 10.0, 10.0)
+
+    def doubts(image: np.ndarray = ct, **organs: tuple[slice, ...]) -> list[str]:
+        labels = np.zeros(image.shape, np.uint8)
+        for key, place in organs.items():
+            labels[place] = organ_by_key(key).label
+        volume = Volume(image, spacing, (0.0, 0.0, 0.0))
+        return [line for line in doubts_of_labels(volume, labels) if line.startswith("Left and right")]
+
+    assert not doubts(left_kidney=left) and not doubts(right_kidney=right) and not doubts(spleen=left)
+    (line,) = doubts(left_kidney=right)
+    assert "the left kidney lies on the patient's right" in line
+    (line,) = doubts(right_kidney=left)
+    assert "the right kidney lies on the patient's left" in line
+    assert not doubts(liver=right, left_kidney=left)
+    (line,) = doubts(liver=left, left_kidney=right)
+    assert "the liver lies to the left of the left kidney" in line
+    (line,) = doubts(right_kidney=left, spleen=right)
+    assert "the right kidney lies to the left of the spleen" in line
+    # of half a body the middle is not known
+    half = np.s_[4:7, 8:11, 8:11]
+    assert not doubts(np.ascontiguousarray(ct[:, :, :12]), right_kidney=half)
 
 
 def test_an_organ_inside_of_another_is_said(tmp_path: Path) -> None:
