@@ -317,7 +317,9 @@ def test_a_comparison_can_be_cancelled(panel):
     # a segmentation that is cancelled takes a comparison with it, which is said to the one who waits
     told = []
     panel.logic.startComparison(node, reference, onCancelled=told.append)
-    panel.start("slow") if not panel.logic.isRunning else None
+    panel.use("slow")
+    panel.click(panel.ui.segmentButton)
+    assert panel.logic.isRunning and not told
     panel.click(panel.ui.segmentButton)
     assert told == ["The comparison was cancelled. Nothing was changed."]
     assert slicer.mrmlScene.GetNodeByID(node.GetID()) is node
