@@ -595,7 +595,12 @@ def test_the_whole_suite_must_run_most_lines(tree):
     """Too few lines end with pytest-cov's status, which is handed on."""
     result = tree.run("test", FLARE_TEST_STATUS="1")
     assert result.returncode == 1
-    assert result.started[-1] == ["-m", "pytest", "-q", "--cov", "--cov-report=term", "--cov-fail-under=95"]
+    assert result.started[-1][:6] == ["-m", "pytest", "-q", "--cov", "--cov-report=term", "--cov-fail-under=95"]
+
+
+def test_the_whole_suite_uses_several_processors(tree):
+    """Files stay whole: what a file's fixtures make is made once."""
+    assert tree.run("test").started[-1][6:] == ["-n", "auto", "--maxprocesses=4", "--dist", "loadfile"]
 
 
 @pytest.mark.parametrize("finding", ["ruff", "mypy", "apilint", ""])
