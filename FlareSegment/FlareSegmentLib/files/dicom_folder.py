@@ -184,10 +184,12 @@ class SeriesGroups(Generic[Group]):
         return (group for own in self._groups.values() for _, group in own)
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """The files of a folder, in the order of their names, then those of its subfolders."""
+def files_below(folder: Path, without: Path | None = None) -> Iterator[Path]:
+    """The files of a folder, in the order of their names, then those of its subfolders but `without`, a whole path."""
     for parent, folders, names in os.walk(folder):
         folders.sort()
+        if without is not None and without.name in folders and Path(parent, without.name).resolve() == without:
+            folders.remove(without.name)
         for name in sorted(names):
             yield Path(parent, name)
 
@@ -210,6 +212,28 @@ def described_files(paths: Iterable[Path]) -> Iterator[tuple[Path, DicomSlice | 
             yield path, None
         else:
             yield path, describe_slice(path, reader)
+
+
+def read_slices(folder: Path, files: Sequence[Path], damaged: Sequence[Path] = ()) -> tuple[Volume, list[str]]:
+    """Read the series that these files in a folder hold, as `read_dicom_folder` reads the series of a folder.
+
+    damaged: see `DicomSeries`.
+
+    Raises:
+        InputError: one clear line; also where the files hold several series, or none.
+    """
+    slices = []
+    for path, item in described_files(files):
+        if item is None:
+            raise InputError(f"{path} cannot be read as a DICOM image: it changed, is damaged or gone. Export it again.")
+        slices.append(item)
+    if len({item.series for item in slices}) != 1 or not all(item.on_planes_of(slices[0]) for item in slices):
+        raise InputError(f"{folder}: the files of one series are needed, and there are several: name a list of each.")
+    series = DicomSeries(tuple(slices), tuple(damaged))
+    name = f"{folder} (series {series.first.number or '?'})"
+    if series.problem is not None:
+        raise InputError(f"{name}: {series.problem}. Export the CT again.")
+    return read_straight_series(series, name)
 
 
 def read_series(series: DicomSeries, name: str) -> SeriesVolume:
@@ -317,7 +341,7 @@ def damaged_beside(own: Sequence[Path], others: Iterable[Path]) -> tuple[Path, .
         and (
             (path.parent, _shape(path)) in shapes or (path.parent, path.suffix.lower()) in endings or has_preamble(path)
         )
-        and not _is_no_image(path)
+        and not is_no_image(path)
     )
 
 
@@ -326,7 +350,7 @@ def _shape(path: Path) -> str:
     return re.sub(r"\d+", "#", path.name) if re.search(r"\d", path.name) else path.name
 
 
-def _is_no_image(path: Path) -> bool:
+def is_no_image(path: Path) -> bool:
     """Whether a file is whole DICOM of another kind: a report, a structure set. An image's class without the size of an
     image is what is left of a damaged one.
     """
