@@ -153,9 +153,7 @@ def _fail(case: CohortCase, job: Job, reason: str, begun: float, state: str | No
     content = {"settings": job.settings, "state": case.state if state is None else state, "error": reason}
     with _written(folder):
         remove_results(folder, case.name)
-        write_record(
-            folder, case.name, {"case": case.case, "begun": begun, "finished": time.time(), **content}
-        )
+        write_record(folder, case.name, {"case": case.case, "begun": begun, "finished": time.time(), **content})
     return {"result": FAILED, "error": reason, "seconds": 0.0}
 
 
@@ -335,9 +333,7 @@ def _rows(
     return {key: {name: _plain(value) for name, value in row.items()} for key, row in rows.items()}
 
 
-def _write(
-    case: CohortCase, job: Job, volume: Volume, segmentation: Segmentation
-) -> tuple[dict[str, str], list[str]]:
+def _write(case: CohortCase, job: Job, volume: Volume, segmentation: Segmentation) -> tuple[dict[str, str], list[str]]:
     """Write the results of a case; returns {kind: file below the cohort's folder} and warnings.
 
     Raises OSError, FlareSegmentError.

@@ -105,7 +105,10 @@ def _files_of(path: Path) -> list[Path]:
     if path.suffix.lower() in _DETACHED:
         stem = f"{path.stem}."
         try:
-            return [path, *sorted(file for file in path.parent.iterdir() if file.name.startswith(stem) and file != path)]
+            return [
+                path,
+                *sorted(file for file in path.parent.iterdir() if file.name.startswith(stem) and file != path),
+            ]
         except OSError:
             return [path]
     return [path]

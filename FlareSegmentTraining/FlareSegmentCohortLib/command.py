@@ -17,7 +17,7 @@ from FlareSegmentCohortLib.cohort_run import Counts, Teller, cases_left, duratio
 from FlareSegmentCohortLib.listing import Listing, make_list
 from FlareSegmentCohortLib.output_folder import FAILED_FILE, RECORDS, OutputFolder
 from FlareSegmentCohortLib.report import write_report
-from FlareSegmentCohortLib.tables import write_tables
+from FlareSegmentCohortLib.tables import Figures, write_tables
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
 from FlareSegmentTrainingLib.scheduling.connection import connect
@@ -64,13 +64,7 @@ def run_cohort(
             + (f", {figures.pending} left; the same command goes on" if figures.pending else "")
             + f": {report}"
         )
-        failure = None
-        if figures.failed:
-            most = figures.reasons.most_common(1)[0][0]
-            failure = InputError(
-                f"{figures.failed} of {listing.count} CTs failed, the most ({figures.reasons[most]}): {most}. "
-                f"{folder.path / FAILED_FILE} has all reasons; --retry-failed tries them again."
-            )
+        failure = _failure(folder, figures, listing.count)
         ended = "stopped" if stopped and figures.pending else "finished"
         reporter.end(ended, f"{figures.done} segmented, {figures.failed} failed, {figures.pending} left")
     result = {
@@ -85,6 +79,18 @@ def run_cohort(
         "model": model,
     }
     return result, failure
+
+
+def _failure(folder: OutputFolder, figures: Figures, total: int) -> InputError | None:
+    """The error that ends a run in which CTs failed, with the reason of most of them."""
+    if not figures.failed:
+        return None
+    reason, count = figures.reasons.most_common(1)[0]
+    example = figures.examples.get(reason, ("", reason))[1]
+    return InputError(
+        f"{figures.failed} of {total} CTs failed, see {folder.path / FAILED_FILE}; --retry-failed tries them again. "
+        + (f"{count} of them as this one: {example}" if figures.failed > 1 else example)
+    )
 
 
 def _work(
@@ -166,9 +172,7 @@ def _listed(listing: Listing, source: Path) -> str:
 
 
 @contextlib.contextmanager
-def _progress_line(
-    reporter: ProgressReporter, say: Callable[[str], None]
-) -> Iterator[Callable[[str, int, int], None]]:
+def _progress_line(reporter: ProgressReporter, say: Callable[[str], None]) -> Iterator[Callable[[str, int, int], None]]:
     """Shows how far the listing is: a bar in a terminal, else a line now and then."""
     terminal = sys.stderr.isatty()
     every = 0.2 if terminal else 10.0

@@ -8,7 +8,6 @@ Of DICOM series nothing but the first header and the places of the file names in
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from collections import defaultdict
@@ -20,7 +19,6 @@ from typing import IO
 from FlareSegmentCohortLib.cohort_cases import CohortCase, ResultNames, state_line, state_of
 from FlareSegmentCohortLib.output_folder import OutputFolder
 from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.files.ct_sources import case_name
 from FlareSegmentLib.files.dicom_folder import (
     DicomSeries,
     SeriesGroups,
@@ -32,6 +30,7 @@ from FlareSegmentLib.files.dicom_folder import (
 )
 from FlareSegmentLib.files.dicom_slice import DicomSlice
 from FlareSegmentLib.files.file_headers import file_type
+from FlareSegmentTrainingLib.datasets.file_pairs import volume_stem
 from FlareSegmentTrainingLib.datasets.folder_layouts import names_labels
 from FlareSegmentTrainingLib.datasets.listed_layouts import listed_path, listed_rows
 
@@ -91,10 +90,11 @@ def make_list(source: Path, folder: OutputFolder, progress: Progress) -> Listing
 
 def _kept(folder: OutputFolder, source: Path, signature: str) -> Listing | None:
     """An earlier run's list, where nothing has changed since."""
-    facts = folder.read_json(folder.list_facts)
-    if (facts.get("format"), facts.get("source"), facts.get("signature")) != (_FORMAT, str(source.absolute()), signature):
+    facts = folder.facts(folder.list_facts)
+    wanted = {"format": _FORMAT, "source": str(source.absolute()), "signature": signature}
+    if not folder.list_file.is_file() or any(facts.get(key) != value for key, value in wanted.items()):
         return None
-    return Listing(int(facts["cases"]), dict(facts["left_out"]), kept=True) if folder.list_file.is_file() else None
+    return Listing(int(facts["cases"]), dict(facts["left_out"]), kept=True)
 
 
 # Folder trees -------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def _of_tree(
 
 def _of_file(path: Path, root: Path, names: ResultNames) -> CohortCase:
     place = path.relative_to(root)
-    case = (place.parent / case_name(path)).as_posix()
+    case = (place.parent / volume_stem(path.name)).as_posix()
     return _with_state(CohortCase(case, names.of(case, place.as_posix()), str(path.absolute())))
 
 
@@ -225,8 +225,8 @@ def _of_damaged(root: Path, names: ResultNames, others: dict[Path, list[Path]]) 
         damaged = [path for path in paths if has_preamble(path) and not is_no_image(path)]
         if damaged:
             case = folder.relative_to(root).as_posix()
-            what = f"{len(damaged)} DICOM file{'s' if len(damaged) > 1 else ''}, such as {damaged[0].name}, cannot be read"
-            problem = f"{folder}: {what}: damaged or of another kind. Export the CT again."
+            what = f"{len(damaged)} DICOM file{'s' if len(damaged) > 1 else ''}, such as {damaged[0].name},"
+            problem = f"{folder}: {what} cannot be read: damaged or of another kind. Export the CT again."
             name = names.of(f"{case}/damaged", f"{folder} damaged")
             yield CohortCase(case, name, str(folder.absolute()), problem=problem)
 
@@ -259,9 +259,10 @@ def _of_rows(file: Path, progress: Progress) -> Iterator[CohortCase]:
         else:
             raise InputError(f"{file}: entry {number} names no image.")
         given = str(row.get("case") or row.get("id") or "").strip()
-        case = given or case_name(source)
+        case = given or volume_stem(source.name) or "ct"
         if given and lines.setdefault(given, number) != number:
-            raise InputError(f"{file}: the case {given} is in entries {lines[given]} and {number}; give each its own name.")
+            twice = f"the case {given} is in entries {lines[given]} and {number}"
+            raise InputError(f"{file}: {twice}; give each its own name.")
         labels = row.get("labels") or row.get("label")
         meaning = str(row.get("label_map") or "").strip() or None
         found = CohortCase(
@@ -273,5 +274,3 @@ def _of_rows(file: Path, progress: Progress) -> Iterator[CohortCase]:
             label_map=meaning,
         )
         yield _with_state(found)
-
-

@@ -77,7 +77,7 @@ class OutputFolder(RunFolder):
         """The listed cases, one after the other. Raises InputError."""
         return read_cases(self.list_file)
 
-    def read_json(self, name: str) -> dict:
+    def facts(self, name: str) -> dict:
         """A JSON file of the folder; empty where there is none that can be read."""
         try:
             content = json.loads((self.path / name).read_text(encoding="utf-8"))
@@ -187,4 +187,3 @@ def result_endings(kind: str) -> tuple[str, ...]:
     if kind == THUMBNAILS:
         return (".jpg",)
     return (KINDS[kind], "_labels.nrrd") if kind == "labels" else (KINDS[kind],)
-

@@ -81,8 +81,9 @@ def write_report(folder: OutputFolder, source: str, model: str, listing: Listing
     outliers = {distribution.organ.key: _outliers(distribution) for distribution in organs}
     wanted = {int(index) for index in shown} | {index for found in outliers.values() for index in found}
     cases = _cases_at(folder, figures, wanted)
+    loader = FileSystemLoader(TEMPLATES)
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.get_template(TEMPLATE).render(
         title=Path(source).name or source,
@@ -111,7 +112,8 @@ def _doubts(organs: list[_Distribution], figures: Figures) -> np.ndarray:
     for distribution in organs:
         doubts += np.where(distribution.found, 0.0, 1.0)
         doubts += np.where(distribution.cut, 0.1, 0.0)
-        doubts += np.clip((np.abs(distribution.z()) - OUTLIER) / OUTLIER + 1, 0, 3) * (np.abs(distribution.z()) > OUTLIER)
+        distance = np.abs(distribution.z()) / OUTLIER
+        doubts += np.where(distance > 1, np.minimum(distance, 3), 0.0)
     confidences = np.asarray(figures.confidences, float)
     return doubts + np.where(np.isnan(confidences), 0.0, 2 * (1 - np.nan_to_num(confidences)))
 
@@ -148,7 +150,7 @@ def _organ_facts(
         "quartiles": quartiles,
         "least": float(whole.min()) if whole.size else None,
         "most": float(whole.max()) if whole.size else None,
-        "dice": {"cases": int(dice.size), "mean": float(dice.mean()), "least": float(dice.min())} if dice.size else None,
+        "dice": (int(dice.size), float(dice.mean()), float(dice.min())) if dice.size else None,
         "outliers": [
             {"case": cases[index][0].case, "volume": float(distribution.volumes[index]), "anchor": f"case-{index}"}
             for index in outliers
@@ -228,7 +230,7 @@ def _volumes_figure(organs: list[_Distribution]) -> str:
         return ""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 1.9 * ((len(drawn) + 1) // 2) + 0.4), layout="constrained")
+    figure = Figure(figsize=(9, 2.2 * ((len(drawn) + 1) // 2) + 0.4), layout="constrained")
     axes = figure.subplots((len(drawn) + 1) // 2, 2, squeeze=False).ravel()
     for axis in axes[len(drawn) :]:
         axis.set_visible(False)
@@ -253,7 +255,7 @@ def _speed_figure(figures: Figures) -> str:
     finished = np.sort(np.asarray(figures.finished))
     hours = (finished - figures.begun) / 3600
     chosen = np.unique(np.linspace(0, hours.size - 1, min(hours.size, 500)).astype(int))
-    figure = Figure(figsize=(9, 2.2), layout="constrained")
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
     axis = figure.subplots()
     unit, scale = ("hours", 1) if hours[-1] > 2 else ("minutes", 60)
     axis.plot(hours[chosen] * scale, chosen + 1, color="#0b7a8f")

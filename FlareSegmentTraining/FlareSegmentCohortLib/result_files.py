@@ -78,7 +78,9 @@ def write_thumbnail(path: Path, volume: Volume, labels: np.ndarray, organs: Sequ
     box = box_to_show(view, shown)
     extents = [(stop - start) * step for (start, stop), step in zip(box, view.spacing[::-1])]
     pixel_mm = max(extents[0], extents[1], extents[2]) / pixels
-    planes = [draw_plane(view, shown, organs, box, axis, busiest_slice(shown, axis, organs), pixel_mm) for axis in (0, 1)]
+    planes = [
+        draw_plane(view, shown, organs, box, axis, busiest_slice(shown, axis, organs), pixel_mm) for axis in (0, 1)
+    ]
     canvas = Canvas(sum(plane.shape[1] for plane in planes) + _GAP, max(plane.shape[0] for plane in planes))
     left = 0
     for plane in planes:

@@ -225,7 +225,7 @@ def read_slices(folder: Path, files: Sequence[Path], damaged: Sequence[Path] = (
     slices = []
     for path, item in described_files(files):
         if item is None:
-            raise InputError(f"{path} cannot be read as a DICOM image: it changed, is damaged or gone. Export it again.")
+            raise InputError(f"{path} is no DICOM image any more: it changed, is damaged or gone. Export it again.")
         slices.append(item)
     if len({item.series for item in slices}) != 1 or not all(item.on_planes_of(slices[0]) for item in slices):
         raise InputError(f"{folder}: the files of one series are needed, and there are several: name a list of each.")

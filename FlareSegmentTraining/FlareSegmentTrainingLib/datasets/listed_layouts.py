@@ -244,7 +244,13 @@ def _rows_of_csv(file: Path, labels: bool = True) -> Iterator[dict]:
 
 
 def _columns(line: str, delimiter: str) -> set[str]:
-    return {cell.strip().strip('"').lower() for cell in line.split(delimiter)} & {"image", "labels", "label", "case", "id"}
+    return {cell.strip().strip('"').lower() for cell in line.split(delimiter)} & {
+        "image",
+        "labels",
+        "label",
+        "case",
+        "id",
+    }
 
 
 def _decoded(content: bytes) -> str:
