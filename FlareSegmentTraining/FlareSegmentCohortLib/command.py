@@ -109,7 +109,7 @@ def _work(
         return
     (folder.path / RECORDS).mkdir(exist_ok=True)
     reporter.update(**counts.as_json(), message="Waiting for workers")
-    with connect(options, say, options.device, folder.path / "logs") as client:
+    with connect(options, say, options.device, folder.path / "logs", read_ahead=True) as client:
         counts.begun = time.time()
         work_through(client, itertools.chain([first], cases), job, counts, work, Teller(counts, reporter, say))
     worked = counts.done + counts.failed

@@ -246,7 +246,7 @@ def _of_rows(file: Path, progress: Progress) -> Iterator[CohortCase]:
     """The rows of a list: `image` (or, in JSON, `files`: the slices of a series), and where wanted `case` or `id`,
     `labels` and `label_map`. Raises InputError.
     """
-    names, lines = ResultNames(), {}
+    names, lines = ResultNames(), dict[str, int]()
     for number, row in enumerate(listed_rows(file), start=1):
         progress("Reading the list", number, 0)
         image, slices = row.get("image"), row.get("files")

@@ -230,8 +230,10 @@ def _volumes_figure(organs: list[_Distribution]) -> str:
         return ""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 2.2 * ((len(drawn) + 1) // 2) + 0.4), layout="constrained")
-    axes = figure.subplots((len(drawn) + 1) // 2, 2, squeeze=False).ravel()
+    rows = (len(drawn) + 1) // 2
+    figure = Figure(figsize=(9, 2.2 * rows + 0.4))
+    grid = {"left": 0.06, "right": 0.98, "top": 1 - 0.16 / rows, "bottom": 0.24 / rows, "hspace": 0.7, "wspace": 0.15}
+    axes = figure.subplots(rows, 2, squeeze=False, gridspec_kw=grid).ravel()
     for axis in axes[len(drawn) :]:
         axis.set_visible(False)
     for axis, one in zip(axes, drawn):
@@ -255,8 +257,8 @@ def _speed_figure(figures: Figures) -> str:
     finished = np.sort(np.asarray(figures.finished))
     hours = (finished - figures.begun) / 3600
     chosen = np.unique(np.linspace(0, hours.size - 1, min(hours.size, 500)).astype(int))
-    figure = Figure(figsize=(9, 2.6), layout="constrained")
-    axis = figure.subplots()
+    figure = Figure(figsize=(9, 2.6))
+    axis = figure.subplots(gridspec_kw={"left": 0.09, "right": 0.98, "top": 0.95, "bottom": 0.2})
     unit, scale = ("hours", 1) if hours[-1] > 2 else ("minutes", 60)
     axis.plot(hours[chosen] * scale, chosen + 1, color="#0b7a8f")
     axis.set_xlabel(f"{unit} since the first CT", fontsize=8)

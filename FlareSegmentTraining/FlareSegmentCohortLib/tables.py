@@ -154,12 +154,12 @@ def rows_of(case: CohortCase, record: dict[str, Any]) -> Iterator[dict[str, Any]
 
 def kind_of_reason(reason: str, case: CohortCase) -> str:
     """Why a case failed, without its own names and numbers, so that alike reasons are one."""
-    for text in (case.source, case.labels, case.case):
+    for text in (case.source, case.labels):
         if text:
             reason = reason.replace(text, "")
     reason = re.sub(r"(?<!\w)(/|[A-Za-z]:\\)\S+", "", reason)
-    reason = re.sub(r"-?\d[\d.,x ]*", "# ", reason)
-    return " ".join(reason.split()).strip(" :,(").strip() or "no reason given"
+    reason = re.sub(r"-?\d+([.,x ]*\d)*", "#", reason)
+    return " ".join(reason.split()).strip(" :,.(") or "no reason given"
 
 
 class _Writer:
