@@ -113,10 +113,10 @@ LAYERS = {
         ("test", "bench", "lint"),
         "test tools",
         "32 MB to download, 120 MB on disk",
-        "coverage, hypothesis, mypy, pytest, pytest_cov, surface_distance",
+        "coverage, hypothesis, mypy, pytest, pytest_cov, surface_distance, xdist",
     ),
     "cohort": Layer(
-        ("cohort",),
+        ("cohort", "test", "bench"),
         "Dask",
         "61 MB to download, 220 MB on disk",
         "dask, dask_jobqueue, distributed, pyarrow",
@@ -655,9 +655,10 @@ def run_tools(root, verb, arguments):
     if verb == "test":
         variables = clean_environment(**variables)
         os.chdir(str(root))
-        whole = ["--cov", "--cov-report=term", "--cov-fail-under=%d" % LEAST_COVERAGE]
-        coverage = [] if arguments else whole  # of a part of the suite it says nothing
-        return run([python, "-m", "pytest", "-q"] + coverage + arguments, variables)
+        coverage = ["--cov", "--cov-report=term", "--cov-fail-under=%d" % LEAST_COVERAGE]
+        together = ["-n", "auto", "--maxprocesses=4", "--dist", "loadfile"]  # a worker needs up to 2 GB of memory
+        whole = [] if arguments else coverage + together  # of a part of the suite coverage says nothing
+        return run([python, "-m", "pytest", "-q"] + whole + arguments, variables)
     if verb == "bench":
         return run_benchmarks(root, python, benchmarks)
     return run_lint(root, python)

@@ -148,7 +148,12 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._table = OrganTable(self.ui.organNames, self.ui.organTable, self._onJump)
         self._display = DisplaySection(self.ui, self._output)
         self._comparison = ComparisonSection(
-            self.ui, self._output, self.logic.startComparison, self._showMessage, self._onCompared
+            self.ui,
+            self._output,
+            self.logic.startComparison,
+            self.logic.cancelComparison,
+            self._showMessage,
+            self._onCompared,
         )
         self._export = ExportSection(self.ui, self._output, self._showMessage, self._onExportProgress)
         self._editedTimer = qt.QTimer()

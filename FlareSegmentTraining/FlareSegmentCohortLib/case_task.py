@@ -291,6 +291,7 @@ class _Reference:
     def __init__(self, case: CohortCase, job: Job, volume: Volume, segmentation: Segmentation) -> None:
         from FlareSegmentLib.measures.reference_values import contradictions
         from FlareSegmentTrainingLib.datasets.label_files import read_case_labels
+        from FlareSegmentTrainingLib.datasets.label_maps import IGNORED
         from FlareSegmentTrainingLib.evaluation.label_folders import meaning_alone
 
         assert case.labels is not None
@@ -305,7 +306,8 @@ class _Reference:
             raise InputError(text if str(path) in text else f"{path}: {text}") from error
         self.labeled = meaning.labeled
         organs = segmentation.organs
-        wrong = contradictions(self.labels, segmentation.labels, {organ.label: organ for organ in organs}, organs)
+        known = np.where(self.labels == IGNORED, 0, self.labels)
+        wrong = contradictions(known, segmentation.labels, {organ.label: organ for organ in organs}, organs)
         if wrong:
             raise InputError(
                 f"{path} seems to follow another numbering of organs than {meaning.source or meaning.name}: "
@@ -319,15 +321,13 @@ def _rows(
     """{organ key: columns of `result_table`, and what the reference adds}."""
     from FlareSegmentLib.measures.organ_statistics import organ_statistics
     from FlareSegmentLib.measures.result_table import organ_rows
-    from FlareSegmentTrainingLib.evaluation.measurements import measure
+    from FlareSegmentTrainingLib.evaluation.measurements import measure, only_organs
 
     organs = segmentation.organs
     rows = organ_rows(organ_statistics(volume, segmentation.labels, organs), None, LABEL_TABLES[job.label_ids])
     if reference is not None:
-        table = np.zeros(256, np.uint8)
-        for organ in organs:
-            table[organ.label] = organ.label
-        found = measure(segmentation.labels, table[reference.labels], volume, organs, reference.labeled)
+        drawn = only_organs(organs, reference.labels)
+        found = measure(segmentation.labels, drawn, volume, organs, reference.labeled)
         for key, scores in found.items():
             rows[key].update({name: scores[name] for name in ("dice", "nsd", "hd95_mm", "reference_ml")})
     return {key: {name: _plain(value) for name, value in row.items()} for key, row in rows.items()}

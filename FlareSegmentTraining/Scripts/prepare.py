@@ -121,7 +121,8 @@ def prepare(options: argparse.Namespace) -> dict:
         patient_pattern,
         with_patients,
     )
-    from FlareSegmentTrainingLib.datasets.conversion import Settings, convert_cases, organs_never_there
+    from FlareSegmentTrainingLib.datasets.conversion import Settings, convert_cases
+    from FlareSegmentTrainingLib.datasets.label_checks import organs_never_there
     from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
 
     organs = _organs(options)
@@ -144,7 +145,8 @@ def prepare(options: argparse.Namespace) -> dict:
         command_line.say(line)
     settings = Settings(organs, options.label_ids, options.keep_names, patient_pattern=options.patient_pattern)
     outcomes = convert_cases(cases, options.output, settings, left_out, command_line.say)
-    for line in organs_never_there(cases, outcomes, options.data):
+    volumes = {outcome.source: outcome.facts.get("organs_ml", {}) for outcome in outcomes}
+    for line in organs_never_there(cases, volumes, options.data):
         command_line.warn(line)
     shutil.rmtree(unpack_to, ignore_errors=True)
     return _summary(options, organs, outcomes)

@@ -71,9 +71,14 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "patients stay on one side of the split",
     )
     parser.add_argument(
-        "--split", type=Path, metavar="FILE", help="JSON lists of training and validation cases (default: 90/10)"
+        "--split",
+        type=Path,
+        metavar="FILE",
+        help="JSON lists of training and validation cases, or nnU-Net's splits_final.json with --fold (default: 90/10)",
     )
-    parser.add_argument("--fold", metavar="K/N", help="validate on fold K (from 0) of N instead of on a tenth")
+    parser.add_argument(
+        "--fold", metavar="K/N", help="validate on fold K (from 0) of N, dealt out or of --split, instead of on a tenth"
+    )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of prepared cases (default: RUN/prepared)")
     parser.add_argument(
         "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
@@ -135,7 +140,7 @@ def _settings(options: argparse.Namespace, folder) -> dict:
         "cache": str(options.cache.resolve()) if options.cache else None,
         "start_from": options.start_from,
         "patient_pattern": options.patient_pattern,
-        "split": _listed_split(options.split) if options.split else None,
+        "split": _listed_split(options.split, options.fold) if options.split else None,
     }
 
 
@@ -154,10 +159,10 @@ def _places(data: list[str]) -> list[str]:
     return [place if place.startswith("phantom:") else str(Path(place).resolve()) for place in data]
 
 
-def _listed_split(file: Path) -> dict[str, list[str]]:
+def _listed_split(file: Path, fold: str | None) -> dict[str, list[str]]:
     from FlareSegmentTrainingLib.datasets.splits import read_split
 
-    split = read_split(file)
+    split = read_split(file, fold)
     return {"training": list(split.training), "validation": list(split.validation)}
 
 
@@ -213,7 +218,7 @@ def _changed_options(options: argparse.Namespace, saved: dict) -> list[str]:
             changed.append(f"--{name.replace('_', '-')} {value}")
     if options.split:
         try:
-            same = _listed_split(options.split) == saved.get("split")
+            same = _listed_split(options.split, saved.get("fold")) == saved.get("split")
         except InputError:
             same = False
         changed += [] if same else [f"--split {options.split}"]
@@ -222,15 +227,13 @@ def _changed_options(options: argparse.Namespace, saved: dict) -> list[str]:
 
 def _split(settings: dict, cases: list):
     """A new run's split. Raises InputError."""
-    from FlareSegmentTrainingLib.datasets.splits import Split, split_cases
+    from FlareSegmentTrainingLib.datasets.splits import Split, parse_fold, split_cases
 
     if settings["split"]:
         split = Split(tuple(settings["split"]["training"]), tuple(settings["split"]["validation"]), "list")
     elif settings["fold"]:
-        fold, _, folds = settings["fold"].partition("/")
-        if not fold.isdigit() or not folds.isdigit():
-            raise InputError(f"--fold {settings['fold']}: write K/N, such as 0/5.")
-        split = split_cases(cases, folds=int(folds), fold=int(fold), seed=settings["configuration"].get("seed", 0))
+        fold, folds = parse_fold(settings["fold"])
+        split = split_cases(cases, folds=folds, fold=fold, seed=settings["configuration"].get("seed", 0))
     else:
         split = split_cases(cases, seed=settings["configuration"].get("seed", 0))
     limit = settings["limit_cases"]
@@ -324,7 +327,18 @@ def train(options: argparse.Namespace) -> None:
         first_weights = _first_weights(settings.get("start_from"), configuration.organs)
         deal = None if fixed else lambda left: _split(settings, left)
         run = TrainingRun(
-            configuration, cases, split, folder, device, precision, group, cache, say, first_weights, deal
+            configuration,
+            cases,
+            split,
+            folder,
+            device,
+            precision,
+            group,
+            cache,
+            say,
+            first_weights,
+            deal,
+            settings["data"],
         )
         if group.is_first:
             chosen = {

@@ -215,6 +215,8 @@ class Worker:
         from FlareSegmentLib.measures.organ_statistics import bounding_box
         from FlareSegmentLib.organs import organ_by_key
 
+        if request.id in self._cancelled:
+            raise Cancelled
         labels, reference = request.labels.map(), request.reference.map()
         organs = [organ_by_key(key) for key in request.organs]
         scores = evaluate(labels, reference, request.spacing, organs)

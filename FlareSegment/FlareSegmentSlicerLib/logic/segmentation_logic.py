@@ -57,6 +57,7 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self._run: SegmentationRun | None = None
         self._warm = False
         self._undo: dict[str, segmentation_nodes.Snapshot] = {}
+        self._onComparisonCancelled: Callable[[str], None] | None = None
 
     @property
     def isRunning(self) -> bool:
@@ -251,11 +252,13 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         referenceNode: vtkMRMLSegmentationNode | vtkMRMLLabelMapVolumeNode,
         onFinished: Callable[[dict], None] = lambda scores: None,
         onError: Callable[[str], None] = logging.error,
+        onCancelled: Callable[[str], None] = logging.info,
     ) -> None:
         """Compare a result with a reference and return at once.
 
         onFinished is given {organ key: {"dice", "nsd", "hd95_mm"}} of the organs that the reference has; the same is
-        kept with the segmentation, and a second segmentation node shows the difference.
+        kept with the segmentation, and a second segmentation node shows the difference. onCancelled is told that the
+        comparison was given up, by `cancelComparison` or with a segmentation that was cancelled.
         """
         volumeNode = segmentation_nodes.reference_volume(segmentationNode)
         try:
@@ -272,7 +275,12 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         result, volume = segmentationNode.GetID(), volumeNode.GetID()
         name = referenceNode.GetName()
 
+        def onFailed(message: str) -> None:
+            self._onComparisonCancelled = None
+            onError(message)
+
         def onCompared(compared: Compared, difference: np.ndarray) -> None:
+            self._onComparisonCancelled = None
             node, ct = slicer.mrmlScene.GetNodeByID(result), slicer.mrmlScene.GetNodeByID(volume)
             if node is None or ct is None:
                 onError(_("The comparison was stopped: its segmentation is gone."))
@@ -283,22 +291,34 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             segmentation_nodes.set_fact(node, segmentation_nodes.COMPARISON, facts)
             onFinished(compared.organs)
 
-        self._worker.compare(
-            labels, reference, tuple(volumeNode.GetSpacing()), tuple(organ.key for organ in organs), onCompared, onError
-        )
+        self._onComparisonCancelled = onCancelled
+        keys = tuple(organ.key for organ in organs)
+        self._worker.compare(labels, reference, tuple(volumeNode.GetSpacing()), keys, onCompared, onFailed)
+
+    def cancelComparison(self) -> None:
+        """Give up the comparison under way, if any; the scene stays as it is."""
+        if self._onComparisonCancelled is not None:
+            self._cancelWork()
+
+    def _cancelWork(self) -> None:
+        self._worker.cancel()
+        onCancelled, self._onComparisonCancelled = self._onComparisonCancelled, None
+        if onCancelled is not None:
+            onCancelled(_("The comparison was cancelled. Nothing was changed."))
 
     def cancel(self, reason: str = "") -> None:
         """Give up the segmentation that runs, if any; the scene stays as it is."""
         run = self._run
         if run is None:
             return
-        self._worker.cancel()
+        self._cancelWork()
         self._finish()
         run.callbacks.onCancelled(reason or _("Cancelled. Nothing was changed."))
 
     def close(self) -> None:
         """End the worker process; another segmentation would start it again."""
         self.cancel()
+        self._onComparisonCancelled = None
         self._undo.clear()
         self._finish()
         self._worker.close()

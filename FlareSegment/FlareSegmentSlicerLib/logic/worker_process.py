@@ -251,10 +251,10 @@ class WorkerProcess:
         self._copy(pieces, on_event, on_failure)
 
     def cancel(self) -> None:
-        """Give up all segmentations under way: their listeners hear nothing more."""
+        """Give up all segmentations and comparisons under way: who waits for them hears nothing more."""
         self._drop_piecework()
         for task in list(self._tasks.values()):
-            if isinstance(task.request, SegmentRequest) and task.on_event is not None:
+            if isinstance(task.request, (SegmentRequest, CompareRequest)) and task.on_event is not None:
                 task.on_event = None
                 self._write(Request(self._next_id(), "cancel", target=task.request.id))
                 self._patience.start()
@@ -376,7 +376,7 @@ class WorkerProcess:
         process.waitForFinished(1000)
 
     def _on_patience_lost(self) -> None:
-        """A cancelled segmentation still runs: replace the process, and give the new one what else was asked for."""
+        """What was cancelled still runs: replace the process, and give the new one what else was asked for."""
         self._kill()
         for task in list(self._tasks.values()):
             if task.on_event is None:

@@ -32,7 +32,7 @@ _INPUT = (
 
 
 class _Cancelled(Exception):
-    """The user does not want the video any more."""
+    """The user does not want the files any more."""
 
 
 class _OnlyInput(qt.QObject):
@@ -104,8 +104,8 @@ class ExportSection:
         self._ui.exportButton.enabled = False
         self._say("", "information")
         try:
-            if self._kind in ("turntable", "slices"):
-                files = self._write_video(node, place)
+            if self._kind in ("turntable", "slices", "pictures"):
+                files = self._draw(node, place)
             else:
                 with slicer.util.WaitCursor():
                     files = self._write(node, place)
@@ -129,12 +129,10 @@ class ExportSection:
             return export.export_label_map(node, place, values)
         if kind in ("STL", "OBJ"):
             return export.export_surfaces(node, place, kind)
-        if kind == "dicom":
-            return export.export_dicom(node, place)
-        return export.export_pictures(node, place)
+        return export.export_dicom(node, place)
 
-    def _write_video(self, node: slicer.vtkMRMLSegmentationNode, place: Path) -> list[Path]:
-        """Draw frame after frame; meanwhile the window lives, but hears of the button Cancel alone."""
+    def _draw(self, node: slicer.vtkMRMLSegmentationNode, place: Path) -> list[Path]:
+        """Draw pictures or a video; meanwhile the window lives, but hears of the button Cancel alone."""
         button = self._ui.exportButton
         text, button.text, button.enabled = button.text, _("Cancel"), True
         self._drawing, self._cancelled = True, False
@@ -142,6 +140,8 @@ class ExportSection:
         slicer.app.installEventFilter(only)
         try:
             self._onFrame(0.0)
+            if self._kind == "pictures":
+                return export.export_pictures(node, place, self._onFrame)
             return export.export_video(node, place, self._kind, self._onFrame)
         finally:
             slicer.app.removeEventFilter(only)
@@ -149,7 +149,7 @@ class ExportSection:
             button.text = text
 
     def _onFrame(self, fraction: float) -> None:
-        self._onProgress(fraction, _("Drawing the video"))
+        self._onProgress(fraction, _("Drawing"))
         slicer.app.processEvents()
         if self._cancelled:
             raise _Cancelled

@@ -11,7 +11,7 @@ behind).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -113,11 +113,12 @@ def surfaces_png(
     labels: np.ndarray,
     organs: Sequence[Organ] = ORGANS,
     renderer: RendererProcess | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a picture of the organs in 3D, from the front and from behind.
 
     Surfaces are smoothed for the eye; volumes in the legend are those of the voxels. Arguments as of `slices_png`;
-    with a renderer, after `request_surfaces`, that process draws.
+    with a renderer, after `request_surfaces`, that process draws. tick: called after each organ that is drawn here.
     Raises RenderingUnavailable, or OSError where the file cannot be written.
     """
     view_width, view_height = _VIEW_SIZE
@@ -128,7 +129,9 @@ def surfaces_png(
             raise RenderingUnavailable(NO_OPENGL) from error
     else:
         with OrganView(view_width, view_height) as view:
-            view.add_organs(volume, labels, organs)
+            for organ in organs:
+                view.add_organs(volume, labels, [organ])
+                tick()
             pixel_mm = view.fit()
             images = [view.picture(degrees) for degrees in _VIEW_DEGREES]
             empty = view.empty

@@ -119,17 +119,27 @@ def export_dicom(segmentationNode: slicer.vtkMRMLSegmentationNode, path: Path) -
     return [path]
 
 
-def export_pictures(segmentationNode: slicer.vtkMRMLSegmentationNode, folder: Path) -> list[Path]:
-    """Write a picture of slices and one in 3D (see `pictures`). Raises OSError or RenderingUnavailable."""
+def export_pictures(
+    segmentationNode: slicer.vtkMRMLSegmentationNode, folder: Path, progress: Callable[[float], None]
+) -> list[Path]:
+    """Write a picture of slices and one in 3D (see `pictures`), both or none; progress is told the share that is done,
+    0 to 1. Raises OSError or RenderingUnavailable.
+    """
     from FlareSegmentSlicerLib.rendering.pictures import slices_png, surfaces_png
 
     volume, labels = result_arrays(segmentationNode)
+    progress(0.1)
     organs = present_organs(segmentationNode)
     stem = _file_name(segmentationNode)
-    files = [folder / f"{stem}_slices.png", folder / f"{stem}_3d.png"]
-    slices_png(files[0], volume, labels, organs)
-    surfaces_png(files[1], volume, labels, organs)
-    return files
+    names = [f"{stem}_slices.png", f"{stem}_3d.png"]
+    with private_folder(folder) as private:
+        slices_png(Path(private, names[0]), volume, labels, organs)
+        progress(0.4)
+        done = (0.4 + 0.6 * (number + 1) / len(organs) for number in range(len(organs)))
+        surfaces_png(Path(private, names[1]), volume, labels, organs, tick=lambda: progress(next(done)))
+        for name in names:
+            os.replace(Path(private, name), folder / name)
+    return [folder / name for name in names]
 
 
 def export_video(

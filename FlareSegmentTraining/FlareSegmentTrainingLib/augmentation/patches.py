@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from FlareSegmentLib.model.intensity import AIR, Intensity, window
 from FlareSegmentTrainingLib.augmentation.contrast_phases import DrawnPhase, draw_phase
 from FlareSegmentTrainingLib.augmentation.patch_geometry import rotation
+from FlareSegmentTrainingLib.datasets.label_maps import IGNORED
 from FlareSegmentTrainingLib.training.configuration import AugmentationSettings
 
 SHORTS = 32767.0
@@ -33,7 +34,7 @@ class Cut:
 
     Attributes:
         image: (z, y, x) windowed intensities of a case, -1 ... 1: float32, or int16 (times `SHORTS`).
-        labels: (z, y, x) uint8, on the same device.
+        labels: (z, y, x) uint8, on the same device; `label_maps.IGNORED` where nobody looked.
         spacing_mm: (x, y, z) of the case's grid.
         center: (z, y, x) voxel about which the patch lies.
         generator: all that varies about this patch is drawn from it.
@@ -105,7 +106,7 @@ def sample_patches(
     plans = [_draw(cut, patch, len(organs), settings, view) for cut in cuts]
     pairs = [_bent(cut, plan, patch, device) for cut, plan in zip(cuts, plans)]
     images, labels = (torch.stack(part) for part in zip(*pairs))
-    images = _with_phases(images, labels, plans, organs, intensity)
+    images = _with_phases(images, labels.masked_fill(labels == IGNORED, 0), plans, organs, intensity)
     spacings = [cut.spacing_mm for cut in cuts]
     inside = _field_of_view(plans, spacings, patch, device)
     if inside is not None:

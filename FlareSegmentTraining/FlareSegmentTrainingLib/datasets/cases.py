@@ -26,7 +26,7 @@ from FlareSegmentTrainingLib.datasets.archives import PUBLISHED_SHA256, archive_
 from FlareSegmentTrainingLib.datasets.dataset_layouts import TRAINING, VALIDATION, Found, LeftOut, Pair, find_pairs
 from FlareSegmentTrainingLib.datasets.label_checks import SAMPLES, check_convention, doubts_of_labels
 from FlareSegmentTrainingLib.datasets.label_files import files_of, meaning_of, read_case_labels
-from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS, LabelMap
+from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS, SIDES_NEEDED, LabelMap, holds_organ
 from FlareSegmentTrainingLib.datasets.parts import side_of_location
 
 GRADE_WEIGHTS = {"A": 1.0, "B": 1.0, "C": 0.5, "absent": 1.0, "ignore": 0.0}
@@ -84,7 +84,8 @@ class Case:
         """Read and check the case.
 
         Returns:
-            (CT in HU, labels in FlareSegment's values, uint8 (z, y, x) on the CT's grid, warnings).
+            (CT in HU, labels in FlareSegment's values and `label_maps.IGNORED`, uint8 (z, y, x) on the CT's grid,
+            warnings).
 
         Raises:
             InputError: a file cannot be read, the image is no CT, or the labels do not fit it: another shape or
@@ -100,7 +101,7 @@ class Case:
         volume, said = checked_ct(volume)
         warnings = [*warnings, *said]
         labels, remarks = read_case_labels(self.labels, self.label_map, volume, self.image)
-        if not labels.any() and not self.is_empty:
+        if not holds_organ(labels) and not self.is_empty:
             raise InputError("its labels hold none of the organs")
         return volume, labels, [*warnings, *remarks, *doubts_of_labels(volume, labels)]
 
@@ -117,7 +118,9 @@ class Case:
         Raises:
             InputError: a file has vanished.
         """
-        digest = hashlib.sha256(repr((self.phantom_seed, self.label_map.organs)).encode())
+        digest = hashlib.sha256(
+            repr((self.phantom_seed, self.label_map.organs, *sorted(self.label_map.ignored))).encode()
+        )
         try:
             for file in self.files():
                 digest.update(sha256(file).encode())
@@ -299,7 +302,10 @@ def cases_of_pairs(
             for organ in FLARE22_ORGANS
         }
         if not any(weights.values()):
-            leave_out(LeftOut(pair.name, "none of FlareSegment's organs is labeled in it"))
+            reason = "none of FlareSegment's organs is labeled in it"
+            if meaning.sideless:
+                reason += f": {meaning.sideless[0]!r} says no side; {SIDES_NEEDED.removesuffix('.')}"
+            leave_out(LeftOut(pair.name, reason))
             continue
         cases.append(
             Case(pair.name, pair.image, pair.labels, weights, meaning, pair.patient or "", pair.fixed_set, grades)
@@ -319,6 +325,8 @@ def cases_of_pairs(
 
 def _suggestion(pairs: Sequence[Pair]) -> str:
     """The table of a public data set whose files are called like these: worth naming, not worth believing."""
+    if all(re.fullmatch(r"imaging\..*", pair.image.name) for pair in pairs):
+        return f" If it is KiTS: its kidneys say no side; {SIDES_NEEDED}"
     tables = {r"img\d{4}\.": "btcv", r"amos_\d{4}\.": "amos", r"volume-\d+\.": "msd-liver"}
     for pattern, name in tables.items():
         if all(re.match(pattern, pair.image.name) for pair in pairs):

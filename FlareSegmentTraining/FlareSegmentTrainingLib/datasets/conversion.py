@@ -1,8 +1,8 @@
 """Data sets of any layout become the project's plain one: what `prepare.py` does.
 
-Written per case: `<case>_ct.nii.gz` (int16 HU, clipped to -1024 ... 3071), `<case>_labels.nii.gz` (uint8), both on
-the CT's own grid; and for all: `labels.json` (what the values mean), `quality.json` (per case and organ: not labeled,
-absent, cut), `report.json` and `report.csv`.
+Written per case: `<case>_ct.nii.gz` (int16 HU, clipped to -1024 ... 3071), `<case>_labels.nii.gz` (uint8; voxels that
+nobody looked at stay `label_maps.IGNORED`), both on the CT's own grid; and for all: `labels.json` (what the values
+mean), `quality.json` (per case and organ: not labeled, absent, cut), `report.json` and `report.csv`.
 
 Files are made anew from voxels, so nothing of a header's text comes along, and a name that does not come from a
 public data set is replaced by one made from the content. A run that was stopped goes on where it was: a case is done
@@ -43,6 +43,7 @@ from FlareSegmentTrainingLib.datasets.dataset_layouts import (
     QUALITY_FILE,
     LeftOut,
 )
+from FlareSegmentTrainingLib.datasets.label_maps import IGNORE, IGNORED, holds_organ
 from FlareSegmentTrainingLib.datasets.scan_identity import HU_RANGE, scan_hash
 
 REPORT_FILE = "report.json"
@@ -150,7 +151,7 @@ class _Conversion:
         for outcome in outcomes:
             self.say(_line(outcome))
         earlier = self._taken()
-        self._write_json(LABEL_MAP_FILE, {str(value): key for key, value in self.values.items()})
+        self._write_meaning(any(facts.get("ignored_ml") for facts in self.done.values()))
         try:
             for number, case in enumerate(cases, start=1):
                 outcome = self._convert(case)
@@ -167,6 +168,11 @@ class _Conversion:
                 + (" ..." if len(gone) > 5 else "")
             )
         return outcomes
+
+    def _write_meaning(self, ignoring: bool) -> None:
+        self._ignoring = ignoring
+        meaning = {str(value): key for key, value in self.values.items()}
+        self._write_json(LABEL_MAP_FILE, {**meaning, **({str(IGNORED): IGNORE} if ignoring else {})})
 
     def _taken(self) -> set[str]:
         """Names of the cases that earlier runs and this one wrote."""
@@ -253,6 +259,9 @@ class _Conversion:
             scan = scan_hash(volume)
             name, updated = self._name_for(name, scan, source)
             entry = self._grades(case, volume, labels)
+            ignored = 0 if labels is None else int(np.count_nonzero(labels == IGNORED))
+            if ignored and not self._ignoring:
+                self._write_meaning(True)  # before there are such voxels
             self._write_pair(name, volume, labels)
         except InputError as error:
             return Outcome(name, case.name, "left out", " ".join(str(error).split()))
@@ -267,6 +276,8 @@ class _Conversion:
             "spacing_mm": [round(value, 4) for value in volume.spacing],
             "organs_ml": {key: item["volume_ml"] for key, item in entry.items() if "volume_ml" in item},
         }
+        if ignored:
+            facts["ignored_ml"] = round(ignored * volume.voxel_volume_ml, 2)
         return Outcome(name, case.name, "updated" if updated else "taken", "", facts, warnings)
 
     def _name_for(self, name: str, scan: str, source: str) -> tuple[str, bool]:
@@ -289,8 +300,9 @@ class _Conversion:
         return name, False
 
     def _grades(self, case: Case, volume: Volume, labels: np.ndarray | None) -> dict[str, dict]:
-        """The case's entry in quality.json."""
+        """The case's entry in quality.json. Where not all was looked at, an organ that is not seen may be there."""
         entry: dict[str, dict] = {}
+        whole = labels is not None and not (labels == IGNORED).any()
         for organ in self.settings.organs:
             if labels is None or organ.key not in case.labeled:
                 entry[organ.key] = {"grade": "ignore"}
@@ -299,7 +311,7 @@ class _Conversion:
             count = int(mask.sum())
             cut = any(bool(mask.take(side, axis=axis).any()) for axis in range(3) for side in (0, -1))
             entry[organ.key] = {"volume_ml": round(count * volume.voxel_volume_ml, 2), "cut": cut}
-            grade = case.grades.get(organ.key, "absent" if not count else None)
+            grade = case.grades.get(organ.key, "absent" if not count and whole else None)
             if grade:
                 entry[organ.key]["grade"] = grade
         return entry
@@ -308,10 +320,11 @@ class _Conversion:
         contents = []
         if labels is not None:
             table = np.zeros(256, np.uint8)
+            table[IGNORED] = IGNORED
             for organ in self.settings.organs:
                 table[organ.label] = self.values[organ.key]
             contents.append((table[labels], LABELS_SUFFIX))
-            if not contents[0][0].any():
+            if not holds_organ(contents[0][0]):
                 raise InputError(f"its labels hold none of {', '.join(self.values)}")
         array = volume.array
         if array.dtype.kind == "f":
@@ -387,31 +400,11 @@ def write_nifti(path: Path, array: np.ndarray, volume: Volume) -> None:
         raise InputError("its axes are not at right angles (gantry tilt); resample it to a straight grid first")
 
 
-def organs_never_there(
-    cases: Sequence[Case], outcomes: Sequence[Outcome], locations: Sequence[str | Path]
-) -> list[str]:
-    """Organs that a location's label map names and none of its cases holds, a line each: the map may be a wrong one.
-
-    Cases that grade an organ as absent say so themselves and do not count.
-    """
-    volumes = {outcome.source: outcome.facts.get("organs_ml") for outcome in outcomes}
-    largest: dict[tuple[int, str], float] = {}
-    for case in cases:
-        for key, ml in (volumes.get(case.name) or {}).items():
-            if case.grades.get(key) != "absent":
-                place = (case.location, key)
-                largest[place] = max(largest.get(place, 0.0), ml)
-    return [
-        f"{locations[location]}: {key.replace('_', ' ')} is in none of its cases; check what the label values mean."
-        for (location, key), ml in sorted(largest.items())
-        if not ml
-    ]
-
-
 def _line(outcome: Outcome) -> str:
     name = outcome.source if outcome.source == outcome.name else f"{outcome.source} -> {outcome.name}"
     if outcome.result == "left out":
         return f"{outcome.source} is left out: {outcome.reason}"
     size = " x ".join(str(count) for count in outcome.facts["size"])
     volumes = ", ".join(f"{key} {volume:.0f} mL" for key, volume in outcome.facts["organs_ml"].items())
-    return f"{name} {outcome.result}: {size}; {volumes or 'no labels'}"
+    ignored = f", {outcome.facts['ignored_ml']:.0f} mL to be ignored" if outcome.facts.get("ignored_ml") else ""
+    return f"{name} {outcome.result}: {size}; {volumes or 'no labels'}{ignored}"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
@@ -18,6 +20,9 @@ from FlareSegmentLib.measures.organ_statistics import center_of, organ_boxes
 from FlareSegmentLib.organs import FLARE22_ORGANS, ORGANS, Organ
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS, LabelMap
+
+if TYPE_CHECKING:
+    from FlareSegmentTrainingLib.datasets.cases import Case
 
 LARGEST_ML = {
     "liver": 7000.0,
@@ -32,11 +37,14 @@ LARGEST_ML = {
 """More than nearly any human's organ: polycystic livers and spleens of leukemia stay below."""
 CLEAR_MM = 20.0
 OFF_THE_MIDDLE_MM = 25.0
-"""How far the center of a liver or spleen alone must lie on the wrong side of the body's middle to be doubted."""
+"""How far the center of an organ alone must lie on the wrong side of the body's middle to be doubted."""
 SURROUNDED = 0.6
 """Fraction of an organ's neighboring voxels that belong to one other organ: then it lies inside of that."""
 SAMPLES = 6
 _RIGHT, _LEFT = ("liver", "right_kidney"), ("spleen", "left_kidney")
+_FLANKS = 0.01
+"""Of the body's voxels, those at the image's right and left edge: above it, a flank is cut off."""
+_TURNED = "The scan may be mirrored, or the organs' places exchanged (situs inversus)."
 
 
 def doubts_of_labels(volume: Volume, labels: np.ndarray) -> list[str]:
@@ -51,7 +59,7 @@ def doubts_of_labels(volume: Volume, labels: np.ndarray) -> list[str]:
     found = doubts(volume, labels, organs, boxes)
     centers = {key: _center(volume, labels, key, boxes[key]) for key in boxes}
     if not any(line.startswith("Left and right") for line in found):
-        found = _side_of_one(volume, centers) + found
+        found = (_sides_without_partners(centers) or _side_of_one(volume, centers)) + found
     return found + _too_large(volume, labels, organs) + _inside_another(labels, organs, boxes)
 
 
@@ -65,25 +73,40 @@ def _center(volume: Volume, labels: np.ndarray, key: str, box: tuple[slice, ...]
     return (volume.affine_lps @ [*center_of(labels[box] == label, box), 1.0])[:3]
 
 
-def _side_of_one(volume: Volume, centers: Mapping[str, np.ndarray]) -> list[str]:
-    """A liver or a spleen that lies alone on the wrong side of the body."""
-    alone = [key for key in ("liver", "spleen") if key in centers]
-    if len(alone) != 1 or {"right_kidney", "left_kidney"} <= set(centers):
+def _sides_without_partners(centers: Mapping[str, np.ndarray]) -> list[str]:
+    """Organs of both sides whose partners are missing (a liver and a left kidney), the wrong way round."""
+    wrong, _ = _sides(centers)
+    if not wrong:
         return []
+    pairs = " and ".join(f"the {_words(right)} lies to the left of the {_words(left)}" for right, left in wrong)
+    return [f"Left and right are in doubt: {pairs}. {_TURNED}"]
+
+
+def _side_of_one(volume: Volume, centers: Mapping[str, np.ndarray]) -> list[str]:
+    """Organs of one side that lie on the wrong side of the body, where none of the other side is there; a kidney alone
+    only where both flanks are in view, or the body's middle is not known.
+    """
+    right_side, left_side = ([key for key in keys if key in centers] for keys in (_RIGHT, _LEFT))
+    if bool(right_side) == bool(left_side):
+        return []
+    keys = right_side or left_side
+    alone = [key for key in ("liver", "spleen") if key in keys] or keys
     sparse = tuple(slice(None, None, max(1, count // 48)) for count in volume.array.shape)
     places = np.argwhere(volume.array[sparse] > -300)
     if not len(places):
         return []
-    steps = [part.step for part in sparse]
+    steps = np.array([part.step for part in sparse])
     middle = (volume.affine_lps @ [*(places.mean(axis=0) * steps)[::-1], 1.0])[:3]
+    across = len(steps) - 1 - int(np.abs(volume.direction[0]).argmax())
+    last = (volume.array.shape[across] - 1) // steps[across]
+    at_edge = np.mean((places[:, across] == 0) | (places[:, across] == last))
+    if alone[0].endswith("kidney") and at_edge > _FLANKS:
+        return []
     right = centers[alone[0]][0] < middle[0]
-    if abs(centers[alone[0]][0] - middle[0]) < OFF_THE_MIDDLE_MM or right == (alone[0] == "liver"):
+    if abs(centers[alone[0]][0] - middle[0]) < OFF_THE_MIDDLE_MM or right == (alone[0] in _RIGHT):
         return []
     side = "right" if right else "left"
-    return [
-        f"Left and right are in doubt: the {alone[0]} lies on the patient's {side}. The scan may be mirrored, or the "
-        "organs' places exchanged (situs inversus)."
-    ]
+    return [f"Left and right are in doubt: the {_words(alone[0])} lies on the patient's {side}. {_TURNED}"]
 
 
 def _too_large(volume: Volume, labels: np.ndarray, organs: Sequence[Organ]) -> list[str]:
@@ -112,6 +135,28 @@ def _surrounding(labels: np.ndarray, organ: Organ, organs: Sequence[Organ], box:
     shell = part[ndimage.binary_dilation(mask) & ~mask]
     counts = np.bincount(shell, minlength=256)
     return next((o for o in organs if o is not organ and counts[o.label] > SURROUNDED * max(1, shell.size)), None)
+
+
+def organs_never_there(
+    cases: Iterable[Case], volumes_ml: Mapping[str, Mapping[str, float]], locations: Sequence[str | Path]
+) -> list[str]:
+    """Organs that a location's label map names and none of its cases holds, a line each: the map may be a wrong one.
+
+    Args:
+        cases: those that can be used; cases that grade an organ as absent say so themselves and do not count.
+        volumes_ml: case name -> organ key -> mL of the organs that were looked for.
+        locations: what messages call the places that the cases come from.
+    """
+    largest: dict[tuple[int, str], float] = {}
+    for case in cases:
+        for key, ml in volumes_ml.get(case.name, {}).items():
+            if key in case.labeled and case.grades.get(key) != "absent":
+                largest[case.location, key] = max(largest.get((case.location, key), 0.0), ml)
+    return [
+        f"{locations[location]}: {_words(key)} is in none of its cases; check what the label values mean."
+        for (location, key), ml in sorted(largest.items())
+        if not ml
+    ]
 
 
 # Conventions --------------------------------------------------------------------------------------

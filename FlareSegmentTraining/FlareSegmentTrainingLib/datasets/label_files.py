@@ -18,7 +18,7 @@ from FlareSegmentLib.organs import organ_by_key
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.class_tables import label_map_of_file
 from FlareSegmentTrainingLib.datasets.file_pairs import entries_of
-from FlareSegmentTrainingLib.datasets.label_maps import LabelMap
+from FlareSegmentTrainingLib.datasets.label_maps import IGNORE, IGNORED, LabelMap
 from FlareSegmentTrainingLib.datasets.mask_layouts import organs_of_masks
 from FlareSegmentTrainingLib.datasets.segmentation_headers import Segment, read_segments
 
@@ -59,10 +59,14 @@ def _meaning_of_segments(labels: Path, segments: Sequence[Segment], told: LabelM
     layered = len({segment.layer for segment in segments}) > 1
     organs: list[tuple[int, str]] = []
     others: set[int] = set()
+    ignored: set[int] = set()
     table = dict(told.organs) if told else {}
     for segment in segments:
         value = segment.value + LAYER * segment.layer if layered else segment.value
         organ, other = segment.organ, table.get(segment.value)
+        if segment.name.strip().lower() == IGNORE and not other:
+            ignored.add(value)
+            continue
         if organ and other and organ != other:
             raise InputError(
                 f"the header of {labels.name} calls value {segment.value} {organ.replace('_', ' ')}, "
@@ -82,7 +86,7 @@ def _meaning_of_segments(labels: Path, segments: Sequence[Segment], told: LabelM
             "what the values mean with --label-map"
         )
     source = "names in the headers of the segmentation files"
-    return LabelMap(source, tuple(sorted(organs)), frozenset(others), source=source)
+    return LabelMap(source, tuple(sorted(organs)), frozenset(others), frozenset(ignored), source=source)
 
 
 def files_of(labels: Path, label_map: LabelMap) -> list[Path]:
@@ -105,7 +109,7 @@ def read_case_labels(labels: Path, label_map: LabelMap, volume: Volume, image: P
         volume: the image, read from `image`.
 
     Returns:
-        ((z, y, x) uint8 in FlareSegment's values, warnings).
+        ((z, y, x) uint8 in FlareSegment's values and `label_maps.IGNORED`, warnings).
 
     Raises:
         InputError: in half a line: they cannot be read, lie elsewhere, or hold a value that nobody explains.
@@ -118,7 +122,12 @@ def read_case_labels(labels: Path, label_map: LabelMap, volume: Volume, image: P
 
 
 def read_labels_alone(labels: Path, label_map: LabelMap) -> Volume:
-    """Labels without their image, on their own grid, in FlareSegment's values. Raises InputError."""
+    """Labels without their image, on their own grid, in FlareSegment's values; masks on that of the first. Raises
+    InputError.
+    """
+    if labels.is_dir():
+        place = read_labels(files_of(labels, label_map)[0])
+        return place.with_array(_read_masks(labels, label_map, place, labels)[0])
     if _layers(label_map) > 1 or _components(labels) > 1:
         place = _stored_layers(labels)[0]
         return place.with_array(_read_layers(labels, label_map, place)[0])
@@ -179,16 +188,22 @@ def _read_layers(labels: Path, label_map: LabelMap, volume: Volume) -> tuple[np.
     if not canonical.same_grid(target, tolerance_mm=_PLACE * min(volume.spacing)):
         raise InputError(f"its labels ({labels.name}) lie elsewhere than its image: choose the CT they were drawn on")
     organs = dict(label_map.organs)
-    layered = _layers(label_map) > 1
+    layered = len({segment.layer for segment in segments}) > 1
     result, overlap = np.zeros(target.array.shape, np.uint8), 0
+    ignored = np.zeros(target.array.shape, bool)
     for segment in segments:
-        key = organs.get(segment.value + LAYER * segment.layer if layered else segment.value)
-        if key is None or segment.layer >= stored.shape[-1]:
+        value = segment.value + LAYER * segment.layer if layered else segment.value
+        key = organs.get(value)
+        if (key is None and value not in label_map.ignored) or segment.layer >= stored.shape[-1]:
             continue
         mask = order.apply(stored[..., segment.layer]) == segment.value
+        if key is None:
+            ignored |= mask
+            continue
         label = organ_by_key(key).label
         overlap += int(np.count_nonzero(mask & (result > 0) & (result != label)))
         result[mask & (result == 0)] = label
+    result[ignored] = IGNORED
     remarks = [f"{overlap} voxels lie in two organs: the first one in the file counts."] if overlap else []
     return np.ascontiguousarray(back.undo(result)), remarks
 

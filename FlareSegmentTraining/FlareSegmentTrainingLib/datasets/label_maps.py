@@ -19,11 +19,19 @@ import numpy as np
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import FLARE22_ORGANS, LABEL_TABLES, ORGANS, organ_by_key
-from FlareSegmentTrainingLib.datasets.organ_names import organ_of_name
+from FlareSegmentTrainingLib.datasets.organ_names import lacks_side, organ_of_name
 
 OTHER = "other"
 """In a label map of the user: a known structure that is none of FlareSegment's organs."""
+IGNORE = "ignore"
+"""In a label map: voxels that nobody looked at (nnU-Net's ignore label)."""
+IGNORED = 255
+"""Value of such voxels in labels in FlareSegment's values. They are neither an organ nor background: no loss and no
+measure counts them.
+"""
 
+SIDES_NEEDED = "right and left need values of their own (as KiTS and others do not give them)."
+"""What is said of kidneys and adrenal glands without their side."""
 _TUMOR = re.compile(r"\b(cancer|tumou?rs?|lesions?|metastas[ei]s)\b")
 
 
@@ -35,7 +43,8 @@ class LabelMap:
         name: what messages call it.
         organs: (value, organ key) pairs; several values may belong to one organ (liver and tumor).
         others: values of known structures that are none of FlareSegment's organs. 0 is always background.
-        ignored: values that say "nobody looked here" (nnU-Net's ignore label).
+        ignored: values that say "nobody looked here" (nnU-Net's ignore label); they become `IGNORED`.
+        sideless: names of kidneys and adrenal glands that do not say which side they are of: they are no organ here.
         source: where the meaning was read, for messages, such as "dataset.json".
         conventional: whether nothing but the names of the files says that this table is meant, so that the label maps
             themselves have to bear it out (`label_checks.check_convention`).
@@ -45,6 +54,7 @@ class LabelMap:
     organs: tuple[tuple[int, str], ...]
     others: frozenset[int] = frozenset()
     ignored: frozenset[int] = frozenset()
+    sideless: tuple[str, ...] = field(default=(), compare=False)
     source: str = field(default="", compare=False)
     conventional: bool = field(default=False, compare=False)
 
@@ -53,8 +63,10 @@ class LabelMap:
         return replace(self, source=source, conventional=conventional)
 
     def in_words(self) -> str:
-        """The table in one line: "1 liver, 2 right kidney"."""
-        return ", ".join(f"{value} {key.replace('_', ' ')}" for value, key in self.organs) or "no organ"
+        """The table in one line: "1 liver, 2 right kidney, 5 ignored", and what it lacks."""
+        words = [f"{value} {key.replace('_', ' ')}" for value, key in self.organs] or ["no organ"]
+        words += [f"{value} ignored" for value in sorted(self.ignored)]
+        return ", ".join([*words, *(f"{name} (not used, for its side is not said)" for name in self.sideless)])
 
     @property
     def labeled(self) -> frozenset[str]:
@@ -63,29 +75,30 @@ class LabelMap:
 
     def unknown_values(self, labels: np.ndarray) -> list[int]:
         """Values in an integer array that the map does not explain, sorted."""
-        known = {0, *self.others, *(value for value, _ in self.organs)}
+        known = {0, *self.others, *self.ignored, *(value for value, _ in self.organs)}
         return [int(value) for value in np.unique(labels) if int(value) not in known]
 
     def apply(self, labels: np.ndarray) -> np.ndarray:
-        """Return the labels in FlareSegment's values, uint8, same shape.
+        """Return the labels in FlareSegment's values and `IGNORED`, uint8, same shape.
 
         Raises:
             InputError: a value that the map does not explain.
         """
         unknown = self.unknown_values(labels)
-        if self.ignored & set(unknown):
-            values = ", ".join(str(value) for value in sorted(self.ignored & set(unknown)))
-            raise InputError(
-                f'it holds voxels to be ignored (value {values}, "ignore" in {self.source or self.name}), which would '
-                "count as background"
-            )
         if unknown:
             shown = ", ".join(str(value) for value in unknown[:6]) + (", ..." if len(unknown) > 6 else "")
             raise InputError(f"label value {shown} is not in the label map '{self.name}'; explain it with --label-map")
         result = np.zeros(labels.shape, np.uint8)
         for value, key in self.organs:
             result[labels == value] = organ_by_key(key).label
+        for value in self.ignored:
+            result[labels == value] = IGNORED
         return result
+
+
+def holds_organ(labels: np.ndarray) -> bool:
+    """Whether labels in FlareSegment's values hold any organ."""
+    return bool(((labels != 0) & (labels != IGNORED)).any())
 
 
 def _table(name: str, organs: Mapping[str, int | tuple[int, ...]], highest: int = 0) -> LabelMap:
@@ -176,8 +189,7 @@ def label_map_of_names(name: str, names: Mapping[str, object]) -> LabelMap:
 
     names: {"1": "liver"} (Medical Segmentation Decathlon, nnU-Net version 1) or {"liver": 1}, {"liver": [1, 2]}
         (nnU-Net version 2, whose regions may overlap: an organ keeps its values). A tumor belongs to the organ in its
-        name, or to the only organ there is. A structure called "ignore" is no background: cases that hold it are left
-        out.
+        name, or to the only organ there is. What is called "ignore" was not looked at.
 
     Raises:
         InputError: the list has another form, a value is no whole number above 0, or one value has two organs.
@@ -200,7 +212,7 @@ def label_map_of_names(name: str, names: Mapping[str, object]) -> LabelMap:
     others: set[int] = set()
     ignored: set[int] = set()
     for meaning, values in meanings:
-        if meaning.strip().lower() == "ignore":
+        if meaning.strip().lower() == IGNORE:
             ignored.update(values)
             continue
         if meaning.strip().lower() in ("background", "clear label"):
@@ -213,8 +225,11 @@ def label_map_of_names(name: str, names: Mapping[str, object]) -> LabelMap:
                 others.add(value)
             elif organs.setdefault(value, organ) != organ:
                 raise InputError(f"{name}: value {value} means both {organs[value]} and {organ}.")
+    if both := ignored & (others | set(organs)):
+        raise InputError(f"{name}: value {min(both)} is to be ignored and means a structure too.")
+    sideless = tuple(meaning for meaning, _ in meanings if lacks_side(meaning))
     return LabelMap(
-        name, tuple(sorted(organs.items())), frozenset(others - set(organs)), frozenset(ignored), source=name
+        name, tuple(sorted(organs.items())), frozenset(others - set(organs)), frozenset(ignored), sideless, source=name
     )
 
 
@@ -264,12 +279,16 @@ def read_label_map(file: Path) -> LabelMap:
 
 
 def _users_map(name: str, names: Mapping[str, object]) -> LabelMap:
-    """As `label_map_of_names`, but every name must be an organ's or `other`: a typing error would lose an organ."""
+    """As `label_map_of_names`, but every name must be an organ's, `other` or `ignore`: a typing error would lose an
+    organ.
+    """
     for key, value in names.items():
         meaning = value if isinstance(value, str) else key
-        if meaning.lower() not in (OTHER, "background") and organ_of_name(meaning) is None:
+        if meaning.lower() not in (OTHER, IGNORE, "background") and organ_of_name(meaning) is None:
+            if lacks_side(meaning):
+                raise InputError(f"{name}: {meaning!r} says no side; {SIDES_NEEDED}")
             known = ", ".join(organ.key for organ in FLARE22_ORGANS)
-            raise InputError(f"{name}: {meaning!r} is no organ; known: {known}, {OTHER}.")
+            raise InputError(f"{name}: {meaning!r} is no organ; known: {known}, {OTHER}, {IGNORE}.")
     label_map = label_map_of_names(name, names)
     if not label_map.organs:
         raise InputError(f"{name} explains no organ.")

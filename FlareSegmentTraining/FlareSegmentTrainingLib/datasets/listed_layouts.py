@@ -54,9 +54,15 @@ def dataset_json(folder: Path) -> Found | None:
         if side == TEST:
             unused += [f"{len(whole)} labeled test cases of its list"] if whole else []
             continue
-        if side == TRAINING and len(whole) < len(listed):
+        if side == TRAINING and not whole:
             return None
-        unused += [f"{len(listed) - len(whole)} {side} cases of its list, without labels"] if whole != listed else []
+        if side == TRAINING:
+            incomplete = [(number, item) for number, item in enumerate(listed, start=1) if item not in whole]
+            left_out += [_incomplete(number, item, DATASET_FILE) for number, item in incomplete]
+        else:
+            unused += (
+                [f"{len(listed) - len(whole)} {side} cases of its list, without labels"] if whole != listed else []
+            )
         for item in whole:
             pair = _listed_pair(folder, _text(item, "image"), _text(item, "label"), side)
             (pairs if isinstance(pair, Pair) else left_out).append(pair)  # type: ignore[arg-type]
@@ -106,7 +112,7 @@ def list_of_pairs(file: Path) -> Found:
     the same keys.
 
     JSON may be an array, or an object with arrays named cases, training and validation, and the values' names as
-    labels. Paths are relative to the list's folder. Raises InputError.
+    labels. Paths are relative to the list's folder. Entries without image or labels are left out. Raises InputError.
     """
     rows, names = (list(_rows_of_csv(file)), None) if file.suffix.lower() != ".json" else _rows_of_json(file)
     pairs, left_out = [], []
@@ -115,7 +121,8 @@ def list_of_pairs(file: Path) -> Found:
     for number, row in enumerate(rows, start=1):
         image, labels = row.get("image"), row.get("labels") or row.get("label")
         if not image or not labels or not isinstance(image, str) or not isinstance(labels, str):
-            raise InputError(f"{file}: entry {number} needs image and labels.")
+            left_out.append(_incomplete(number, row, file.name))
+            continue
         image_path, labels_path = listed_path(file.parent, image), listed_path(file.parent, labels)
         name = composed(str(row.get("case") or _case_name(image_path)))
         if re.search(r"[\\/:*?\"<>|\x00-\x1f]", name) or name.startswith("."):
@@ -141,6 +148,15 @@ def list_of_pairs(file: Path) -> Found:
     unused = [f"{tests} test cases of the list"] if tests else []
     unused += ["the folds of the list (--fold or --split choose cases to validate on)"] if folds else []
     return with_label_map(Found("list", tuple(pairs), tuple(left_out), tuple(unused)), file.parent)
+
+
+def _incomplete(number: int, item: object, listed: str) -> LeftOut:
+    """What is said of an entry that names no image or no labels."""
+    row = item if isinstance(item, dict) else {}
+    image, labels = _text(row, "image"), _text(row, "labels") or _text(row, "label")
+    name = str(row.get("case") or "") or volume_stem(Path((image or labels).replace("\\", "/")).name)
+    missing = " and no ".join(word for word, text in (("image", image), ("labels", labels)) if not text)
+    return LeftOut(name or f"entry {number} of {listed}", f"entry {number} of {listed} names no {missing}")
 
 
 def _label_map(text: str, file: Path, number: int) -> LabelMap:
@@ -274,8 +290,8 @@ def _rows_of_json(file: Path) -> tuple[list[dict], LabelMap | None]:
         parts += [(side, content[key]) for key in content if (side := side_of_word(key)) in (TRAINING, VALIDATION)]
         rows = [(row, side) for side, listed in parts for row in _array(listed, file)]
         fixed = any(side == VALIDATION for _, side in rows)
-        content = [{"set": side, **row} if fixed and side else row for row, side in rows if isinstance(row, dict)]
-    return [row for row in _array(content, file) if isinstance(row, dict)], names
+        content = [{"set": side, **row} if fixed and side and isinstance(row, dict) else row for row, side in rows]
+    return [row if isinstance(row, dict) else {} for row in _array(content, file)], names
 
 
 def _array(value: object, file: Path) -> list:

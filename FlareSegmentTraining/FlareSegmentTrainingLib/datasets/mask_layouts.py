@@ -16,6 +16,7 @@ from FlareSegmentTrainingLib.datasets.file_pairs import (
     LeftOut,
     Pair,
     composed,
+    entries_of,
     folders_in,
     is_volume_name,
     volume_files,
@@ -74,7 +75,7 @@ def _subject(folder: Path) -> Pair | LeftOut | None:
         organs = organs_of_masks(masks)
         if not organs:
             return LeftOut(composed(folder.name), f"{masks.name}/ holds no mask of an organ")
-        return Pair(composed(folder.name), image, masks, _table_of(organs, f"names of the masks in {masks.name}/"))
+        return Pair(composed(folder.name), image, masks, table_of_masks(masks))
     name = composed(folder.name)
     labels = next((volumes[stem] for end in ("", ".seg") for word in _LABELS if (stem := word + end) in volumes), None)
     if labels is None:  # one segmentation of Slicer, whatever it is called
@@ -94,6 +95,26 @@ def organs_of_masks(folder: Path) -> dict[str, list[Path]]:
         if key is not None:
             result.setdefault(key, []).append(path)
     return result
+
+
+def masks_of_cases(folder: Path) -> dict[str, Path]:
+    """Case -> its folder of masks, where a folder holds one for each case (<case>/liver.nii.gz, also in
+    <case>/segmentations/) and no volume itself.
+    """
+    if any(is_volume_name(entry.name) for entry in entries_of(folder)):
+        return {}
+    result: dict[str, Path] = {}
+    for entry in folders_in(folder):
+        places = [entry, *(entry / name for name in _MASK_FOLDERS if (entry / name).is_dir())]
+        masks = [place for place in places if organs_of_masks(place)]
+        if masks:
+            result[composed(entry.name)] = masks[0]
+    return result
+
+
+def table_of_masks(folder: Path) -> LabelMap:
+    """The table of a folder of masks, by their names."""
+    return _table_of(organs_of_masks(folder), f"names of the masks in {folder.name}/")
 
 
 def _table_of(organs, source: str) -> LabelMap:

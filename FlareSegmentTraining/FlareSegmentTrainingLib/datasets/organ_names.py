@@ -73,6 +73,12 @@ def organ_of_name(name: str) -> str | None:
     return keys.pop() if len(keys) == 1 else None
 
 
+def lacks_side(name: str) -> bool:
+    """Whether this is the name of a kidney or an adrenal gland, or of both, without its side."""
+    one = name.strip().rstrip("sS")
+    return organ_of_name(name) is None and organ_of_name(f"right {one}") is not None
+
+
 def _words(name: str) -> list[str]:
     """Words of a name: without accents, lower case, taken apart at capitals (RKidney, KidneyR) and signs."""
     plain = unicodedata.normalize("NFKD", name.translate(_LETTERS))

@@ -74,19 +74,50 @@ def check_apart(training: Sequence[Case], validation: Sequence[Case]) -> None:
         raise InputError(f"Validation images must never be trained on: {_some(sorted(str(file) for file in files))}.")
 
 
-def read_split(file: Path) -> Split:
-    """A split from `split.json` or a list {"training": [...], "validation": [...]} by hand. Raises InputError."""
+def read_split(file: Path, fold: str | None = None) -> Split:
+    """A split from `split.json`, a list {"training": [...], "validation": [...]} by hand, or nnU-Net's
+    `splits_final.json` ([{"train": [...], "val": [...]}, ...]).
+
+    Args:
+        fold: "K/N": the one of the file's N folds.
+
+    Raises:
+        InputError: the file is no split, or the fold is none of its.
+    """
+    name = Path(file).name
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
-        training, validation = content["training"], content["validation"]
-        if not all(isinstance(name, str) for name in (*training, *validation)):
+        if isinstance(content, list) and content:
+            number = _fold_number(name, len(content), fold)
+            training, validation, method = content[number]["train"], content[number]["val"], f"fold {number} of {name}"
+        else:
+            training, validation = content["training"], content["validation"]
+            method = str(content.get("method", f"list {name}"))
+        if not all(isinstance(item, str) for item in (*training, *validation)):
             raise TypeError("names of cases must be strings")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
             f"{file} is no split ({type(error).__name__}: {error}); "
-            '{"training": [names], "validation": [names]} is needed.'
+            '{"training": [names], "validation": [names]} is needed, or nnU-Net\'s splits_final.json.'
         ) from error
-    return Split(tuple(training), tuple(validation), str(content.get("method", f"list {Path(file).name}")))
+    return Split(tuple(training), tuple(validation), method)
+
+
+def parse_fold(text: str) -> tuple[int, int]:
+    """The fold and the number of folds that "K/N" means. Raises InputError."""
+    fold, _, folds = text.partition("/")
+    if not fold.isdigit() or not folds.isdigit():
+        raise InputError(f"--fold {text}: write K/N, such as 0/5.")
+    return int(fold), int(folds)
+
+
+def _fold_number(name: str, count: int, fold: str | None) -> int:
+    if fold is None and count > 1:
+        raise InputError(f"{name} holds {count} folds: choose one with --fold 0/{count} to --fold {count - 1}/{count}.")
+    number, folds = parse_fold(fold) if fold else (0, count)
+    if folds != count or number >= count:
+        raise InputError(f"--fold {fold}: {name} holds {count} folds, counted from 0.")
+    return number
 
 
 def split_cases(

@@ -16,6 +16,7 @@ from FlareSegmentLib.files.image_io import read_labels, read_volume
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.datasets.dataset_layouts import volume_stem
+from FlareSegmentTrainingLib.datasets.label_maps import IGNORED
 from FlareSegmentTrainingLib.dicom.dicom_export import look_through
 from FlareSegmentTrainingLib.dicom.dicom_series import safe_name
 
@@ -72,7 +73,7 @@ def _sources(location: Path, dicom: bool, say: Callable[[str], None]) -> list[So
 def _reader(case) -> Callable[[], tuple[Volume, np.ndarray | None]]:
     def read() -> tuple[Volume, np.ndarray | None]:
         volume, labels, _ = case.read()
-        return volume, labels if labels.any() else None
+        return volume, _looked_at(case.name, labels) if labels.any() else None
 
     return read
 
@@ -86,6 +87,15 @@ def _file(file: Path) -> Source:
         labels = file.with_name(file.name.replace(f"{name}_ct", f"{name}_labels"))
         if labels == file or not labels.is_file():
             return volume, None
-        return volume, read_labels(labels, like=volume).array
+        return volume, _looked_at(name, read_labels(labels, like=volume).array)
 
     return Source(name, read)
+
+
+def _looked_at(name: str, labels: np.ndarray) -> np.ndarray:
+    """The labels. Raises InputError where voxels are to be ignored, which neither DICOM nor blocks can say."""
+    if (labels == IGNORED).any():
+        raise InputError(
+            f"{name}: its labels hold voxels to be ignored (value {IGNORED}), which would become background here."
+        )
+    return labels

@@ -1,4 +1,4 @@
-"""A folder of label maps, predicted or drawn: which file is whose, and what its values mean."""
+"""A folder of label maps or masks, predicted or drawn: which file is whose, and what its values mean."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from FlareSegmentTrainingLib.datasets.file_pairs import case_key, case_keys, com
 from FlareSegmentTrainingLib.datasets.label_checks import SAMPLES, check_convention
 from FlareSegmentTrainingLib.datasets.label_files import meaning_of
 from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS, LabelMap, parse_label_map
+from FlareSegmentTrainingLib.datasets.mask_layouts import masks_of_cases, table_of_masks
 
 _SEGMENTATION, _LABELS = "_organs.seg", "_labels"
 """What `segment` writes for one CT: the same labels twice."""
 
 
 class LabelFolder:
-    """Label maps of a folder; CTs beside them (<case>_ct) are passed over.
+    """Label maps of a folder, or a folder of masks for each case; CTs beside them (<case>_ct) are passed over.
 
     Args:
         given: what the user says that the values mean.
@@ -30,16 +31,23 @@ class LabelFolder:
     """
 
     def __init__(self, folder: Path, given: LabelMap | None = None, option: str = "--label-map") -> None:
-        files = {stem: file for stem, file in volume_files(folder).items() if not stem.endswith("_ct")}
-        self.files = {
-            stem: file
-            for stem, file in files.items()
-            if not (stem.endswith(_SEGMENTATION) and stem.removesuffix(_SEGMENTATION) + _LABELS in files)
-        }
+        self.files = masks_of_cases(folder)
+        masks = bool(self.files)
+        if not masks:
+            files = {stem: file for stem, file in volume_files(folder).items() if not stem.endswith("_ct")}
+            self.files = {
+                stem: file
+                for stem, file in files.items()
+                if not (stem.endswith(_SEGMENTATION) and stem.removesuffix(_SEGMENTATION) + _LABELS in files)
+            }
         if not self.files:
-            raise InputError(f"{folder} holds no label map (.nii.gz, .nrrd, .mha).")
+            raise InputError(
+                f"{folder} holds no label map (.nii.gz, .nrrd, .mha) and no masks such as <case>/liver.nii.gz."
+            )
         self._given, self._option = given, option
-        self.label_map = given or label_map_of_folder(folder) or _own_values(folder)
+        if masks and given:
+            raise InputError(f"{option}: {folder} holds a mask for each organ, which their names tell apart.")
+        self.label_map = given or (None if masks else label_map_of_folder(folder)) or _own_values(folder, masks)
         self._keys: dict[str, list[str]] = {}
         for stem in self.files:
             for key in case_keys(stem):
@@ -55,7 +63,9 @@ class LabelFolder:
         )
 
     def meaning(self, file: Path) -> LabelMap:
-        """What one file's values mean. Raises InputError."""
+        """What the values of one file, or of one case's masks, mean. Raises InputError."""
+        if file.is_dir():
+            return table_of_masks(file)
         return meaning_of(file, self.label_map, self._given) or self.label_map
 
     def meanings(self) -> list[str]:
@@ -106,18 +116,20 @@ class LabelFolder:
 
 
 def meaning_alone(file: Path, given: str | None) -> LabelMap:
-    """What the values of one label map mean, wherever it lies; as `LabelFolder` says it of each of its files.
+    """What the values of one label map, or folder of masks, mean, wherever it lies; as `LabelFolder` says it.
 
     given: what the user says, as --label-map takes it.
 
     Raises:
         InputError: two say different organs, or what says it cannot be understood.
     """
+    if file.is_dir():
+        return table_of_masks(file)
     told = parse_label_map(given) if given else None
-    of_folder = label_map_of_folder(file.parent) or _own_values(file.parent)
+    of_folder = label_map_of_folder(file.parent) or _own_values(file.parent, masks=False)
     return meaning_of(file, of_folder, told) or of_folder
 
 
-def _own_values(folder: Path) -> LabelMap:
+def _own_values(folder: Path, masks: bool) -> LabelMap:
     source = f"FlareSegment's own values (nothing in {folder.name}/ says otherwise)"
-    return LABEL_MAPS["flaresegment"].from_source(source, conventional=True)
+    return LABEL_MAPS["flaresegment"].from_source(source, conventional=not masks)

@@ -6,7 +6,8 @@ model, its files or the program have changed.
 
 What counts (`measure`): an organ that was not labeled in a case has no figures there. An organ that is neither in the
 reference nor in the prediction has none either; where only the prediction has it, there is no Dice, but its volume is
-reported as false positive. An organ that was missed has Dice and NSD 0, and no HD95, which would be infinite.
+reported as false positive. An organ that was missed has Dice and NSD 0, and no HD95, which would be infinite. Voxels
+that the reference marks as ignored count nowhere: both label maps end at their border.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.archives import sha256
 from FlareSegmentTrainingLib.datasets.cases import Case, cases_of_pairs
 from FlareSegmentTrainingLib.datasets.dataset_layouts import LABEL_MAP_FILE, Found, LeftOut, Pair, read_quality
-from FlareSegmentTrainingLib.datasets.label_files import read_case_labels, read_labels_alone
-from FlareSegmentTrainingLib.datasets.label_maps import LabelMap
+from FlareSegmentTrainingLib.datasets.label_files import files_of, read_case_labels, read_labels_alone
+from FlareSegmentTrainingLib.datasets.label_maps import IGNORED, LabelMap
 from FlareSegmentTrainingLib.datasets.scan_identity import scan_hash
 from FlareSegmentTrainingLib.evaluation.label_folders import LabelFolder
 from FlareSegmentTrainingLib.evaluation.roles import (
@@ -158,7 +159,7 @@ def identity_of_model(folder: Path) -> str:
 
 class FolderPredictor:
     """A folder of label maps, one for each case: <case>_labels.nii.gz, <case>.nii.gz or the like, also what `segment`
-    wrote for <case>_ct.
+    wrote for <case>_ct; or of a folder of masks for each case (<case>/liver.nii.gz).
 
     Args:
         label_map: what their values mean; by default what names in the files, labels.json, dataset.json or a table of
@@ -187,7 +188,8 @@ class FolderPredictor:
 
     def identity_of(self, case: str) -> str:
         file = self._file(case)
-        return _digest([sha256(file), self.folder.meaning(file).organs])
+        meaning = self.folder.meaning(file)
+        return _digest([*map(sha256, files_of(file, meaning)), meaning.organs])
 
     def role_of(self, case: str) -> str | None:
         return None
@@ -195,7 +197,10 @@ class FolderPredictor:
     def predict(self, case: str, volume: Volume) -> Prediction:
         file = self._file(case)
         try:
-            return Prediction(*read_case_labels(file, self.folder.meaning(file), volume, file))
+            labels, remarks = read_case_labels(file, self.folder.meaning(file), volume, file)
+            if (labels == IGNORED).any():
+                raise InputError("it holds voxels to be ignored, which only a reference can have")
+            return Prediction(labels, remarks)
         except InputError as error:
             raise InputError(f"its prediction: {error}".replace(" --label-map", " --prediction-label-map")) from error
 
@@ -229,7 +234,10 @@ def find_references(
         raise InputError(f"{folder} is no folder; name the folder of the reference label maps.")
     quality, found = read_quality(folder), LabelFolder(folder, label_map)
     files = sorted(found.named().items())
-    pairs = [Pair(name, file, file, found.label_map, grades=quality.get(name, {})) for name, file in files]
+    pairs = [
+        Pair(name, file, file, found.meaning(file) if file.is_dir() else found.label_map, grades=quality.get(name, {}))
+        for name, file in files
+    ]
     cases = cases_of_pairs(Found("labels", tuple(pairs)), str(folder), label_map, left_out)
     plain = [{item.name: getattr(case, item.name) for item in fields(case)} for case in cases]
     return [LabelsOnlyCase(**{**values, "image": None}) for values in plain]
@@ -244,7 +252,7 @@ def measure(
     """Figures of every organ in one case.
 
     Args:
-        labels, reference: uint8 (z, y, x) in FlareSegment's values.
+        labels, reference: uint8 (z, y, x) in FlareSegment's values; the reference also `label_maps.IGNORED`.
         volume: gives spacing and size of a voxel.
         organs: what to measure.
         labeled: keys of the organs whose reference can be trusted.
@@ -257,6 +265,9 @@ def measure(
         ValueError: the shapes differ.
     """
     trusted = frozenset(labeled)
+    ignored = reference == IGNORED
+    if ignored.any():
+        labels, reference = (np.where(ignored, 0, array).astype(np.uint8) for array in (labels, reference))
     scores = metrics.evaluate(labels, reference, volume.spacing, organs)
     counts = [np.bincount(array.ravel(), minlength=256) for array in (reference, labels)]
     result: dict[str, dict[str, object]] = {}
@@ -543,8 +554,12 @@ def _evaluate_case(
     volume, reference, warnings = case.read()
     prediction = predictor.predict(case.name, volume)
     reference_hash = _digest([reference.shape, hashlib.sha256(reference.tobytes()).hexdigest()])
-    labels, reference = _only(organs, prediction.labels), _only(organs, reference)
+    ignored_ml = np.count_nonzero(reference == IGNORED) * volume.voxel_volume_ml
+    if ignored_ml:
+        warnings = [*warnings, f"{ignored_ml:.0f} mL of the reference are marked to be ignored and not measured."]
+    labels, reference = only_organs(organs, prediction.labels), only_organs(organs, reference)
     rows = measure(labels, reference, volume, organs, case.labeled)
+    reference = np.where(reference == IGNORED, 0, reference).astype(np.uint8)  # for the pictures
     pictures: list[dict[str, str]] = []
     more: list[str] = []
     if draw is not None:
@@ -584,9 +599,10 @@ def _earlier(file: Path, key: str, output: Path) -> dict | None:
     return None
 
 
-def _only(organs: Sequence[Organ], labels: np.ndarray) -> np.ndarray:
-    """The labels without other organs."""
+def only_organs(organs: Sequence[Organ], labels: np.ndarray) -> np.ndarray:
+    """The labels (and what is ignored) without other organs."""
     table = np.zeros(256, np.uint8)
+    table[IGNORED] = IGNORED
     for organ in organs:
         table[organ.label] = organ.label
     return table[labels]

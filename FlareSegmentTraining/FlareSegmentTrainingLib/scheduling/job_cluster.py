@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import re
 import shlex
 import shutil
+import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,15 @@ SUBMIT = {"slurm": "sbatch", "pbs": "qsub", "sge": "qsub", "lsf": "bsub"}
 CORES, MEMORY = 4, "8GiB"
 """Of each job, where nobody says otherwise."""
 
-_RENEW_SECONDS = 30
+_LOOK_SECONDS = 10
+_LOOKS = 3
+_STATE = {
+    "slurm": ("squeue", "--noheader", "--format=%T (%r)", "--jobs"),
+    "pbs": ("qstat",),
+    "sge": ("qstat", "-j"),
+    "lsf": ("bjobs", "-noheader", "-o", "stat"),
+}
+_ENDED = ("DONE", "EXIT")  # which LSF still tells of, an hour long
 
 
 @contextlib.contextmanager
@@ -47,17 +58,32 @@ def job_cluster(
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         raise InputError(f"--cluster {kind}: {_reason(error)}") from error
     try:
+        _submit(cluster, options)
         cores, memory = settings["cores"], settings["memory"]
-        say(
-            f"{options.jobs} job{'' if options.jobs == 1 else 's'} of {kind} with {cores} processors and {memory} of "
-            "memory each are asked for; cases begin as soon as the first runs."
-        )
-        cluster.scale(jobs=options.jobs)
-        with _renewing(cluster, options.jobs):
+        jobs = "1 job" if options.jobs == 1 else f"{options.jobs} jobs"
+        say(f"{jobs} of {kind} with {cores} processors and {memory} of memory each; work begins when the first runs.")
+        watch = JobWatch(cluster, options, log_folder, say)
+        cluster.flaresegment_problem = watch.problem
+        with watch.running():
             yield cluster
     finally:
         with contextlib.suppress(Exception):  # jobs whose scheduler is gone end by themselves
             cluster.close(timeout=30)
+
+
+def _submit(cluster: Any, options: argparse.Namespace) -> None:
+    """Submit the jobs. Raises InputError where the batch system refuses them."""
+
+    async def submitted() -> None:
+        cluster.scale(jobs=options.jobs)  # it only asks; what goes wrong is told to the one who waits
+        await cluster
+
+    try:
+        cluster.sync(submitted)
+    except (RuntimeError, ValueError, OSError) as error:
+        told = re.search(r"stderr:\n(.*)", str(error), re.DOTALL)
+        reason = " ".join((told[1] if told else str(error)).split())
+        raise InputError(f"--cluster {options.cluster}: {SUBMIT[options.cluster]} takes no job: {reason}") from error
 
 
 def _settings(options: argparse.Namespace, folders: list[str], log_folder: Path | None) -> dict[str, Any]:
@@ -124,14 +150,74 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-@contextlib.contextmanager
-def _renewing(cluster: Any, jobs: int) -> Iterator[None]:
-    """Submit jobs that ended, by their wall time or a node that failed, again."""
-    from tornado.ioloop import PeriodicCallback
+class JobWatch:
+    """Looks after the jobs every few seconds, which dask-jobqueue leaves to its user.
 
-    renewal = PeriodicCallback(lambda: cluster.scale(jobs=jobs), _RENEW_SECONDS * 1000)
-    cluster.loop.add_callback(renewal.start)
-    try:
-        yield
-    finally:
-        cluster.loop.add_callback(renewal.stop)
+    Jobs whose workers were there and went, by the end of their wall time or of a node, are submitted again. Jobs that
+    went before a worker of theirs came are not: something is wrong with them.
+    """
+
+    def __init__(
+        self, cluster: Any, options: argparse.Namespace, log_folder: Path | None, say: Callable[[str], None]
+    ) -> None:
+        self._cluster, self._kind, self._jobs = cluster, options.cluster, options.jobs
+        self._log_folder, self._say = log_folder, say
+        self._came: set[str] = set()
+        self._gone: Counter[str] = Counter()
+        self._said = ""
+
+    def problem(self) -> str:
+        """Why there will never be a worker, in one line; empty as long as there may be one."""
+        jobs = [str(job.job_id) for job in list(self._cluster.workers.values())]
+        if not jobs or self._came or any(self._gone[job] < _LOOKS for job in jobs):
+            return ""
+        where = f"; what they printed lies in {self._log_folder}" if self._log_folder else ""
+        return f"All jobs of {self._kind} ended before a worker began ({', '.join(jobs)}){where}."
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Look after the jobs as long as this lasts."""
+        from tornado.ioloop import PeriodicCallback
+
+        looking = PeriodicCallback(self._look, _LOOK_SECONDS * 1000)
+        self._cluster.loop.add_callback(looking.start)
+        try:
+            yield
+        finally:
+            self._cluster.loop.add_callback(looking.stop)
+
+    async def _look(self) -> None:
+        names = {str(worker.name) for worker in self._cluster.scheduler.workers.values()}
+        for name, job in list(self._cluster.workers.items()):
+            if job.job_id is None:
+                self._tell(f"{self._kind} takes no more jobs; asking again.")
+                del self._cluster.workers[name]
+            elif any(one == str(name) or one.startswith(f"{name}-") for one in names):
+                self._came.add(str(job.job_id))
+        self._cluster.scale(jobs=self._jobs)
+        states = set()
+        for job in list(self._cluster.workers.values()):
+            if job.job_id is not None and str(job.job_id) not in self._came:
+                state = await self._state(str(job.job_id))
+                self._gone[str(job.job_id)] = 0 if state else self._gone[str(job.job_id)] + 1
+                states.add(state)
+        told = ", ".join(sorted(state for state in states if state))
+        if told and not names:
+            self._tell(f"No job runs yet; {self._kind} says {told}.")
+
+    def _tell(self, line: str) -> None:
+        """Say a line, but not again and again."""
+        if line != self._said:
+            self._say(line)
+            self._said = line
+
+    async def _state(self, job: str) -> str:
+        """What the batch system says of a job; empty where it is gone."""
+        process = await asyncio.create_subprocess_exec(
+            *_STATE[self._kind], job, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        output, errors = (text.decode(errors="replace").strip() for text in await process.communicate())
+        if self._kind == "slurm" and process.returncode and "Invalid job id" not in errors:
+            return "nothing"  # its controller does not answer
+        state = output.splitlines()[-1].strip() if output and not process.returncode else ""
+        return "" if state in _ENDED else state

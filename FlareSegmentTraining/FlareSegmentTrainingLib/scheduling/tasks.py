@@ -43,7 +43,7 @@ def outcomes(
         more: further arguments, the same for all.
 
     Raises:
-        FlareSegmentError: the scheduler is gone.
+        FlareSegmentError: the scheduler is gone, or no worker will ever come.
     """
     from distributed import wait
     from distributed.client import FutureCancelledError
@@ -59,6 +59,7 @@ def outcomes(
                 pending[client.submit(function, item, *more, key=key, pure=False)] = item
             if not pending:
                 return
+            _check(client, threads)
             with contextlib.suppress(TimeoutError):
                 done = wait(list(pending), timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED").done
                 # Released at once: what Dask still holds when its worker is killed would be worked on again.
@@ -71,6 +72,13 @@ def outcomes(
     finally:
         with contextlib.suppress(Exception):  # the scheduler may be gone
             client.cancel(list(pending), force=True)
+
+
+def _check(client: Client, threads: int) -> None:
+    """Raise FlareSegmentError where there is no worker and none will come."""
+    problem = getattr(client.cluster, "flaresegment_problem", None)
+    if not threads and problem is not None and problem():
+        raise FlareSegmentError(problem())
 
 
 def _threads(client: Client) -> int:

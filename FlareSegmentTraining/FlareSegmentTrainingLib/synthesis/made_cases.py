@@ -22,7 +22,8 @@ from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import Case
-from FlareSegmentTrainingLib.datasets.label_maps import LabelMap, label_map_of_names
+from FlareSegmentTrainingLib.datasets.class_tables import LABEL_MAP_FILE
+from FlareSegmentTrainingLib.datasets.label_maps import IGNORE, IGNORED, LabelMap, label_map_of_names
 from FlareSegmentTrainingLib.synthesis.anatomy_transfer import deform, register, signed_distances
 from FlareSegmentTrainingLib.synthesis.drawn_ct import AIR_HU, add_body, draw_ct, draw_empty_anatomy, tissue_map
 
@@ -37,7 +38,8 @@ class SyntheticCase:
     """A case ready to be written.
 
     Attributes:
-        image: int16 HU; labels: uint8 in FlareSegment's values; both (z, y, x), LPS, voxels of `spacing_mm`.
+        image: int16 HU; labels: uint8 in FlareSegment's values and `label_maps.IGNORED`; both (z, y, x), LPS, voxels
+            of `spacing_mm`.
         grades: organ key -> grade, as in quality.json.
         patient: whose CT it was made from; such cases are kept away from a validation on that patient.
     """
@@ -51,8 +53,12 @@ class SyntheticCase:
 
     def write(self, folder: Path) -> None:
         """Write `<name>_ct.nii.gz` and `<name>_labels.nii.gz` and enter the case in quality.json, the labels last of
-        the files, so that an interrupted case is not taken for one.
+        the files, so that an interrupted case is not taken for one. What the values mean is written where some voxels
+        are to be ignored.
         """
+        if (self.labels == IGNORED).any():
+            meaning = {**{str(organ.label): organ.key for organ in ORGANS}, str(IGNORED): IGNORE}
+            _write_json(folder / LABEL_MAP_FILE, meaning)
         for array, kind in ((self.image, "ct"), (self.labels, "labels")):
             image = sitk.GetImageFromArray(array)
             image.SetSpacing((self.spacing_mm,) * 3)
@@ -63,9 +69,13 @@ class SyntheticCase:
         quality = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         entry = {"set": "train", **({"patient": self.patient} if self.patient else {})}
         quality[self.name] = {**entry, **{key: {"grade": grade} for key, grade in self.grades.items()}}
-        part = folder / ".quality.json"
-        part.write_text(json.dumps(quality, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        part.replace(file)
+        _write_json(file, dict(sorted(quality.items())))
+
+
+def _write_json(file: Path, content: dict) -> None:
+    part = file.with_name(f".{file.name}")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(file)
 
 
 def find_label_maps(folder: Path) -> list[Path]:
@@ -194,7 +204,7 @@ def drawn_cases(
                 draw_ct(body, spacing_mm, generator).round().astype(np.int16),
                 np.pad(truth, around),
                 spacing_mm,
-                {organ.key: "B" if (truth == organ.label).any() else "absent" for organ in ORGANS},
+                {organ.key: "absent" if not np.isin(truth, (organ.label, IGNORED)).any() else "B" for organ in ORGANS},
             )
 
 
@@ -238,6 +248,7 @@ def _shape(file: Path, label_map: LabelMap) -> np.ndarray:
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     coarse = _isotropic(volume.with_array(organs), REGISTRATION_MM)
+    coarse[coarse == IGNORED] = 0
     if not coarse.any():
         raise InputError(f"{file} holds none of the organs.")
     margin = round(SHAPE_MARGIN_MM / REGISTRATION_MM)
@@ -254,9 +265,9 @@ def _inside(labels: np.ndarray, label: int) -> bool:
 
 
 def _organs(labels: np.ndarray, label_map: LabelMap) -> np.ndarray:
-    """The organs of `ORGANS` in a label map, in FlareSegment's values; everything else is 0."""
+    """The organs of `ORGANS` in a label map, in FlareSegment's values, and `IGNORED`; everything else is 0."""
     organs = label_map.apply(labels)
-    organs[organs > len(ORGANS)] = 0
+    organs[(organs > len(ORGANS)) & (organs != IGNORED)] = 0
     return organs
 
 

@@ -27,6 +27,7 @@ from FlareSegmentLib.organs import organ_by_key
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import Case
 from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut
+from FlareSegmentTrainingLib.datasets.label_maps import IGNORED
 from FlareSegmentTrainingLib.datasets.scan_identity import scan_hash
 
 _LEAST_IN_SLAB_ML = 10.0
@@ -45,7 +46,8 @@ class PreparedCase:
     Attributes:
         image: (z, y, x) float32 in -1 ... 1. From a cache it is a private mapping of the file: writing to it changes
             no file.
-        labels: (z, y, x) uint8; 1, 2, ... in the order of the model's organs.
+        labels: (z, y, x) uint8; 1, 2, ... in the order of the model's organs, `label_maps.IGNORED` where nobody
+            looked.
         spacing_mm: (x, y, z) of the grid.
         weights: organ key -> weight of its labels in the loss.
         organ_voxels: one (n, 3) array of (z, y, x) voxels for each organ present.
@@ -66,6 +68,11 @@ class PreparedCase:
     scan: str = ""
     warnings: tuple[str, ...] = ()
 
+    def volumes_ml(self) -> dict[str, float]:
+        """Organ key -> its volume on the grid."""
+        voxel_ml = math.prod(self.spacing_mm) / 1000.0
+        return {key: int((self.labels == label).sum()) * voxel_ml for label, key in enumerate(self.weights, start=1)}
+
 
 @dataclass(frozen=True)
 class _Arrays:
@@ -82,7 +89,8 @@ class _Arrays:
 def prepare_case(
     case: Case, stage: Stage, intensity: Intensity, organs: Sequence[str], cache: Path | None = None
 ) -> PreparedCase:
-    """Read a case, reorient it to LPS and bring it to a stage's grid; labels by the largest share of each organ.
+    """Read a case, reorient it to LPS and bring it to a stage's grid; labels by the largest share of each organ, of
+    what was looked at; voxels of which half or more was not are `label_maps.IGNORED`.
 
     The grid covers the whole volume, or for the region "body" the body's box, at `stage.spacing_mm` or in
     `stage.shape` voxels.
@@ -156,7 +164,7 @@ def slabs_of(case: PreparedCase, height_mm: float) -> list[PreparedCase]:
 
     Organs of less than 10 mL in a slab do not count there: their weight is 0.
     """
-    hits = torch.nonzero(case.labels.flatten(1).any(1)).flatten()
+    hits = torch.nonzero(((case.labels > 0) & (case.labels != IGNORED)).flatten(1).any(1)).flatten()
     count = max(1, round(height_mm / case.spacing_mm[2]))
     if not len(hits) or count >= len(case.labels):
         return []
@@ -184,11 +192,17 @@ def _resampled(case: Case, stage: Stage, intensity: Intensity, organs: Sequence[
     grid = _grid(box, image, stage)
     resampled = resample(image.array, grid, outside=intensity.lower).numpy()
     best = np.full(resampled.shape, 0.5, np.float32)
+    ignored = None
+    if (truth == IGNORED).any():
+        ignored = resample(truth == IGNORED, grid, outside=0.0).numpy()
+        best *= 1.0 - ignored
     result = np.zeros(resampled.shape, np.uint8)
     for index, key in enumerate(organs, start=1):
         share = resample(truth == organ_by_key(key).label, grid, outside=0.0).numpy()
         result[share >= best] = index
         np.maximum(best, share, out=best)
+    if ignored is not None:
+        result[ignored >= 0.5] = IGNORED
     voxels = {index: np.argwhere(result == index).astype(np.int16) for index in range(1, len(organs) + 1)}
     x, y, z = (axis.step * mm for axis, mm in zip(grid[::-1], image.spacing))
     present = {label: places for label, places in voxels.items() if len(places)}

@@ -20,6 +20,7 @@ from torch import nn
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.model.intensity import AIR, Intensity, network_input
 from FlareSegmentLib.networks.vnet import Network, build_network
+from FlareSegmentTrainingLib.datasets.label_maps import IGNORED
 from FlareSegmentTrainingLib.training.batches import Batch
 from FlareSegmentTrainingLib.training.configuration import StageSettings, TrainingSettings
 from FlareSegmentTrainingLib.training.distributed import Group, synchronize_normalization
@@ -40,7 +41,7 @@ class Scores:
     Attributes:
         dice: case name -> organ key -> Dice, nan where the organ was not labeled or is not there, as in
             `evaluation.measurements`: without truth there is no figure.
-        accuracy: fraction of voxels labeled right.
+        accuracy: fraction of voxels labeled right. Voxels to be ignored are in none of the figures.
         false_positive_ml: case name -> organ key -> volume that was found of an organ that is labeled and not there.
     """
 
@@ -302,7 +303,8 @@ class StageTrainer:
         padding = [value for extent in reversed(shape) for value in (0, -extent % network.multiple)]
         padded = network_input(F.pad(case.image[None, None], padding, value=AIR), self._intensity).to(self._device)
         logits = network(padded.contiguous(memory_format=torch.channels_last_3d))
-        prediction = logits.argmax(1)[0, : shape[0], : shape[1], : shape[2]].cpu()
+        counted = case.labels != IGNORED
+        prediction = logits.argmax(1)[0, : shape[0], : shape[1], : shape[2]].cpu() * counted
         voxel_ml = math.prod(case.spacing_mm) / 1000
         scores, false = [], []
         for label, key in enumerate(self.organs, start=1):
@@ -311,7 +313,7 @@ class StageTrainer:
             scores.append(_dice(found, truth) if labeled else math.nan)
             false.append(int(found.sum()) * voxel_ml if labeled and not truth.any() else 0.0)
         return torch.tensor(
-            [*scores, *false, float((prediction == case.labels).sum()), float(case.labels.numel())], dtype=torch.float64
+            [*scores, *false, float((prediction == case.labels).sum()), float(counted.sum())], dtype=torch.float64
         )
 
 

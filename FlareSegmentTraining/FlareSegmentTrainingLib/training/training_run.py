@@ -23,6 +23,7 @@ from FlareSegmentLib.model.model_file import ModelDescription, Stage, save_model
 from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentTrainingLib.datasets.cases import Case
 from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut
+from FlareSegmentTrainingLib.datasets.label_checks import organs_never_there
 from FlareSegmentTrainingLib.datasets.splits import Split
 from FlareSegmentTrainingLib.training.batches import BatchSource
 from FlareSegmentTrainingLib.training.configuration import Configuration, StageSettings
@@ -92,6 +93,7 @@ class TrainingRun:
         first_weights: stage name -> weights that the stage begins with, instead of random ones.
         deal: splits cases anew where the split leaves a side without a case that can be used; None where the data or a
             list fix the sides.
+        locations: what messages call the places of `Case.location`.
 
     Raises:
         InputError: when a stage of the configuration cannot be trained, or does not fit its first weights.
@@ -110,10 +112,11 @@ class TrainingRun:
         say: Callable[[str], None],
         first_weights: Mapping[str, dict[str, torch.Tensor]] | None = None,
         deal: Callable[[list[Case]], Split] | None = None,
+        locations: Sequence[str] = (),
     ):
         self._configuration, self._cases, self._split, self._folder = configuration, cases, split, folder
         self._device, self._precision, self._group, self._cache = device, precision, group, cache
-        self._first_weights, self._deal = first_weights or {}, deal
+        self._first_weights, self._deal, self._locations = first_weights or {}, deal, locations
         for settings in configuration.stages:
             check_stage(settings, self._first_weights.get(settings.stage.name))
         self._say = say if group.is_first else lambda _line: None
@@ -355,6 +358,10 @@ class TrainingRun:
         for case in (case for part in parts for case in part):
             for warning in case.warnings:
                 self._say(f"Warning: {case.name}: {warning}")
+        if self._locations:
+            volumes = {case.name: case.volumes_ml() for part in parts for case in part}
+            for line in organs_never_there(self._cases, volumes, self._locations):
+                self._say(f"Warning: {line}")
         return parts
 
     def _prepare_part(

@@ -5,6 +5,8 @@ slow    progress for as long as nobody cancels; answers a cancel
 deaf    as slow, but does not hear a cancel
 dying   one progress event, words on stderr, then death
 wrong   an error event
+
+A comparison of the spleen alone never ends and does not hear a cancel.
 """
 
 from __future__ import annotations
@@ -103,6 +105,8 @@ def main() -> None:
     while (request := requests.get()).command != "shutdown":
         if request.command == "hello":
             emit(Ready(request.id, 1, os.getpid(), "0", "cpu", 1, request.model, DEVICES, NICENESS))
+        elif isinstance(request, CompareRequest) and list(request.organs) == ["spleen"]:
+            time.sleep(3600)
         elif isinstance(request, CompareRequest):
             emit(Worker(sys.stdin.buffer, sys.stdout.buffer)._compare(request))
         else:

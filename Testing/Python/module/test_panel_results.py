@@ -284,6 +284,47 @@ def test_a_label_map_on_another_grid_with_the_values_of_flare22_is_a_reference(p
     assert [row[3] for row in panel.table] == ["1.000"] * 4, panel.message
 
 
+def test_a_comparison_can_be_cancelled(panel):
+    import slicer
+
+    from FlareSegmentSlicerLib.scene import comparison
+
+    ct = add_ct()
+    panel.run()
+    node = panel.ui.outputSelector.currentNode()
+    reference, _ = reference_of(ct, 1)
+    segmentation = reference.GetSegmentation()
+    for name in ("Liver", "Right kidney", "Left kidney"):
+        segmentation.RemoveSegment(segmentation.GetSegmentIdBySegmentName(name))
+    panel.ui.compareCollapsibleButton.collapsed = False
+    panel.ui.referenceSelector.setCurrentNode(reference)
+    panel.click(panel.ui.compareButton)  # of the spleen alone, which this worker never ends
+    assert panel.ui.compareButton.text == "Cancel" and panel.ui.compareButton.enabled
+    assert panel.message == "Comparing with Drawn by hand…"
+    panel.until(lambda: panel.logic._worker._tasks)
+    table = panel.table
+    panel.click(panel.ui.compareButton)
+    assert (panel.ui.compareButton.text, panel.message) == (
+        "Compare",
+        "The comparison was cancelled. Nothing was changed.",
+    )
+    assert comparison.difference_node(node) is None and panel.table == table
+    liver, _ = reference_of(ct, 1)
+    panel.ui.referenceSelector.setCurrentNode(liver)
+    panel.click(panel.ui.compareButton)
+    panel.until(lambda: panel.ui.compareButton.text == "Compare")  # once the deaf worker has been replaced
+    assert comparison.difference_node(node) is not None and panel.message == ""
+    # a segmentation that is cancelled takes a comparison with it, which is said to the one who waits
+    told = []
+    panel.logic.startComparison(node, reference, onCancelled=told.append)
+    panel.use("slow")
+    panel.click(panel.ui.segmentButton)
+    assert panel.logic.isRunning and not told
+    panel.click(panel.ui.segmentButton)
+    assert told == ["The comparison was cancelled. Nothing was changed."]
+    assert slicer.mrmlScene.GetNodeByID(node.GetID()) is node
+
+
 def test_a_reference_without_organs_is_said(panel):
     import slicer
 
@@ -754,6 +795,35 @@ def test_a_video_can_be_cancelled_and_nothing_else_is_heard_meanwhile(panel, tmp
     assert not any("min" in text for _, text in told)
     assert "Cancelled" in panel.message and not list(tmp_path.iterdir())
     assert panel.ui.exportButton.text == "Export…" and panel.ui.exportButton.enabled
+
+
+def test_pictures_can_be_cancelled_and_then_there_is_none(panel, tmp_path, monkeypatch):
+    from PyQt5.QtCore import Qt
+    from PyQt5.QtTest import QTest
+
+    from FlareSegmentSlicerLib.rendering import pictures
+
+    add_ct()
+    panel.run()
+    ticks = []
+
+    def draw_slices(path, volume, labels, organs):
+        Path(path).write_bytes(b"slices")
+
+    def draw_surfaces(path, volume, labels, organs, tick):
+        for organ in organs:
+            ticks.append(organ.key)
+            if len(ticks) == 2:
+                assert panel.ui.exportButton.text == "Cancel" and panel.ui.progressBar.visible
+                QTest.mouseClick(panel.ui.exportButton, Qt.LeftButton)
+            tick()
+
+    monkeypatch.setattr(pictures, "slices_png", draw_slices)
+    monkeypatch.setattr(pictures, "surfaces_png", draw_surfaces)
+    export_as(panel, monkeypatch, "pictures", tmp_path)
+    assert len(ticks) == 2
+    assert "Cancelled" in panel.message and not list(tmp_path.iterdir())
+    assert panel.ui.exportButton.text == "Export…" and not panel.ui.progressBar.visible
 
 
 def test_choices_outlive_scene_and_panel(panel):

@@ -227,8 +227,8 @@ def test_environment_from_before_there_were_layers_is_brought_up_to_date(tree):
         (["evaluate", "--data", "DIR", "--videos"], ["video"]),
         (["cohort", "DIR"], ["cohort"]),
         (["lint"], ["check"]),
-        (["bench"], ["check"]),
-        (["test", "-k", "dice"], ["check", "video"]),
+        (["bench"], ["check", "cohort"]),
+        (["test", "-k", "dice"], ["check", "cohort", "video"]),
     ],
 )
 def test_a_command_adds_only_the_layers_that_it_wants(flare, words, layers):
@@ -241,7 +241,7 @@ def test_layers_come_on_top_when_first_used(tree):
     assert first.returncode == 0, first.stderr
     assert installs(first) == LAYERS
     targets = [words[words.index("--target") + 1] for words in first.started if "--target" in words]
-    assert targets == [str(tree.venv / "layers" / name) for name in ("check", "video")]
+    assert targets == [str(tree.venv / "layers" / name) for name in ("check", "cohort", "video")]
     assert all("--require-hashes" in words and "--no-deps" in words for words in first.started if "--target" in words)
     assert "[2/2] ffmpeg" in first.stderr
     assert len(tree.run("test").started) == 1
@@ -595,7 +595,12 @@ def test_the_whole_suite_must_run_most_lines(tree):
     """Too few lines end with pytest-cov's status, which is handed on."""
     result = tree.run("test", FLARE_TEST_STATUS="1")
     assert result.returncode == 1
-    assert result.started[-1] == ["-m", "pytest", "-q", "--cov", "--cov-report=term", "--cov-fail-under=95"]
+    assert result.started[-1][:6] == ["-m", "pytest", "-q", "--cov", "--cov-report=term", "--cov-fail-under=95"]
+
+
+def test_the_whole_suite_uses_several_processors(tree):
+    """Files stay whole: what a file's fixtures make is made once."""
+    assert tree.run("test").started[-1][6:] == ["-n", "auto", "--maxprocesses=4", "--dist", "loadfile"]
 
 
 @pytest.mark.parametrize("finding", ["ruff", "mypy", "apilint", ""])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import data_layouts as layouts
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import FLARE22_ORGANS, organ_by_key
+from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS, LabelMap, label_map_of_names, parse_label_map
 
 # The lists as the data sets publish them.
@@ -73,11 +75,6 @@ def test_tumors_belong_to_their_organ() -> None:
     assert (vessels.organs, vessels.others) == ((), {1, 2})
     kidney = label_map_of_names("x", {"background": 0, "kidney": [1, 2, 3], "masses": [2, 3], "tumor": 2})
     assert (kidney.organs, kidney.others) == ((), {1, 2, 3})
-
-
-def test_ignored_region_stays_unexplained() -> None:
-    ignoring = label_map_of_names("x", {"background": 0, "liver": 1, "ignore": 2})
-    assert ignoring.unknown_values(np.array([0, 1, 2])) == [2]
 
 
 @pytest.mark.parametrize(
@@ -142,3 +139,25 @@ def test_left_and_right_are_never_taken_for_each_other(side: str, name: str) -> 
     assert label_map_of_names("x", {name.format(side): 1}).organs == ((1, f"{side}_kidney"),)
     assert label_map_of_names("x", {f"{side[0]}kid": 1}).organs == ((1, f"{side}_kidney"),)
     assert label_map_of_names("x", {"kidney": 1}).organs == ()
+
+
+def test_a_kidney_without_its_side_is_said(tmp_path: Path) -> None:
+    for text in ("1=kidney,2=liver", "1=Kidneys", "1=Niere", "1=adrenal gland"):
+        with pytest.raises(InputError, match="says no side; right and left need values of their own"):
+            parse_label_map(text)
+    liver = label_map_of_names("x", {"liver": 1, "kidney": 2, "tumor": 3})
+    assert liver.sideless == ("kidney",) and "kidney (not used, for its side is not said)" in liver.in_words()
+    assert label_map_of_names("x", {"right kidney": 1, "left kidney": 2, "liver": 3, "uterus": 4}).sideless == ()
+
+    def reason(layout: Path) -> str:
+        with pytest.raises(InputError) as caught:
+            find_cases(layout, left_out=lambda item: None)
+        return str(caught.value)
+
+    for number in range(2):
+        layouts.write_pair(
+            tmp_path / f"case_{number:05d}/imaging.nii.gz", tmp_path / f"case_{number:05d}/segmentation.nii.gz", number
+        )
+    assert "If it is KiTS: its kidneys say no side" in reason(tmp_path)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "kidney": 1, "tumor": 2}}))
+    assert "'kidney' says no side; right and left need values of their own" in reason(tmp_path)

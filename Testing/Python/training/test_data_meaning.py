@@ -13,9 +13,11 @@ import SimpleITK
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.image_io import read_labels
 from FlareSegmentLib.organs import ORGANS, organ_by_key, terminology_entry
+from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import find_cases, label_maps_in_use
 from FlareSegmentTrainingLib.datasets.file_pairs import LeftOut
-from FlareSegmentTrainingLib.datasets.label_maps import label_map_of_names, parse_label_map
+from FlareSegmentTrainingLib.datasets.label_checks import doubts_of_labels
+from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
 
 KEYS = [organ.key for organ in ORGANS]
 TRUE = {organ.label: organ.key for organ in ORGANS}
@@ -87,6 +89,10 @@ def test_segments_in_layers_and_what_they_are_called(tmp_path: Path) -> None:
     _, labels, warnings = case.read()
     np.testing.assert_array_equal(labels, np.where(np.isin(truth, (1, 4)), truth, 0))
     assert case.labeled == {"liver", "spleen"} and any("48 voxels lie in two organs" in line for line in warnings)
+
+    write_segmentation(tmp_path / "labels/case.seg.nrrd", layers, [("Lesion", 1, 1), ("Liver", 1, 0)])
+    (case,) = find_cases(tmp_path)  # a value of another layer is another's
+    np.testing.assert_array_equal(case.read()[1], layers[..., 0])
 
     write_segmentation(tmp_path / "labels/case.seg.nrrd", layers, [])
     (case,) = find_cases(tmp_path, label_map=parse_label_map("flaresegment"))
@@ -213,19 +219,18 @@ def test_a_table_of_one_label_map_holds_for_it_alone(tmp_path: Path) -> None:
         np.testing.assert_array_equal(case.read()[1], truth)
 
 
-def test_regions_and_ignored_voxels_of_nnunet(tmp_path: Path) -> None:
+def test_regions_of_nnunet(tmp_path: Path) -> None:
     folder = layouts.nnunet(tmp_path, 2)
     content = json.loads((folder / "dataset.json").read_text())
     content["labels"] = {"background": 0, "abdomen": [1, 2, 3, 4], "spleen": 1, "kidney_left": 2, "kidney_right": 3,
-                         "liver": 4, "ignore": 5}  # fmt: skip
+                         "liver": [4, 5], "liver lesion": 5}  # fmt: skip
+    content["regions_class_order"] = [1, 2, 3, 4, 5, 6]
     (folder / "dataset.json").write_text(json.dumps(content))
     ct, truth = layouts.ct_and_labels(1)
-    layouts.write(folder / "labelsTr/case_0001.nii.gz", renumbered(truth, ["spleen", *KEYS[2:0:-1], "liver"]))
-    ignoring, whole = find_cases(folder)
-    np.testing.assert_array_equal(whole.read()[1], truth)
-    with pytest.raises(InputError, match='voxels to be ignored .value 5, "ignore" in dataset.json'):
-        ignoring.read()
-    assert label_map_of_names("x", content["labels"]).ignored == {5}
+    stored = renumbered(truth, ["spleen", *KEYS[2:0:-1], "liver"])
+    stored[5:6][truth[5:6] == 1] = 5
+    layouts.write(folder / "labelsTr/case_0001.nii.gz", stored)
+    np.testing.assert_array_equal(find_cases(folder)[1].read()[1], truth)
 
 
 def test_labels_a_little_off_whole_numbers(tmp_path: Path) -> None:
@@ -260,6 +265,32 @@ def test_a_liver_alone_on_the_wrong_side_is_said(tmp_path: Path) -> None:
     layouts.write(tmp_path / "a_labels.nii.gz", labels, spacing=(10.0, 10.0, 10.0))
     (case,) = find_cases(tmp_path, label_map=parse_label_map("1=liver"))
     assert any("the liver lies on the patient's left" in line for line in case.read()[2])
+
+
+def test_the_side_of_an_organ_whose_partner_is_missing(tmp_path: Path) -> None:
+    ct = layouts.ct_and_labels(0)[0]
+    right, left, spacing = np.s_[4:7, 8:11, 5:8], np.s_[4:7, 8:11, 16:19], (10.0, 10.0, 10.0)
+
+    def doubts(image: np.ndarray = ct, **organs: tuple[slice, ...]) -> list[str]:
+        labels = np.zeros(image.shape, np.uint8)
+        for key, place in organs.items():
+            labels[place] = organ_by_key(key).label
+        volume = Volume(image, spacing, (0.0, 0.0, 0.0))
+        return [line for line in doubts_of_labels(volume, labels) if line.startswith("Left and right")]
+
+    assert not doubts(left_kidney=left) and not doubts(right_kidney=right) and not doubts(spleen=left)
+    (line,) = doubts(left_kidney=right)
+    assert "the left kidney lies on the patient's right" in line
+    (line,) = doubts(right_kidney=left)
+    assert "the right kidney lies on the patient's left" in line
+    assert not doubts(liver=right, left_kidney=left)
+    (line,) = doubts(liver=left, left_kidney=right)
+    assert "the liver lies to the left of the left kidney" in line
+    (line,) = doubts(right_kidney=left, spleen=right)
+    assert "the right kidney lies to the left of the spleen" in line
+    # of half a body the middle is not known
+    half = np.s_[4:7, 8:11, 8:11]
+    assert not doubts(np.ascontiguousarray(ct[:, :, :12]), right_kidney=half)
 
 
 def test_an_organ_inside_of_another_is_said(tmp_path: Path) -> None:

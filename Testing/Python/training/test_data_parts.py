@@ -361,6 +361,38 @@ def test_test_cases_and_folds_of_a_list_are_said(tmp_path: Path) -> None:
         find_cases(file)
 
 
+def test_an_incomplete_entry_of_a_list_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
+    pairs = []
+    for number in range(3):
+        layouts.write_pair(tmp_path / f"images/i{number}.nii.gz", tmp_path / f"labels/i{number}.nii.gz", number)
+        pairs.append({"image": f"images/i{number}.nii.gz", "label": f"labels/i{number}.nii.gz"})
+    listed = [pairs[0], {"image": "images/i1.nii.gz"}, {"case": "p7", "label": ["a", "b"]}, "i2.nii.gz", pairs[2]]
+    reasons = ["entry 2 of {} names no labels", "entry 3 of {} names no image and no labels",
+               "entry 4 of {} names no image and no labels"]  # fmt: skip
+    names = ["i1", "p7", "entry 4 of {}"]
+
+    def told_of(location: Path) -> list[LeftOut]:
+        told: list[LeftOut] = []
+        assert [case.name for case in find_cases(location, label_map=OWN, left_out=told.append)] == ["i0", "i2"]
+        return told
+
+    for file, content in (("list.json", listed), ("list.json", {"cases": listed})):
+        (tmp_path / file).write_text(json.dumps(content))
+        expected = [LeftOut(name.format(file), reason.format(file)) for name, reason in zip(names, reasons)]
+        assert told_of(tmp_path / file) == expected
+    (tmp_path / "list.csv").write_text(
+        "image,labels\nimages/i0.nii.gz,labels/i0.nii.gz\nimages/i1.nii.gz,\nimages/i2.nii.gz,labels/i2.nii.gz\n"
+    )
+    assert told_of(tmp_path / "list.csv") == [LeftOut("i1", "entry 2 of list.csv names no labels")]
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": NAMES, "training": listed}))
+    assert [str(item) for item in told_of(tmp_path)][:3] == [
+        f"{name} is left out: {reason}".format(*["dataset.json"] * 2) for name, reason in zip(names, reasons)
+    ]
+    (tmp_path / "list.json").write_text(json.dumps([{"image": "images/i1.nii.gz"}]))
+    with pytest.raises(InputError, match="no case that can be used: i1 is left out: entry 1 of list.json names no"):
+        find_cases(tmp_path / "list.json", left_out=lambda item: None)
+
+
 def test_folds_of_nnunet_are_said(tmp_path: Path) -> None:
     folder = layouts.nnunet(tmp_path, 2)
     (folder / "splits_final.json").write_text(json.dumps([{"train": ["case_0000"], "val": ["case_0001"]}]))

@@ -21,7 +21,7 @@ from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.organs import ORGANS, organ_by_key
 from FlareSegmentTrainingLib.datasets.cases import find_cases, patient_pattern, with_patients
 from FlareSegmentTrainingLib.datasets.file_pairs import LeftOut, composed
-from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
+from FlareSegmentTrainingLib.datasets.label_maps import IGNORED, parse_label_map
 from FlareSegmentTrainingLib.datasets.scan_identity import scan_hash, without_twins
 from FlareSegmentTrainingLib.datasets.splits import split_cases
 
@@ -61,7 +61,15 @@ UNUSABLE = {
 """Fault -> words of the reason for which the case is left out."""
 REMARKED = {"mirrored": "Left and right are in doubt"}
 """Fault -> words of the warning with which the case is used."""
-HARMLESS = ("none", "labels a little off", "labels in another order of axes", "image as float", "labels as 16 bits")
+IGNORING = "half of it is to be ignored"
+HARMLESS = (
+    "none",
+    "labels a little off",
+    "labels in another order of axes",
+    "image as float",
+    "labels as 16 bits",
+    IGNORING,
+)
 TWINS = ("twin", "twin in another file type", "twin turned around")
 FAULTS = (*UNUSABLE, *REMARKED, *HARMLESS, *TWINS)
 assert len(FAULTS) >= 20
@@ -116,6 +124,9 @@ def images_of(scan: Scan, values: np.ndarray) -> tuple[SimpleITK.Image, SimpleIT
     if fault == "mirrored":
         ct, values = (np.ascontiguousarray(part[:, :, ::-1]) for part in (ct, values))
         scan.ct, scan.truth = ct, np.ascontiguousarray(scan.truth[:, :, ::-1])
+    elif fault == IGNORING:
+        values[:, :, 8:] = len(KEYS) + 1
+        scan.truth[:, :, 8:] = IGNORED
     labels = {
         "labels have another size": lambda: image_of(values[:-1]),
         "labels lie elsewhere": lambda: image_of(values, origin=(0.0, 0.0, 0.0)),
@@ -170,10 +181,14 @@ class DataSet:
         self.folder, self.layout, self.order, self.scans = folder, layout, order, scans
         self.meaning: str | None = None
         self.location = folder
-        names = {str(value): organ_by_key(key).name for value, key in enumerate(order, start=1)}
+        ignoring = ["ignore"] if any(scan.fault == IGNORING for scan in scans) else []
+        keys = [*order, *ignoring]
+        called = [organ_by_key(key).name for key in order] + ignoring
+        names = {str(value): name for value, name in enumerate(called, start=1)}
+        self.table = ",".join(f"{value}={key}" for value, key in enumerate(keys, start=1))
         for scan in scans:
             self._write(scan)
-        own = json.dumps(dict(enumerate(order, start=1)))
+        own = json.dumps(dict(enumerate(keys, start=1)))
         if layout == "flat":
             (folder / "labels.json").write_text(own)
         elif layout in ("folders", "parts"):
@@ -187,7 +202,7 @@ class DataSet:
         elif layout in ("csv", "json"):
             self._list()
         elif layout in ("subjects", "monailabel"):
-            self.meaning = ",".join(f"{value}={key}" for value, key in enumerate(order, start=1))
+            self.meaning = self.table
 
     def _json(self, name: str, content: object) -> None:
         (self.folder / name).write_text(json.dumps(content))
@@ -237,13 +252,12 @@ class DataSet:
         self._json("dataset.json", {"labels": {"0": "background", **names}, **parts})
 
     def _list(self) -> None:
-        table = ",".join(f"{value}={key}" for value, key in enumerate(self.order, start=1))
         rows = [
             {"case": scan.name, "image": self._relative(scan, "image"), "labels": self._relative(scan, "labels"),
              "set": scan.side or ""}
             for scan in self.scans
         ]  # fmt: skip
-        self.meaning = table
+        self.meaning = self.table
         self.location = self.folder / f"list.{self.layout}"
         if self.layout == "json":
             self.location.write_text(json.dumps(rows))
@@ -254,7 +268,7 @@ class DataSet:
 
 # A mask has no values, a map in layers or in color has no numbering: these faults cannot be made there.
 ONLY_MAPS = {"labels have an unknown value", "labels are a picture in color", "labels are fractions",
-             "labels a little off", "labels as 16 bits", "labels cut short", "labels are text"}  # fmt: skip
+             "labels a little off", "labels as 16 bits", IGNORING, "labels cut short", "labels are text"}  # fmt: skip
 
 
 @st.composite

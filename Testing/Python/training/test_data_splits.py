@@ -115,8 +115,25 @@ def test_written_and_read_back(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["split.json"]
 
 
+def test_nnunets_folds(tmp_path: Path) -> None:
+    file = tmp_path / "splits_final.json"
+    folds = [{"train": ["a", "b"], "val": ["c"]}, {"train": ["b", "c"], "val": ["a"]}]
+    file.write_text(json.dumps(folds))
+    assert read_split(file, "1/2") == Split(("b", "c"), ("a",), "fold 1 of splits_final.json")
+    with pytest.raises(InputError, match="holds 2 folds: choose one with --fold 0/2 to --fold 1/2"):
+        read_split(file)
+    for fold, words in (("2/2", "holds 2 folds"), ("0/5", "holds 2 folds"), ("one", "write K/N")):
+        with pytest.raises(InputError, match=words):
+            read_split(file, fold)
+    file.write_text(json.dumps(folds[:1]))
+    assert read_split(file).validation == ("c",)
+    file.write_text(json.dumps([{"training": ["a"]}]))
+    with pytest.raises(InputError, match="is no split"):
+        read_split(file)
+
+
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"training": [1], "validation": []}', '{"training": 3, "validation": []}']
+    "content", ["", "[]", "{}", "3", '{"training": [1], "validation": []}', '{"training": 3, "validation": []}']
 )
 def test_bad_split_files(tmp_path: Path, content: str) -> None:
     (tmp_path / "split.json").write_text(content)

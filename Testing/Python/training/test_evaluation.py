@@ -411,3 +411,28 @@ def test_the_bundled_model_knows_its_cases() -> None:
     assert {model.role_of(case) for case in facts["training_cases"]} == {"trained on"}
     assert {model.role_of(case) for case in facts["validation_cases"]} == {"validated on"}
     assert model.role_of("nobody's") == "new"
+
+
+@pytest.mark.parametrize("inner", ["", "segmentations"])
+def test_a_folder_of_masks_for_each_case_is_measured(data: Path, tmp_path: Path, inner: str) -> None:
+    cases = find_cases(data)
+    for case in cases:
+        truth = case.read()[1]
+        for organ in ORGANS[:3]:
+            mask = (truth == organ.label).astype(np.uint8)
+            layouts.write(tmp_path / "masks" / case.name / inner / f"{organ.key}.nii.gz", 255 * mask)
+        (tmp_path / "masks" / case.name / inner / "bladder.nii.gz").write_bytes(b"not wanted")
+    predictor = FolderPredictor(tmp_path / "masks")
+    before = predictor.identity_of("b")
+    result = evaluate_cases(cases, predictor, ORGANS, tmp_path / "out", None, say=lambda line: None)
+    for record in result.cases.values():
+        states = [record["organs"][key]["status"] for key in KEYS]
+        assert states == ["measured", "measured", "measured", "missed"]
+        assert record["organs"]["liver"]["dice"] == 1.0
+    layouts.write(tmp_path / "masks/b" / inner / "liver.nii.gz", np.zeros(layouts.SHAPE, np.uint8))
+    assert predictor.identity_of("b") != before
+    with pytest.raises(InputError, match="a mask for each organ, which their names tell apart"):
+        FolderPredictor(tmp_path / "masks", LABEL_MAPS["btcv"])
+    references = find_references(tmp_path / "masks", None, lambda item: None)
+    assert [reference.name for reference in references] == ["a", "b", "c"]
+    np.testing.assert_array_equal(references[0].read()[1], np.where(cases[0].read()[1] <= 3, cases[0].read()[1], 0))

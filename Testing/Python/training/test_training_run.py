@@ -472,6 +472,16 @@ def test_data_that_moved_are_named_anew_and_a_damaged_validation_case_is_replace
     assert f"meaning changed of {split['training'][0]}" in capsys.readouterr().err
 
 
+def test_an_organ_that_the_data_never_hold_is_said_when_a_run_begins(train_module, command, place, tmp_path, capsys):
+    write_phantoms(tmp_path, 2)
+    values = {str(label): key for label, key in enumerate(PRESET["organs"][:3], start=1)}
+    (tmp_path / "labels.json").write_text(json.dumps({**values, "4": "other", "9": "spleen"}))
+    line = f"{tmp_path}: spleen is in none of its cases; check what the label values mean."
+    assert train_module.main([*command("never", data=str(tmp_path)), "--epochs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert f"Warning: {line}" in out and "liver is in none" not in out
+
+
 def test_a_vanished_case_is_named(train_module, command, place, tmp_path, capsys):
     write_phantoms(tmp_path)
     arguments = command("vanished", data=str(tmp_path))
