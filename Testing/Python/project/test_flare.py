@@ -137,7 +137,7 @@ def installs(result):
 
 RUN = [["requirements-run.txt", "requirements-no-deps.txt"]]
 WHOLE = [*RUN, ["requirements-uv.txt"], ["requirements-torch.txt"]]
-LAYERS = [["requirements-check.txt"], ["requirements-video.txt"]]
+LAYERS = [["requirements-check.txt"], ["requirements-cohort.txt"], ["requirements-video.txt"]]
 
 
 def test_first_use_makes_the_environment_and_runs(tree):
