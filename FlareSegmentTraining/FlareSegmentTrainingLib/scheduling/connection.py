@@ -46,6 +46,7 @@ def connect(
     say: Callable[[str], None] = print,
     device: str = "auto",
     log_folder: Path | None = None,
+    read_ahead: bool = False,
 ) -> Iterator[Client]:
     """Yield a client whose workers can import this project; they are ended afterwards, unless they were there before.
 
@@ -54,6 +55,8 @@ def connect(
         say: told in one line which workers there are.
         device: where networks run, as --device names it; GPUs get a worker each unless it is "cpu".
         log_folder: where a batch system puts what its jobs print.
+        read_ahead: give a worker with a GPU a second case, which it can read while the GPU works on the first one. The
+            function that works on cases must allow two at once.
 
     Raises:
         InputError: Dask is missing, the options cannot be met, or the scheduler cannot be reached or is of another
@@ -76,7 +79,7 @@ def connect(
 
             cluster = stack.enter_context(job_cluster(options, library_folders(), log_folder, say))
         else:
-            cluster = stack.enter_context(_local_cluster(options, device, say))
+            cluster = stack.enter_context(_local_cluster(options, device, read_ahead, say))
         yield stack.enter_context(_client(cluster))
 
 
@@ -143,7 +146,9 @@ def _worker_python() -> str:
 
 
 @contextlib.contextmanager
-def _local_cluster(options: argparse.Namespace, device: str, say: Callable[[str], None]) -> Iterator[Any]:
+def _local_cluster(
+    options: argparse.Namespace, device: str, read_ahead: bool, say: Callable[[str], None]
+) -> Iterator[Any]:
     from dask.system import CPU_COUNT
     from distributed import Nanny, Scheduler
     from distributed.deploy.spec import SpecCluster
@@ -152,7 +157,7 @@ def _local_cluster(options: argparse.Namespace, device: str, say: Callable[[str]
     limit = parse_memory(options.memory_limit)
     workers = choose_workers(CPU_COUNT, free_memory(), gpus, options.workers, options.threads_per_worker, limit)
     common = {
-        "nthreads": 1,
+        "nthreads": 2 if read_ahead and workers.gpus else 1,
         "host": "127.0.0.1",
         "memory_limit": workers.memory_bytes,
         "silence_logs": logging.CRITICAL + 1,
@@ -163,7 +168,8 @@ def _local_cluster(options: argparse.Namespace, device: str, say: Callable[[str]
         number: {"cls": Nanny, "options": {**common, "env": gpu_environment(workers.gpus, number)}}
         for number in range(workers.count)
     }
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    addresses = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    scheduler = {"cls": Scheduler, "options": addresses}
     former_python = multiprocessing.spawn.get_executable()
     multiprocessing.spawn.set_executable(_worker_python())
     try:

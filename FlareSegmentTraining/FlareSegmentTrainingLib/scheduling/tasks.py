@@ -62,8 +62,9 @@ def outcomes(
             _check(client, threads)
             with contextlib.suppress(TimeoutError):
                 done = wait(list(pending), timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED").done
-                for future in done:
-                    yield _outcome(future, pending.pop(future))
+                # Released at once: what Dask still holds when its worker is killed would be worked on again.
+                finished = [_released(future, pending.pop(future)) for future in done]
+                yield from finished
             if time.monotonic() - asked > _POLL_SECONDS:
                 threads, asked = _threads(client), time.monotonic()
     except (FutureCancelledError, OSError) as error:
@@ -113,6 +114,12 @@ def _check(client: Client, threads: int) -> None:
 
 def _threads(client: Client) -> int:
     return sum(client.nthreads().values())
+
+
+def _released(future: Any, item: Item) -> Outcome[Item]:
+    outcome = _outcome(future, item)
+    future.release()
+    return outcome
 
 
 def _outcome(future: Any, item: Item) -> Outcome[Item]:
