@@ -226,6 +226,8 @@ def test_environment_from_before_there_were_layers_is_brought_up_to_date(tree):
         (["evaluate", "--data", "DIR"], []),
         (["evaluate", "--data", "DIR", "--videos"], ["video"]),
         (["cohort", "DIR"], ["cohort"]),
+        (["prepare", "--data", "DIR", "--workers=2"], ["cohort"]),
+        (["evaluate", "--data", "DIR", "--cluster", "slurm"], ["cohort"]),
         (["lint"], ["check"]),
         (["bench"], ["check", "cohort"]),
         (["test", "-k", "dice"], ["check", "cohort", "video"]),
@@ -243,7 +245,7 @@ def test_layers_come_on_top_when_first_used(tree):
     targets = [words[words.index("--target") + 1] for words in first.started if "--target" in words]
     assert targets == [str(tree.venv / "layers" / name) for name in ("check", "cohort", "video")]
     assert all("--require-hashes" in words and "--no-deps" in words for words in first.started if "--target" in words)
-    assert "[2/2] ffmpeg" in first.stderr
+    assert "[3/3] ffmpeg" in first.stderr
     assert len(tree.run("test").started) == 1
     assert len(tree.run("segment").started) == 1
 
