@@ -14,7 +14,7 @@ from cohort_stand_in import job
 
 from FlareSegmentCohortLib import case_task
 from FlareSegmentCohortLib.case_task import DONE, FAILED, PRESENT, CannotWork, work_on
-from FlareSegmentCohortLib.cohort_cases import CohortCase, state_of
+from FlareSegmentCohortLib.cohort_cases import CohortCase
 from FlareSegmentCohortLib.output_folder import read_record
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.image_io import read_labels
@@ -33,7 +33,7 @@ def known_model(monkeypatch: pytest.MonkeyPatch):
 
 def case_of(path: Path, **facts: object) -> CohortCase:
     case = CohortCase("c", "c", str(path), **facts)
-    return CohortCase(**{**case.__dict__, "state": state_of(case.all_files())})
+    return CohortCase(**{**case.__dict__, "state": case.state_now()})
 
 
 def test_a_record_and_a_label_map_come_of_a_ct(tmp_path: Path) -> None:
