@@ -124,9 +124,10 @@ def _control_groups() -> list[tuple[int, int]]:
 def _not_cache(folder: Path, used: int) -> int:
     """The bytes that a control group uses without the files' pages, which are given up where memory is short."""
     try:
-        facts = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
-    except (OSError, ValueError):
+        lines = (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+    except OSError:
         return used
+    facts = {name: value for name, _, value in (line.partition(" ") for line in lines)}
     cache = facts.get("inactive_file") or facts.get("total_inactive_file") or "0"
     return max(0, used - int(cache))
 

@@ -46,7 +46,7 @@ def outcomes(
         FlareSegmentError: the scheduler is gone, or no worker will ever come.
     """
     from distributed import wait
-    from distributed.client import FutureCancelledError, FuturesCancelledError
+    from distributed.client import ClosedClientError, FutureCancelledError, FuturesCancelledError
 
     waiting = iter(items)
     pending: dict[Any, Item] = {}
@@ -67,7 +67,7 @@ def outcomes(
                 yield from finished
             if time.monotonic() - asked > _POLL_SECONDS:
                 threads, asked = _threads(client), time.monotonic()
-    except (FutureCancelledError, FuturesCancelledError, OSError) as error:
+    except (ClosedClientError, FutureCancelledError, FuturesCancelledError, OSError) as error:
         raise FlareSegmentError("Dask's scheduler is gone; the same command goes on.") from error
     finally:
         with contextlib.suppress(Exception):  # the scheduler may be gone

@@ -255,6 +255,8 @@ def test_other_versions_are_named() -> None:
         ("walltime: '01:00:00'\nnodes: 3\n", "knows no option nodes"),
         ("jobqueue:\n  slurm:\n    nodes: 3\n", "knows no option nodes"),
         ("[1, 2]\n", "must hold options"),
+        ("cores: many\n", "--cluster slurm: invalid literal"),
+        ("scheduler_options: 3\n", "--cluster slurm: "),
         ("[", "is no YAML"),
         (None, "cannot be read"),
     ],
