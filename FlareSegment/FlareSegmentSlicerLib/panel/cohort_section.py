@@ -8,7 +8,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import ctk
 import qt
 import slicer
 from slicer.i18n import tr as _
@@ -38,11 +37,9 @@ class CohortSection:
         self._results: CohortResults | None = None
         self._rows: dict[str, tuple[int, CohortResult]] = {}
         self._problem = ""
-        ui.cohortSourcePathEdit.filters = ctk.ctkPathLineEdit.Dirs | ctk.ctkPathLineEdit.Files
-        ui.cohortOutputPathEdit.filters = ctk.ctkPathLineEdit.Dirs
         ui.cohortSourcePathEdit.currentPath = slicer.util.settingsValue(SOURCE_SETTING, "")
         ui.cohortOutputPathEdit.currentPath = slicer.util.settingsValue(OUTPUT_SETTING, "")
-        ui.cohortSeriesCheckBox.setVisible(_dicom_table() is not None)
+        ui.cohortSeriesCheckBox.setVisible(hasattr(slicer.modules, "dicom"))
         columns = [_("CT"), *(organ_name(organ) for organ in ORGANS)]
         ui.cohortTable.setColumnCount(len(columns))
         ui.cohortTable.setHorizontalHeaderLabels(columns)
@@ -58,7 +55,8 @@ class CohortSection:
         ui.cohortTable.connect("cellClicked(int,int)", self._onRow)
         for edit in (ui.cohortSourcePathEdit, ui.cohortOutputPathEdit):
             edit.connect("currentPathChanged(QString)", self._onChanged)
-        self.update()
+            edit.connect("validInputChanged(bool)", self._onChanged)  # a path that is cleared tells of itself only here
+        self._onCollapsed(ui.cohortCollapsibleButton.collapsed)
 
     def close(self) -> None:
         """Look no more; what runs goes on."""
@@ -102,7 +100,7 @@ class CohortSection:
         """Why nothing can be started; empty where it can."""
         if cohort_script() is None:
             return _("Install the module FlareSegment Training, which brings what many CTs need.")
-        if self._fromDatabase() and not _selected_series():
+        if self._fromDatabase() and not _selection():
             return _("Select series of CTs in the DICOM module first.")
         if not self._fromDatabase() and not self._ui.cohortSourcePathEdit.currentPath:
             return _("Choose a folder of CTs.")
@@ -187,17 +185,15 @@ class CohortSection:
                 table.setItem(row, column, item)
 
 
-def _dicom_table() -> Any:
-    """The table of the DICOM module's browser; None where there is no such module."""
+def _selection() -> list[str]:
+    """UIDs of the series that are selected in the DICOM module; none where it was not opened yet."""
     browser = getattr(getattr(slicer.modules, "DICOMWidget", None), "browserWidget", None)
-    return browser.dicomBrowser.dicomTableManager() if browser is not None else None
+    return list(browser.dicomBrowser.dicomTableManager().currentSeriesSelection()) if browser is not None else []
 
 
 def _selected_series() -> list[tuple[str, tuple[str, ...]]]:
     """(name, files) of the series that are selected in the DICOM module."""
-    table = _dicom_table()
-    series = table.currentSeriesSelection() if table is not None else ()
-    return [(str(uid), tuple(slicer.dicomDatabase.filesForSeries(uid))) for uid in series]
+    return [(uid, tuple(slicer.dicomDatabase.filesForSeries(uid))) for uid in _selection()]
 
 
 def _ensure_packages() -> bool:
