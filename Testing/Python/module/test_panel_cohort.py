@@ -87,8 +87,6 @@ def told(panel) -> str:
 
 
 def test_a_run_is_started_watched_found_again_and_stopped(panel, section, tmp_path: Path) -> None:
-    from FlareSegmentSlicerLib.panel.cohort_section import CohortSection
-
     assert not panel.ui.cohortStartButton.enabled and told(panel) == "Choose a folder of CTs."
     panel.ui.cohortSourcePathEdit.currentPath = str(tmp_path)
     assert told(panel) == "Choose a folder for the results."
@@ -98,15 +96,14 @@ def test_a_run_is_started_watched_found_again_and_stopped(panel, section, tmp_pa
     panel.until(lambda: (section.update(), told(panel) == "2 of 4")[1])
     assert (panel.ui.cohortProgressBar.value, panel.ui.cohortProgressBar.maximum) == (2, 4)
     assert not panel.ui.cohortSourcePathEdit.enabled and not panel.ui.cohortOutputPathEdit.enabled
-    section.close()
-    again = CohortSection(panel.ui)  # as after a reload, or in the next Slicer: the folder tells it
+    section._process = None
+    section.update()  # as after a reload, or in the next Slicer: the folder tells it
     assert told(panel) == "2 of 4" and panel.ui.cohortStartButton.text == "Cancel"
-    again._process.request_stop()
-    again.update()
+    section._process.request_stop()
+    section.update()
     assert "Stopping" in told(panel) and not panel.ui.cohortStartButton.enabled
-    panel.until(lambda: (again.update(), told(panel) == "Stopped, 2 left")[1])
+    panel.until(lambda: (section.update(), told(panel) == "Stopped, 2 left")[1])
     assert panel.ui.cohortStartButton.text == "Segment all" and panel.ui.cohortStartButton.enabled
-    again.close()
 
 
 def test_why_nothing_was_begun_is_said(panel, section, tmp_path: Path) -> None:
