@@ -91,7 +91,7 @@ def reported_progress(file: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        age = time.time() - file.stat().st_mtime  # by the clock of the computer that holds it
+        age = age_seconds(file)
     except (OSError, ValueError):
         return {}
     if content.get("state") == "running":
@@ -99,6 +99,11 @@ def reported_progress(file: Path) -> dict[str, Any]:
         if lives is False or lives is None and age > DEAD_AFTER_SECONDS:
             content["state"] = "lost"
     return content
+
+
+def age_seconds(file: Path) -> float:
+    """How long ago a file was written, by the clock of the computer that holds it. Raises OSError."""
+    return time.time() - file.stat().st_mtime
 
 
 def _lives(content: dict[str, Any]) -> bool | None:

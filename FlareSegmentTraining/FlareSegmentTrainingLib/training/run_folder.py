@@ -28,7 +28,7 @@ from pathlib import Path
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.processes import DEAD_AFTER_SECONDS as DEAD_AFTER_SECONDS  # with which a run is watched
-from FlareSegmentLib.processes import identity, reported_progress
+from FlareSegmentLib.processes import age_seconds, identity, reported_progress
 
 CONFIGURATION_FILE = "config.json"
 LOG_FILE = "log.csv"
@@ -120,13 +120,8 @@ class RunFolder:
     def forget_old_stop(self) -> None:
         """Remove a request that no process has obeyed any more; one of the last seconds is meant for who starts now."""
         with contextlib.suppress(OSError):
-            if _age_seconds(self.stop_file) > FRESH_REQUEST_SECONDS:
+            if age_seconds(self.stop_file) > FRESH_REQUEST_SECONDS:
                 self.stop_file.unlink()
-
-
-def _age_seconds(file: Path) -> float:
-    """How long ago a file was written, by the clock of the computer that holds it. Raises OSError."""
-    return time.time() - file.stat().st_mtime
 
 
 class ProgressReporter:

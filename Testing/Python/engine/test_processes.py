@@ -180,7 +180,7 @@ def test_nothing_is_measured_with_a_clock_that_can_be_set(repository: Path) -> N
                     name = f"{node.value.id}.{node.attr}"
                     if name in ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today"):
                         found.append(path.name)
-    assert found == ["run_folder.py"]
+    assert found == ["processes.py"]
 
 
 def priority_of(background: bool, before: str = "") -> list[int]:
