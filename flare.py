@@ -116,7 +116,7 @@ LAYERS = {
         "coverage, hypothesis, mypy, pytest, pytest_cov, surface_distance, xdist",
     ),
     "cohort": Layer(
-        ("cohort", "test", "bench"),
+        ("cohort", "test", "bench", "--workers", "--threads-per-worker", "--memory-limit", "--scheduler", "--cluster"),
         "Dask",
         "61 MB to download, 220 MB on disk",
         "dask, dask_jobqueue, distributed, pyarrow",
@@ -586,7 +586,7 @@ def module_options(root):
 
 def layers_for(verb, arguments):
     """The layers that a command line wants."""
-    words = {verb}.union(word for word in arguments if word.startswith("--"))
+    words = {verb}.union(word.split("=")[0] for word in arguments if word.startswith("--"))
     return [name for name, layer in LAYERS.items() if words.intersection(layer.wanted_by)]
 
 

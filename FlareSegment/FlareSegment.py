@@ -41,6 +41,7 @@ from FlareSegmentSlicerLib.logic.segmentation_run import Callbacks, RunOptions
 from FlareSegmentSlicerLib.logic.volume_queue import VolumeQueue
 from FlareSegmentSlicerLib.logic.worker_process import SegmentationWorker
 from FlareSegmentSlicerLib.panel import installation
+from FlareSegmentSlicerLib.panel.cohort_section import CohortSection
 from FlareSegmentSlicerLib.panel.comparison_section import ComparisonSection
 from FlareSegmentSlicerLib.panel.display_section import DisplaySection
 from FlareSegmentSlicerLib.panel.export_section import ExportSection
@@ -165,6 +166,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._adoptTimer.setInterval(0)
         self._adoptTimer.connect("timeout()", self._onAdoptTimer)
         self._loading = LoadSection(self.ui, self._showMessage, self._onVolumeLoaded, self._onReferenceLoaded)
+        self._cohort = CohortSection(self.ui)
         self._fillSampleMenu()
         self._fillOrganTable()
         self._showMessage("")
@@ -194,6 +196,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         self._editedTimer.stop()
         self._adoptTimer.stop()
+        self._cohort.close()
         self.logic.close()
 
     def onReload(self) -> None:

@@ -7,15 +7,20 @@ removes those whose process is gone. No clock is asked: one that jumps must not 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 LOWEST_PRIORITY = 19
+DEAD_AFTER_SECONDS = 30.0
+"""A run whose progress file is older is not running any more, where its process cannot be asked."""
 
 
 def is_running(pid: int) -> bool:
@@ -77,6 +82,37 @@ def identity(pid: int) -> str | None:
         facts = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         return f"{system} {facts.rpartition(')')[2].split()[19]}"  # field 22 of proc_pid_stat(5), in ticks since boot
     return None
+
+
+def reported_progress(file: Path) -> dict[str, Any]:
+    """What a run's progress file holds: state, message, and the process that writes it; empty where there is none.
+
+    A run that calls itself "running" and whose process is gone without a word has the state "lost".
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        age = time.time() - file.stat().st_mtime  # by the clock of the computer that holds it
+    except (OSError, ValueError):
+        return {}
+    if content.get("state") == "running":
+        lives = _lives(content)
+        if lives is False or lives is None and age > DEAD_AFTER_SECONDS:
+            content["state"] = "lost"
+    return content
+
+
+def _lives(content: dict[str, Any]) -> bool | None:
+    """Whether the reporting process certainly runs, or certainly does not; None where only its reports can tell.
+
+    Asked first because the age of a file says nothing while a clock jumps.
+    """
+    pid = content.get("pid")
+    if content.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return None
+    if not is_running(pid):
+        return False
+    started = content.get("process")
+    return None if started is None else started == identity(pid)
 
 
 def remove_abandoned(parent: Path, prefix: str) -> None:

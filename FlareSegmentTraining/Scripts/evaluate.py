@@ -42,6 +42,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line's options. Raises InputError."""
     from FlareSegmentTrainingLib.datasets.dataset_layouts import LAYOUTS
     from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS
+    from FlareSegmentTrainingLib.scheduling.options import add_arguments, check_arguments
 
     parser = command_line.ArgumentParser(
         prog="evaluate.py", description="Measure a model or label maps against labeled CTs."
@@ -85,7 +86,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--layout", choices=LAYOUTS, help="take --data for this layout instead of finding it out")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object, last")
+    add_arguments(parser)
     options = parser.parse_args(arguments)
+    check_arguments(options)
     if options.model is not None and options.reference is not None:
         raise InputError("--model needs CTs: name them with --data.")
     if options.predictions is None and options.prediction_label_map is not None:
@@ -120,6 +123,7 @@ def evaluate(options: argparse.Namespace) -> dict:
         organs_to_measure,
         write_json,
     )
+    from FlareSegmentTrainingLib.scheduling.connection import client_if_wanted
 
     keys = None
     if options.organs is not None:
@@ -159,10 +163,14 @@ def evaluate(options: argparse.Namespace) -> dict:
         extra = predictor.folder.extra(case.name for case in cases)
     cases = with_patients(cases, pattern, command_line.say)[: options.limit_cases]
     organs = organs_to_measure(predictor, cases, keys)
-    evaluation = evaluate_cases(cases, predictor, organs, options.output, draw_case, left_out, command_line.say)
-    content = evaluation.content()
-    if other is not None:
-        content["comparison"] = other.comparison(cases, evaluation)
+    log_folder = options.output / "logs"
+    with client_if_wanted(options, command_line.say, options.device, log_folder) as client:
+        evaluation = evaluate_cases(
+            cases, predictor, organs, options.output, draw_case, left_out, command_line.say, client
+        )
+        content = evaluation.content()
+        if other is not None:
+            content["comparison"] = other.comparison(cases, evaluation, client)
     videos = _make_videos(cases, evaluation, options.output) if options.videos else {}
     write_json(options.output / RESULT_FILE, content)
     _write_tables(options.output, content)
@@ -213,7 +221,7 @@ class _Other:
                 f"--compare {options.compare}: neither a model ({DESCRIPTION_FILE}) nor an evaluation ({RESULT_FILE})."
             )
 
-    def comparison(self, cases: Sequence, evaluation) -> dict:
+    def comparison(self, cases: Sequence, evaluation, client) -> dict:
         """What the report says about the two."""
         from FlareSegmentTrainingLib.evaluation.comparison import compare
         from FlareSegmentTrainingLib.evaluation.measurements import evaluate_cases
@@ -222,7 +230,9 @@ class _Other:
             command_line.say(f"For comparison: {self._predictor.name}")
             folder = self._output / f"compared_{self._predictor.identity[:12]}"
             say = command_line.say
-            compared = evaluate_cases(cases, self._predictor, evaluation.organs, folder, None, (), say).content()
+            compared = evaluate_cases(
+                cases, self._predictor, evaluation.organs, folder, None, (), say, client
+            ).content()
         else:
             compared = self._content
         organs, left_out = compare(evaluation.cases, compared["cases"], evaluation.organs)

@@ -76,6 +76,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The options of a command line without a verb. Raises InputError."""
     from FlareSegmentTrainingLib.datasets.dataset_layouts import LAYOUTS
     from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS
+    from FlareSegmentTrainingLib.scheduling.options import add_arguments, check_arguments
 
     parser = _parser(
         "",
@@ -109,7 +110,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         action="store_true",
         help="keep names of cases and patients even where they might identify someone",
     )
-    return parser.parse_args(arguments)
+    add_arguments(parser)
+    options = parser.parse_args(arguments)
+    check_arguments(options)
+    return options
 
 
 def prepare(options: argparse.Namespace) -> dict:
@@ -124,6 +128,7 @@ def prepare(options: argparse.Namespace) -> dict:
     from FlareSegmentTrainingLib.datasets.conversion import Settings, convert_cases
     from FlareSegmentTrainingLib.datasets.label_checks import organs_never_there
     from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
+    from FlareSegmentTrainingLib.scheduling.connection import client_if_wanted
 
     organs = _organs(options)
     pattern = patient_pattern(options.patient_pattern)
@@ -144,7 +149,8 @@ def prepare(options: argparse.Namespace) -> dict:
     for line in label_maps_in_use(cases, options.data):
         command_line.say(line)
     settings = Settings(organs, options.label_ids, options.keep_names, patient_pattern=options.patient_pattern)
-    outcomes = convert_cases(cases, options.output, settings, left_out, command_line.say)
+    with client_if_wanted(options, command_line.say, "cpu", options.output / "logs") as client:
+        outcomes = convert_cases(cases, options.output, settings, left_out, command_line.say, client)
     volumes = {outcome.source: outcome.facts.get("organs_ml", {}) for outcome in outcomes}
     for line in organs_never_there(cases, volumes, options.data):
         command_line.warn(line)
@@ -190,6 +196,8 @@ def from_dicom(arguments: list[str]) -> dict:
     """`from-dicom`: a DICOM export becomes a folder of cases. Raises FlareSegmentError."""
     from FlareSegmentTrainingLib.datasets.conversion import Settings, convert_cases
     from FlareSegmentTrainingLib.dicom.dicom_export import MINIMUM_SLICES, look_through, write_mapping
+    from FlareSegmentTrainingLib.scheduling.connection import client_if_wanted
+    from FlareSegmentTrainingLib.scheduling.options import add_arguments, check_arguments
 
     parser = _parser(
         "from-dicom",
@@ -215,7 +223,9 @@ def from_dicom(arguments: list[str]) -> dict:
         "--keep-mapping", type=Path, metavar="FILE", help="write a CSV that says which case is whose: keep it safe"
     )
     _add_organs(parser)
+    add_arguments(parser)
     options = parser.parse_args(arguments)
+    check_arguments(options)
     organs = _organs(options)
     _check_output(options.output)
     if options.keep_mapping is not None:
@@ -224,7 +234,8 @@ def from_dicom(arguments: list[str]) -> dict:
         options.export, training=options.training, minimum_slices=options.minimum_slices, say=command_line.say
     )
     settings = Settings(organs, options.label_ids, unlabeled=not options.training, clip=options.training)
-    outcomes = convert_cases(cases, options.output, settings, left_out, command_line.say)
+    with client_if_wanted(options, command_line.say, "cpu", options.output / "logs") as client:
+        outcomes = convert_cases(cases, options.output, settings, left_out, command_line.say, client)
     result = _summary(options, organs, outcomes)
     if options.keep_mapping is not None:
         names = {outcome.source: outcome.name for outcome in outcomes if outcome.result != "left out"}

@@ -24,9 +24,11 @@ import re
 import secrets
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK
@@ -45,6 +47,10 @@ from FlareSegmentTrainingLib.datasets.dataset_layouts import (
 )
 from FlareSegmentTrainingLib.datasets.label_maps import IGNORE, IGNORED, holds_organ
 from FlareSegmentTrainingLib.datasets.scan_identity import HU_RANGE, scan_hash
+from FlareSegmentTrainingLib.scheduling.tasks import outcomes_in_order
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 REPORT_FILE = "report.json"
 TABLE_FILE = "report.csv"
@@ -77,6 +83,11 @@ class Settings:
     clip: bool = True
     patient_pattern: str | None = None
 
+    @property
+    def values(self) -> dict[str, int]:
+        """{organ: the value that is written for it}."""
+        return {organ.key: LABEL_TABLES[self.label_ids][organ.key] for organ in self.organs}
+
 
 @dataclass
 class Outcome:
@@ -98,10 +109,13 @@ def convert_cases(
     settings: Settings,
     left_out: Sequence[LeftOut] = (),
     say: Callable[[str], None] = print,
+    client: Client | None = None,
 ) -> list[Outcome]:
     """Check all cases, write those that can be used into the plain layout, and report.
 
-    left_out: cases that were already found unusable; they appear in the report.
+    Args:
+        left_out: cases that were already found unusable; they appear in the report.
+        client: of Dask, whose workers read and write the cases; by default this process does.
 
     Raises:
         InputError: the folder cannot be written, or holds cases converted with other organs or label values.
@@ -110,7 +124,7 @@ def convert_cases(
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output, prefix=".preparing-") as private:
-            return _Conversion(output, Path(private), settings, say).run(cases, left_out)
+            return _Conversion(output, Path(private), settings, say, client).run(cases, left_out)
     except OSError as error:
         raise InputError(
             f"{output} cannot be written: {error.strerror or error}. Free space or choose another folder; "
@@ -118,10 +132,110 @@ def convert_cases(
         ) from error
 
 
+@dataclass
+class _Converted:
+    """A case read and written to a place of its own, not yet to its name.
+
+    Attributes:
+        content: hash of its files; empty where one cannot be read.
+        scan: hash of its scan; empty where that was not read.
+        problem: why it cannot be used.
+        entry: its part of quality.json; facts: its part of report.json; files: what was written, by suffix.
+    """
+
+    content: str = ""
+    scan: str = ""
+    problem: str = ""
+    entry: dict[str, dict] = field(default_factory=dict)
+    facts: dict = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    files: dict[str, Path] = field(default_factory=dict)
+
+
+def convert(case: Case, settings: Settings, private: Path, complete: frozenset[str]) -> _Converted:
+    """Read a case, check it and write it into the folder `private`; only its hash where that is among `complete`."""
+    converted = _Converted()
+    try:
+        converted.content = case.content_hash()
+        if converted.content in complete:
+            return converted
+        values = settings.values
+        if not settings.unlabeled and not case.labeled & set(values):
+            raise InputError(f"none of {', '.join(values)} is labeled in it")
+        volume, drawn, converted.warnings = case.read()
+        # which organs are labeled is known for certain only now
+        labels = drawn if case.labeled & set(values) else None
+        converted.scan = scan_hash(volume)
+        converted.entry = _grades(settings.organs, case, volume, labels)
+        converted.facts = {
+            "size": list(volume.array.shape[::-1]),
+            "spacing_mm": [round(value, 4) for value in volume.spacing],
+            "organs_ml": {key: item["volume_ml"] for key, item in converted.entry.items() if "volume_ml" in item},
+        }
+        ignored = 0 if labels is None else int(np.count_nonzero(labels == IGNORED))
+        if ignored:
+            converted.facts["ignored_ml"] = round(ignored * volume.voxel_volume_ml, 2)
+        converted.files = _write_pair(settings, private / uuid.uuid4().hex, volume, labels)
+    except InputError as error:
+        converted.problem = str(error)
+    return converted
+
+
+def _lost(case: Case, error: Exception) -> _Converted:
+    """What is known of a case whose workers were killed."""
+    try:
+        return _Converted(content=case.content_hash(), problem=str(error))
+    except InputError as unreadable:
+        return _Converted(problem=str(unreadable))
+
+
+def _grades(organs: Sequence[Organ], case: Case, volume: Volume, labels: np.ndarray | None) -> dict[str, dict]:
+    """The case's entry in quality.json. Where not all was looked at, an organ that is not seen may be there."""
+    entry: dict[str, dict] = {}
+    whole = labels is not None and not (labels == IGNORED).any()
+    for organ in organs:
+        if labels is None or organ.key not in case.labeled:
+            entry[organ.key] = {"grade": "ignore"}
+            continue
+        mask = labels == organ.label
+        count = int(mask.sum())
+        cut = any(bool(mask.take(side, axis=axis).any()) for axis in range(3) for side in (0, -1))
+        entry[organ.key] = {"volume_ml": round(count * volume.voxel_volume_ml, 2), "cut": cut}
+        grade = case.grades.get(organ.key, "absent" if not count and whole else None)
+        if grade:
+            entry[organ.key]["grade"] = grade
+    return entry
+
+
+def _write_pair(settings: Settings, stem: Path, volume: Volume, labels: np.ndarray | None) -> dict[str, Path]:
+    """Write image and labels; {suffix of the name: file}, the labels first. Raises InputError for empty labels."""
+    contents = []
+    if labels is not None:
+        table = np.zeros(256, np.uint8)
+        table[IGNORED] = IGNORED
+        for organ in settings.organs:
+            table[organ.label] = settings.values[organ.key]
+        contents.append((table[labels], LABELS_SUFFIX))
+        if not holds_organ(contents[0][0]):
+            raise InputError(f"its labels hold none of {', '.join(settings.values)}")
+    array = volume.array
+    if array.dtype.kind == "f":
+        array = np.rint(np.nan_to_num(array, nan=HU_RANGE[0], posinf=HU_RANGE[1], neginf=HU_RANGE[0]))
+    limits = HU_RANGE if settings.clip else (-32768, 32767)
+    contents.append((np.clip(array, *limits).astype(np.int16), IMAGE_SUFFIX))
+    files = {}
+    for content, suffix in contents:
+        files[suffix] = stem.with_name(stem.name + suffix)
+        write_nifti(files[suffix], content, volume)
+    return files
+
+
 class _Conversion:
-    def __init__(self, output: Path, private: Path, settings: Settings, say: Callable[[str], None]):
-        self.output, self.private, self.settings, self.say = output, private, settings, say
-        self.values = {organ.key: LABEL_TABLES[settings.label_ids][organ.key] for organ in settings.organs}
+    def __init__(
+        self, output: Path, private: Path, settings: Settings, say: Callable[[str], None], client: Client | None
+    ):
+        self.output, self.private, self.settings, self.say, self.client = output, private, settings, say, client
+        self.values = settings.values
         self.quality: dict[str, dict] = read_list(output / QUALITY_FILE)
         report = read_list(output / REPORT_FILE)
         self.done: dict[str, dict] = report.get("cases", {})
@@ -153,8 +267,15 @@ class _Conversion:
         earlier = self._taken()
         self._write_meaning(any(facts.get("ignored_ml") for facts in self.done.values()))
         try:
-            for number, case in enumerate(cases, start=1):
-                outcome = self._convert(case)
+            complete = frozenset(
+                facts["content_sha256"]
+                for name, facts in self.done.items()
+                if self._is_complete(name, facts.get("content_sha256", ""))
+            )
+            work = outcomes_in_order(self.client, convert, cases, self.settings, self.private.absolute(), complete)
+            for number, found in enumerate(work, start=1):
+                case = found.item
+                outcome = self._take(case, found.value if found.error is None else _lost(case, found.error))
                 outcomes.append(outcome)
                 self._note(outcome, case)
                 self.say(f"{_line(outcome)} [{number}/{len(cases)}]")
@@ -235,50 +356,51 @@ class _Conversion:
         self.done[name]["scan_sha256"] = scan_hash(read_volume(file)[0])
         return self.done[name]["scan_sha256"]
 
-    def _convert(self, case: Case) -> Outcome:
-        name = case.name
+    def _take(self, case: Case, converted: _Converted) -> Outcome:
+        """Give a case its place in the folder, or tell why it has none."""
+        name, content = case.name, converted.content
         try:
-            content = case.content_hash()
+            if not content:
+                raise InputError(converted.problem)
             source = name if self.settings.keep_names else self._anonymous("case", name)
             if not (self.settings.keep_names or PUBLIC_NAME.fullmatch(name)):
                 name = self.by_content.get(content) or f"case_{content[:12]}"
-            earlier = self.done.get(name, {})
-            suffixes = (IMAGE_SUFFIX, LABELS_SUFFIX) if earlier.get("organs_ml") else (IMAGE_SUFFIX,)
-            files = [self.output / (name + suffix) for suffix in suffixes]
-            if earlier.get("content_sha256") == content and name in self.quality and all(f.is_file() for f in files):
+            if self._is_complete(name, content):
                 if name in self.met:
                     raise InputError(f"its image is that of {name}")
                 self.met.add(name)
+                earlier = self.done[name]
                 facts = {key: value for key, value in earlier.items() if key not in ("result", "reason", "remarks")}
                 return Outcome(name, case.name, "present", "", facts, list(earlier.get("remarks", ())))
-            if not self.settings.unlabeled and not case.labeled & set(self.values):
-                raise InputError(f"none of {', '.join(self.values)} is labeled in it")
-            volume, drawn, warnings = case.read()
-            # which organs are labeled is known for certain only now
-            labels = drawn if case.labeled & set(self.values) else None
-            scan = scan_hash(volume)
-            name, updated = self._name_for(name, scan, source)
-            entry = self._grades(case, volume, labels)
-            ignored = 0 if labels is None else int(np.count_nonzero(labels == IGNORED))
-            if ignored and not self._ignoring:
+            if not converted.scan and not converted.problem:  # it was known, but by another name
+                converted = convert(case, self.settings, self.private, frozenset())
+            if not converted.scan:
+                raise InputError(converted.problem)
+            name, updated = self._name_for(name, converted.scan, source)
+            if converted.problem:
+                raise InputError(converted.problem)
+            if converted.facts.get("ignored_ml") and not self._ignoring:
                 self._write_meaning(True)  # before there are such voxels
-            self._write_pair(name, volume, labels)
+            for suffix, file in converted.files.items():
+                os.replace(file, self.output / (name + suffix))
         except InputError as error:
             return Outcome(name, case.name, "left out", " ".join(str(error).split()))
-        self.quality[name] = entry
+        finally:
+            for file in converted.files.values():
+                file.unlink(missing_ok=True)
+        self.quality[name] = converted.entry
         self.met.add(name)
-        self.by_scan[scan] = name
-        facts = {
-            "content_sha256": content,
-            "scan_sha256": scan,
-            "source": source,
-            "size": list(volume.array.shape[::-1]),
-            "spacing_mm": [round(value, 4) for value in volume.spacing],
-            "organs_ml": {key: item["volume_ml"] for key, item in entry.items() if "volume_ml" in item},
-        }
-        if ignored:
-            facts["ignored_ml"] = round(ignored * volume.voxel_volume_ml, 2)
-        return Outcome(name, case.name, "updated" if updated else "taken", "", facts, warnings)
+        self.by_scan[converted.scan] = name
+        facts = {"content_sha256": content, "scan_sha256": converted.scan, "source": source, **converted.facts}
+        return Outcome(name, case.name, "updated" if updated else "taken", "", facts, converted.warnings)
+
+    def _is_complete(self, name: str, content: str) -> bool:
+        """Whether an earlier case of this name and content is there with all that belongs to it."""
+        earlier = self.done.get(name, {})
+        suffixes = (IMAGE_SUFFIX, LABELS_SUFFIX) if earlier.get("organs_ml") else (IMAGE_SUFFIX,)
+        files = [self.output / (name + suffix) for suffix in suffixes]
+        same = earlier.get("content_sha256") == content
+        return same and name in self.quality and all(file.is_file() for file in files)
 
     def _name_for(self, name: str, scan: str, source: str) -> tuple[str, bool]:
         """The name under which a case is written, and whether it replaces an earlier one of the same source.
@@ -298,43 +420,6 @@ class _Conversion:
                 f"{name}{LABELS_SUFFIX} first, or choose another folder"
             )
         return name, False
-
-    def _grades(self, case: Case, volume: Volume, labels: np.ndarray | None) -> dict[str, dict]:
-        """The case's entry in quality.json. Where not all was looked at, an organ that is not seen may be there."""
-        entry: dict[str, dict] = {}
-        whole = labels is not None and not (labels == IGNORED).any()
-        for organ in self.settings.organs:
-            if labels is None or organ.key not in case.labeled:
-                entry[organ.key] = {"grade": "ignore"}
-                continue
-            mask = labels == organ.label
-            count = int(mask.sum())
-            cut = any(bool(mask.take(side, axis=axis).any()) for axis in range(3) for side in (0, -1))
-            entry[organ.key] = {"volume_ml": round(count * volume.voxel_volume_ml, 2), "cut": cut}
-            grade = case.grades.get(organ.key, "absent" if not count and whole else None)
-            if grade:
-                entry[organ.key]["grade"] = grade
-        return entry
-
-    def _write_pair(self, name: str, volume: Volume, labels: np.ndarray | None) -> None:
-        contents = []
-        if labels is not None:
-            table = np.zeros(256, np.uint8)
-            table[IGNORED] = IGNORED
-            for organ in self.settings.organs:
-                table[organ.label] = self.values[organ.key]
-            contents.append((table[labels], LABELS_SUFFIX))
-            if not holds_organ(contents[0][0]):
-                raise InputError(f"its labels hold none of {', '.join(self.values)}")
-        array = volume.array
-        if array.dtype.kind == "f":
-            array = np.rint(np.nan_to_num(array, nan=HU_RANGE[0], posinf=HU_RANGE[1], neginf=HU_RANGE[0]))
-        limits = HU_RANGE if self.settings.clip else (-32768, 32767)
-        contents.append((np.clip(array, *limits).astype(np.int16), IMAGE_SUFFIX))
-        for content, suffix in contents:
-            temporary = self.private / ("writing" + suffix)
-            write_nifti(temporary, content, volume)
-            os.replace(temporary, self.output / (name + suffix))
 
     def _public(self, reason: str, outcome: Outcome, case: Case) -> str:
         """A reason or remark without names of files and cases, for files that may be passed on."""

@@ -47,9 +47,12 @@ from FlareSegmentTrainingLib.evaluation.roles import (
 from FlareSegmentTrainingLib.evaluation.roles import (
     VALIDATED as VALIDATED,  # those who read `Evaluation.roles` need all
 )
+from FlareSegmentTrainingLib.scheduling.tasks import outcomes_in_order
 from FlareSegmentTrainingLib.training.run_folder import save_whole
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from FlareSegmentLib.inference.pipeline import Segmenter
 
 FORMAT = "flaresegment-evaluation"
@@ -110,6 +113,12 @@ class Predictor(Protocol):
         ...
 
 
+_segmenters: dict[tuple[str, str], Segmenter] = {}
+"""The one that this process used last, by the model's identity and the device. A predictor goes to a worker with each
+case; the model is loaded there once.
+"""
+
+
 class ModelPredictor:
     """A model folder run on a device; PyTorch's networks are made when the first case needs them.
 
@@ -125,13 +134,13 @@ class ModelPredictor:
         from FlareSegmentLib.model.model_file import read_description
 
         description = read_description(folder)
-        self._folder, self._device = folder, choose_device(device)
+        choose_device(device)
+        self._folder, self._device = folder.absolute(), device
         self.name = f"{description.name} {description.version}"
         self.organs = frozenset(description.labels.values())
         self.identity = identity_of_model(folder)
         self._roles = roles_of_cases(folder, description.facts)
         self.made_with = made_with(folder, description.facts)
-        self._segmenter: Segmenter | None = None
 
     def identity_of(self, case: str) -> str:
         return self.identity
@@ -140,12 +149,15 @@ class ModelPredictor:
         return None if self._roles is None else self._roles.get(case, NEW)
 
     def predict(self, case: str, volume: Volume) -> Prediction:
+        from FlareSegmentLib.inference.compute_devices import choose_device
         from FlareSegmentLib.inference.pipeline import Segmenter
         from FlareSegmentLib.model.model_file import load_model
 
-        if self._segmenter is None:
-            self._segmenter = Segmenter(load_model(self._folder), device=self._device)
-        segmentation = self._segmenter.segment(volume)
+        key = (self.identity, self._device)
+        if key not in _segmenters:
+            _segmenters.clear()
+            _segmenters[key] = Segmenter(load_model(self._folder), device=choose_device(self._device))
+        segmentation = _segmenters[key].segment(volume)
         return Prediction(segmentation.labels, segmentation.warnings)
 
 
@@ -433,12 +445,14 @@ def evaluate_cases(
     draw: DrawCase | None,
     left_out: Sequence[LeftOut] = (),
     say: Callable[[str], None] = print,
+    client: Client | None = None,
 ) -> Evaluation:
     """Measure all cases, each kept in `output` as soon as it is done.
 
     Args:
         draw: makes the pictures; None for none.
         left_out: cases already known to be unusable; they appear in the result.
+        client: of Dask, whose workers measure the cases; by default this process does.
 
     Raises:
         InputError: the folder holds another evaluation, or no case can be measured.
@@ -447,15 +461,14 @@ def evaluate_cases(
     _claim(output, predictor)
     evaluation = Evaluation(predictor.kind, predictor.name, predictor.identity, organs, {}, list(left_out))
     scans: dict[str, str] = {}
-    for number, case in enumerate(cases, start=1):
-        try:
-            record, reused = _evaluate_case(case, predictor, organs, output, draw)
-        except InputError as error:
-            evaluation.left_out.append(LeftOut(case.name, _without_folders(str(error), case)))
+    done = outcomes_in_order(client, _evaluate_case, cases, predictor, organs, output.absolute(), draw)
+    for number, outcome in enumerate(done, start=1):
+        case = outcome.item
+        if outcome.error is not None:
+            evaluation.left_out.append(LeftOut(case.name, _without_folders(str(outcome.error), case)))
             say(f"[{number}/{len(cases)}] {case.name} is left out: {evaluation.left_out[-1].reason}")
             continue
-        except MemoryError as error:
-            raise FlareSegmentError(f"{case.name}: {error or 'memory ran out'}; the same command goes on.") from error
+        record, reused = outcome.value
         scan = record["scan_sha256"]
         if scan is not None and scans.setdefault(scan, case.name) != case.name:
             evaluation.left_out.append(LeftOut(case.name, f"its image is that of {scans[scan]}"))
@@ -533,7 +546,18 @@ def _claim(output: Path, predictor: Predictor) -> None:
 def _evaluate_case(
     case: Case, predictor: Predictor, organs: tuple[Organ, ...], output: Path, draw: DrawCase | None
 ) -> tuple[dict, bool]:
-    """A case's record, and whether it was there already."""
+    """A case's record, and whether it was there already. Raises InputError, and FlareSegmentError for too little
+    memory or space.
+    """
+    try:
+        return _record(case, predictor, organs, output, draw)
+    except MemoryError as error:
+        raise FlareSegmentError(f"{case.name}: {error or 'memory ran out'}; the same command goes on.") from error
+
+
+def _record(
+    case: Case, predictor: Predictor, organs: tuple[Organ, ...], output: Path, draw: DrawCase | None
+) -> tuple[dict, bool]:
     name = file_name(case.name)
     key = _digest(
         [

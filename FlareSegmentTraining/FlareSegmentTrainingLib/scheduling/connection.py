@@ -19,6 +19,7 @@ import FlareSegmentLib
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.processes import python_executable
 from FlareSegmentTrainingLib.scheduling.machine import choose_workers, free_memory, visible_gpus
+from FlareSegmentTrainingLib.scheduling.options import wanted
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -80,6 +81,21 @@ def connect(
         else:
             cluster = stack.enter_context(_local_cluster(options, device, read_ahead, say))
         yield stack.enter_context(_client(cluster))
+
+
+@contextlib.contextmanager
+def client_if_wanted(
+    options: argparse.Namespace,
+    say: Callable[[str], None] = print,
+    device: str = "auto",
+    log_folder: Path | None = None,
+) -> Iterator[Client | None]:
+    """As `connect`; None where the command line asks for no workers."""
+    if not wanted(options):
+        yield None
+        return
+    with connect(options, say, device, log_folder) as client:
+        yield client
 
 
 def library_folders() -> list[str]:

@@ -52,8 +52,8 @@ def job_cluster(
     if shutil.which(SUBMIT[kind]) is None:
         raise InputError(f"--cluster {kind}: there is no {SUBMIT[kind]} here. Run this where jobs are submitted from.")
     cluster_class = getattr(dask_jobqueue, f"{kind.upper()}Cluster")
-    settings = _settings(options, folders, log_folder)
     try:
+        settings = _settings(options, folders, log_folder)
         cluster = cluster_class(**settings)
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         raise InputError(f"--cluster {kind}: {_reason(error)}") from error
@@ -61,7 +61,8 @@ def job_cluster(
         _submit(cluster, options)
         cores, memory = settings["cores"], settings["memory"]
         jobs = "1 job" if options.jobs == 1 else f"{options.jobs} jobs"
-        say(f"{jobs} of {kind} with {cores} processors and {memory} of memory each; work begins when the first runs.")
+        processors = "1 processor" if cores == 1 else f"{cores} processors"
+        say(f"{jobs} of {kind} with {processors} and {memory} of memory each; work begins when the first runs.")
         watch = JobWatch(cluster, options, log_folder, say)
         cluster.flaresegment_problem = watch.problem
         with watch.running():
@@ -95,7 +96,7 @@ def _settings(options: argparse.Namespace, folders: list[str], log_folder: Path 
     threads = options.threads_per_worker
     cores = int(threads * processes if threads else given.get("cores") or CORES)
     limit = parse_memory(options.memory_limit)
-    memory = f"{limit * processes / 2**30:g}GiB" if limit else given.get("memory") or MEMORY
+    memory = f"{limit * processes / 2**30:.4g}GiB" if limit else given.get("memory") or MEMORY
     variables = thread_environment(max(1, cores // processes))
     paths = ":".join(shlex.quote(folder) for folder in folders)
     prologue = [f"export PYTHONPATH={paths}${{PYTHONPATH:+:$PYTHONPATH}}"]
@@ -105,7 +106,7 @@ def _settings(options: argparse.Namespace, folders: list[str], log_folder: Path 
         "scheduler_options": {"dashboard": False, "dashboard_address": None, **given.pop("scheduler_options", {})},
         "job_name": "flaresegment",
         "silence_logs": "critical",
-        **({"log_directory": str(log_folder)} if log_folder else {}),
+        **({"log_directory": str(log_folder.absolute())} if log_folder else {}),
         **given,
         "cores": cores,
         "memory": memory,
@@ -169,7 +170,7 @@ class JobWatch:
     def problem(self) -> str:
         """Why there will never be a worker, in one line; empty as long as there may be one."""
         jobs = [str(job.job_id) for job in list(self._cluster.workers.values())]
-        if not jobs or self._came or any(self._gone[job] < _LOOKS for job in jobs):
+        if not jobs or any(job in self._came or self._gone[job] < _LOOKS for job in jobs):
             return ""
         where = f"; what they printed lies in {self._log_folder}" if self._log_folder else ""
         return f"All jobs of {self._kind} ended before a worker began ({', '.join(jobs)}){where}."

@@ -13,7 +13,7 @@ MEMORY_PER_WORKER = 3 * 2**30
 
 _LEAST_MEMORY = 2**30
 _USED = 0.95  # of the memory that is free: the rest is for the command itself
-_CGROUPS = Path("/sys/fs/cgroup")
+_CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _UNLIMITED = 1 << 60
 
 
@@ -98,7 +98,7 @@ def free_memory() -> int:
 def _control_groups() -> list[tuple[int, int]]:
     """(limit, used) in bytes of each control group that this process is in; see cgroups(7), both versions."""
     try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        lines = _MEMBERSHIP.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     found = []
@@ -124,9 +124,10 @@ def _control_groups() -> list[tuple[int, int]]:
 def _not_cache(folder: Path, used: int) -> int:
     """The bytes that a control group uses without the files' pages, which are given up where memory is short."""
     try:
-        facts = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
-    except (OSError, ValueError):
+        lines = (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+    except OSError:
         return used
+    facts = {name: value for name, _, value in (line.partition(" ") for line in lines)}
     cache = facts.get("inactive_file") or facts.get("total_inactive_file") or "0"
     return max(0, used - int(cache))
 

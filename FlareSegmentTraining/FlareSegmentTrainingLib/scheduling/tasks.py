@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from FlareSegmentLib.errors import FlareSegmentError
+from FlareSegmentLib.errors import FlareSegmentError, InputError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -46,7 +46,7 @@ def outcomes(
         FlareSegmentError: the scheduler is gone, or no worker will ever come.
     """
     from distributed import wait
-    from distributed.client import FutureCancelledError
+    from distributed.client import ClosedClientError, FutureCancelledError, FuturesCancelledError
 
     waiting = iter(items)
     pending: dict[Any, Item] = {}
@@ -67,11 +67,42 @@ def outcomes(
                 yield from finished
             if time.monotonic() - asked > _POLL_SECONDS:
                 threads, asked = _threads(client), time.monotonic()
-    except (FutureCancelledError, OSError) as error:
+    except (ClosedClientError, FutureCancelledError, FuturesCancelledError, OSError) as error:
         raise FlareSegmentError("Dask's scheduler is gone; the same command goes on.") from error
     finally:
         with contextlib.suppress(Exception):  # the scheduler may be gone
             client.cancel(list(pending), force=True)
+
+
+def outcomes_in_order(
+    client: Client | None, function: Callable[..., Any], items: Sequence[Item], *more: Any
+) -> Iterator[Outcome[Item]]:
+    """As `outcomes`, in the order of the items; without a client in this process, one after the other.
+
+    Raises:
+        FlareSegmentError: as `outcomes` does; also where `function` raised anything but an InputError.
+    """
+    if client is None:
+        for item in items:
+            try:
+                yield Outcome(item, function(item, *more))
+            except InputError as error:
+                yield Outcome(item, error=error)
+        return
+    early: dict[int, Outcome[Item]] = {}
+    due = 0
+    for outcome in outcomes(client, _numbered, list(enumerate(items)), function, *more):
+        number, item = outcome.item
+        if outcome.error is not None and not isinstance(outcome.error, (InputError, WorkerLost)):
+            raise outcome.error
+        early[number] = Outcome(item, outcome.value, outcome.error)
+        while due in early:
+            yield early.pop(due)
+            due += 1
+
+
+def _numbered(numbered: tuple[int, Any], function: Callable[..., Any], *more: Any) -> Any:
+    return function(numbered[1], *more)
 
 
 def _check(client: Client, threads: int) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ REGISTRATION_MM = 6.0
 SHAPE_MARGIN_MM = 54.0
 LABELS_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 CLASSES_SUFFIX = "_classes.tsv"
+DRAWINGS = 3  # of each structure, one after the other
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,13 @@ class SyntheticCase:
     patient: str | None = None
 
     def write(self, folder: Path) -> None:
-        """Write `<name>_ct.nii.gz` and `<name>_labels.nii.gz` and enter the case in quality.json, the labels last of
-        the files, so that an interrupted case is not taken for one. What the values mean is written where some voxels
-        are to be ignored.
+        """Write the case's files and enter it in quality.json."""
+        self.write_files(folder)
+        self.enter(folder)
+
+    def write_files(self, folder: Path) -> None:
+        """Write `<name>_ct.nii.gz` and `<name>_labels.nii.gz`, the labels last, so that an interrupted case is not
+        taken for one. What the values mean is written where some voxels are to be ignored.
         """
         if (self.labels == IGNORED).any():
             meaning = {**{str(organ.label): organ.key for organ in ORGANS}, str(IGNORED): IGNORE}
@@ -65,6 +72,9 @@ class SyntheticCase:
             part = folder / f".{self.name}_{kind}.nii.gz"
             sitk.WriteImage(image, str(part), useCompression=True)
             part.replace(folder / f"{self.name}_{kind}.nii.gz")
+
+    def enter(self, folder: Path) -> None:
+        """Enter the case in quality.json, which one process alone may do."""
         file = folder / "quality.json"
         quality = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         entry = {"set": "train", **({"patient": self.patient} if self.patient else {})}
@@ -73,9 +83,31 @@ class SyntheticCase:
 
 
 def _write_json(file: Path, content: dict) -> None:
-    part = file.with_name(f".{file.name}")
+    part = file.with_name(f".{file.name}-{os.getpid()}")
     part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     part.replace(file)
+
+
+def make_numbered(
+    number: int, make: partial[Iterator[SyntheticCase]], folder: Path
+) -> tuple[list[tuple[SyntheticCase, tuple[int, ...]]], list[str]]:
+    """Make and write the cases of one number, on a worker.
+
+    Args:
+        make: `deformed_cases`, `drawn_cases` or `empty_cases` with all arguments but the numbers.
+
+    Returns:
+        The cases without their voxels, to be entered in quality.json, each with its shape, and the reasons why others
+        cannot be made.
+    """
+    reasons: list[str] = []
+    more = {"left_out": reasons.append} if make.func is deformed_cases else {}
+    made = []
+    for case in make(numbers=(number,), **more):
+        case.write_files(folder)
+        nothing = np.zeros(0, np.uint8)
+        made.append((replace(case, image=nothing, labels=nothing), case.image.shape))
+    return made, reasons
 
 
 def find_label_maps(folder: Path) -> list[Path]:
@@ -96,6 +128,7 @@ def deformed_cases(
     done: Path | None = None,
     tell: Callable[[str], None] = lambda line: None,
     left_out: Callable[[str], None] = lambda reason: None,
+    numbers: Iterable[int] | None = None,
 ) -> Iterator[SyntheticCase]:
     """Yield labeled CTs deformed onto the organs of label maps without images.
 
@@ -104,13 +137,14 @@ def deformed_cases(
     Args:
         tell: called with a line before each case is begun.
         left_out: called with the reason where one cannot be made: fewer than two organs guide it.
+        numbers: those of the `count` to make; by default all.
 
     Raises:
         InputError: there is no CT.
     """
     if not cases:
         raise InputError("There is no labeled CT for training among the data to deform.")
-    for number, generator, shape_file in _numbered(shapes, count, seed):
+    for number, generator, shape_file in _numbered(shapes, numbers or range(count), seed):
         case = cases[int(generator.integers(len(cases)))]
         name = f"{case.name}-{_stem(shape_file)}-{number:03d}"
         if _is_there(done, name):
@@ -164,7 +198,8 @@ def drawn_cases(
     seed: int,
     spacing_mm: float,
     done: Path | None = None,
-    drawings: int = 3,
+    drawings: int = DRAWINGS,
+    numbers: Iterable[int] | None = None,
 ) -> Iterator[SyntheticCase]:
     """Yield CTs drawn from label maps of whole body parts (`drawn_ct`), `drawings` times each with other contrast.
 
@@ -172,12 +207,13 @@ def drawn_cases(
         structures: label maps, each with a table of its values beside it: `X_full.nii.gz` or `X.nii.gz` with
             `X_classes.tsv` (value, structure as TotalSegmentator names it).
         shapes: label maps of organs alone; the structures are deformed onto one of them half of the time.
+        numbers: those of the structures' turns to draw; by default all.
     """
     structures = [file for file in structures if _classes_file(file).is_file()]
     if not structures:
         raise InputError(f"None of the label maps has a table of its structures beside it (*{CLASSES_SUFFIX}).")
     shapes = [file for file in shapes if not _classes_file(file).is_file()]
-    for number, generator, file in _numbered(structures, -(-count // drawings), seed):
+    for number, generator, file in _numbered(structures, numbers or range(-(-count // drawings)), seed):
         name = f"{_stem(file)}-{number:03d}"
         if all(_is_there(done, f"{name}-{drawing}") for drawing in range(drawings)):
             continue
@@ -208,9 +244,11 @@ def drawn_cases(
             )
 
 
-def empty_cases(count: int, seed: int, spacing_mm: float, done: Path | None = None) -> Iterator[SyntheticCase]:
+def empty_cases(
+    count: int, seed: int, spacing_mm: float, done: Path | None = None, numbers: Iterable[int] | None = None
+) -> Iterator[SyntheticCase]:
     """Yield drawn heads and limbs, in which none of the organs is."""
-    for number in range(count):
+    for number in numbers or range(count):
         name = f"empty-{number:03d}"
         if _is_there(done, name):
             continue
@@ -221,9 +259,11 @@ def empty_cases(count: int, seed: int, spacing_mm: float, done: Path | None = No
         yield SyntheticCase(name, image, np.zeros(image.shape, np.uint8), spacing_mm, grades)
 
 
-def _numbered(files: Sequence[Path], count: int, seed: int) -> Iterator[tuple[int, np.random.Generator, Path]]:
+def _numbered(
+    files: Sequence[Path], numbers: Iterable[int], seed: int
+) -> Iterator[tuple[int, np.random.Generator, Path]]:
     """Yield each number's own generator and its file, every file once before one comes again."""
-    for number in range(count):
+    for number in numbers:
         order = np.random.default_rng((seed, number // len(files))).permutation(len(files))
         yield number, np.random.default_rng((seed, number)), files[int(order[number % len(files)])]
 

@@ -27,7 +27,8 @@ import time
 from pathlib import Path
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
-from FlareSegmentLib.processes import identity, is_running
+from FlareSegmentLib.processes import DEAD_AFTER_SECONDS as DEAD_AFTER_SECONDS  # with which a run is watched
+from FlareSegmentLib.processes import identity, reported_progress
 
 CONFIGURATION_FILE = "config.json"
 LOG_FILE = "log.csv"
@@ -38,8 +39,6 @@ STOP_FILE = "stop"
 OUTPUT_FILE = "output.txt"
 BEATS_EVERY_SECONDS = 2.0
 FRESH_REQUEST_SECONDS = 30.0
-DEAD_AFTER_SECONDS = 30.0
-"""A run whose progress file is older is not running any more, where its process cannot be asked."""
 
 
 class RunFolder:
@@ -108,16 +107,7 @@ class RunFolder:
 
         A run whose process is gone without a word has the state "lost".
         """
-        try:
-            content = json.loads(self.progress_file.read_text(encoding="utf-8"))
-            age = _age_seconds(self.progress_file)
-        except (OSError, ValueError):
-            return {}
-        if content.get("state") == "running":
-            lives = _lives(content)
-            if lives is False or lives is None and age > DEAD_AFTER_SECONDS:
-                content["state"] = "lost"
-        return content
+        return reported_progress(self.progress_file)
 
     def is_running(self) -> bool:
         """Whether a process is training here now."""
@@ -204,17 +194,3 @@ def save_whole(file: Path, write) -> None:
             f"{file} could not be written: {reason}. Free some space or mend the folder, then run it again (a training "
             "with --resume)."
         ) from error
-
-
-def _lives(content: dict) -> bool | None:
-    """Whether the reporting process certainly runs, or certainly does not; None where only its reports can tell.
-
-    Asked first because the age of a file says nothing while a clock jumps.
-    """
-    pid = content.get("pid")
-    if content.get("host") != socket.gethostname() or not isinstance(pid, int):
-        return None
-    if not is_running(pid):
-        return False
-    started = content.get("process")
-    return None if started is None else started == identity(pid)

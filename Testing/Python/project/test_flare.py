@@ -226,6 +226,8 @@ def test_environment_from_before_there_were_layers_is_brought_up_to_date(tree):
         (["evaluate", "--data", "DIR"], []),
         (["evaluate", "--data", "DIR", "--videos"], ["video"]),
         (["cohort", "DIR"], ["cohort"]),
+        (["prepare", "--data", "DIR", "--workers=2"], ["cohort"]),
+        (["evaluate", "--data", "DIR", "--cluster", "slurm"], ["cohort"]),
         (["lint"], ["check"]),
         (["bench"], ["check", "cohort"]),
         (["test", "-k", "dice"], ["check", "cohort", "video"]),
