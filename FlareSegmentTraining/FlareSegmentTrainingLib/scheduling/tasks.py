@@ -60,11 +60,12 @@ def outcomes(
             if not pending:
                 return
             _check(client, threads)
-            with contextlib.suppress(TimeoutError):
+            done: Iterable[Any] = ()
+            with contextlib.suppress(TimeoutError), client.as_current():  # there may be others in this process
                 done = wait(list(pending), timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED").done
-                # Released at once: what Dask still holds when its worker is killed would be worked on again.
-                finished = [_released(future, pending.pop(future)) for future in done]
-                yield from finished
+            # Released at once: what Dask still holds when its worker is killed would be worked on again.
+            finished = [_released(future, pending.pop(future)) for future in done]
+            yield from finished
             if time.monotonic() - asked > _POLL_SECONDS:
                 threads, asked = _threads(client), time.monotonic()
     except (ClosedClientError, FutureCancelledError, FuturesCancelledError, OSError) as error:

@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytes
     real = os.scandir
 
     def scandir(path):
-        if Path(path).name == "closed":
+        if str(path).endswith("closed"):
             raise PermissionError(13, "Permission denied", path)
         return real(path)
 
