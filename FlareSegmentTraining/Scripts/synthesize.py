@@ -127,7 +127,7 @@ def _made(options: argparse.Namespace, make: partial, left_out: list[str]) -> It
                 yield case, case.image.shape
             return
         numbers = range(-(-options.count // DRAWINGS) if options.verb == "draw" else options.count)
-        for outcome in outcomes(client, make_numbered, numbers, make, options.output):
+        for outcome in outcomes(client, make_numbered, numbers, make, options.output, alone=True):
             if isinstance(outcome.error, WorkerLost):
                 left_out.append(f"number {outcome.item}: {outcome.error}")
                 continue

@@ -32,7 +32,7 @@ class Outcome(Generic[Item]):
 
 
 def outcomes(
-    client: Client, function: Callable[..., Any], items: Iterable[Item], *more: Any
+    client: Client, function: Callable[..., Any], items: Iterable[Item], *more: Any, alone: bool = False
 ) -> Iterator[Outcome[Item]]:
     """Yield what `function(item, *more)` returned or raised for each item, in the order in which they are finished.
 
@@ -41,6 +41,8 @@ def outcomes(
 
     Args:
         more: further arguments, the same for all.
+        alone: try a case whose workers were ended once more while none other is worked on: Dask may have given one of
+            them two cases, as where others are just starting anew, and then it was perhaps the other one that ended it.
 
     Raises:
         FlareSegmentError: the scheduler is gone, or no worker will ever come.
@@ -50,13 +52,24 @@ def outcomes(
 
     waiting = iter(items)
     pending: dict[Any, Item] = {}
+    suspects: list[Item] = []
+    trial = None
     numbers = itertools.count()
+
+    def submit(item: Item) -> Any:
+        key = f"{function.__name__}-{id(waiting):x}-{next(numbers)}"
+        future = client.submit(function, item, *more, key=key, pure=False)
+        pending[future] = item
+        return future
+
     threads, asked = _threads(client), time.monotonic()
     try:
         while True:
-            for item in itertools.islice(waiting, max(0, max(1, threads) - len(pending))):
-                key = f"{function.__name__}-{id(waiting):x}-{next(numbers)}"
-                pending[client.submit(function, item, *more, key=key, pure=False)] = item
+            if suspects and not pending:
+                trial = submit(suspects.pop())
+            elif not suspects and trial is None:
+                for item in itertools.islice(waiting, max(0, max(1, threads) - len(pending))):
+                    submit(item)
             if not pending:
                 return
             _check(client, threads)
@@ -64,8 +77,14 @@ def outcomes(
             with contextlib.suppress(TimeoutError), client.as_current():  # there may be others in this process
                 done = wait(list(pending), timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED").done
             # Released at once: what Dask still holds when its worker is killed would be worked on again.
-            finished = [_released(future, pending.pop(future)) for future in done]
-            yield from finished
+            finished = [(future is trial, _released(future, pending.pop(future))) for future in done]
+            for was_trial, outcome in finished:
+                if alone and not was_trial and isinstance(outcome.error, WorkerLost):
+                    suspects.append(outcome.item)
+                else:
+                    yield outcome
+            if any(was_trial for was_trial, _ in finished):
+                trial = None
             if time.monotonic() - asked > _POLL_SECONDS:
                 threads, asked = _threads(client), time.monotonic()
     except (ClosedClientError, FutureCancelledError, FuturesCancelledError, OSError) as error:
@@ -92,7 +111,7 @@ def outcomes_in_order(
         return
     early: dict[int, Outcome[Item]] = {}
     due = 0
-    for outcome in outcomes(client, _numbered, list(enumerate(items)), function, *more):
+    for outcome in outcomes(client, _numbered, list(enumerate(items)), function, *more, alone=True):
         number, item = outcome.item
         if outcome.error is not None and not isinstance(outcome.error, (InputError, WorkerLost)):
             raise outcome.error

@@ -12,9 +12,11 @@ import pytest
 from panel_driver import segmentations
 
 from FlareSegmentLib.files.image_io import write_labels
-from FlareSegmentLib.files.nifti import write_nifti
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.phantom.torso import make_phantom
+from FlareSegmentTrainingLib.datasets.conversion import write_nifti
+
+pytest_plugins = ("panel_driver",)
 
 SCRIPT = '''
 """Reports as the script for many CTs does, works on nothing, and ends when it is asked to."""

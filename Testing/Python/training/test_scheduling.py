@@ -152,7 +152,7 @@ def test_cases_on_workers_of_this_computer(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     before, said = dict(os.environ), []
     with connection.connect(options("--workers", 2, "--threads-per-worker", 1), said.append, "cpu") as client:
-        found = {outcome.item: outcome for outcome in outcomes(client, work, iter(range(8)), 1)}
+        found = {outcome.item: outcome for outcome in outcomes(client, work, iter(range(8)), 1, alone=True)}
         in_order = list(outcomes_in_order(client, work, [5, 3, 4]))
         with pytest.raises(ZeroDivisionError):
             list(outcomes_in_order(client, divmod, [0], 0))

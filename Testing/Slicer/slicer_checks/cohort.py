@@ -41,7 +41,7 @@ class TestManyCTs(unittest.TestCase):
 
     @unittest.skipIf(LACKING, f"not installed in this Slicer: {', '.join(LACKING)}")
     def test_two_cts_and_what_is_none(self):
-        from FlareSegmentLib.files.nifti import write_nifti
+        from FlareSegmentTrainingLib.datasets.conversion import write_nifti
 
         source, output = output_folder() / "cts", output_folder() / "cohort"
         for folder in (source, output):
