@@ -73,17 +73,18 @@ def outcomes(
             if not pending:
                 return
             _check(client, threads)
-            with contextlib.suppress(TimeoutError):
+            done: Iterable[Any] = ()
+            with contextlib.suppress(TimeoutError), client.as_current():  # there may be others in this process
                 done = wait(list(pending), timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED").done
-                # Released at once: what Dask still holds when its worker is killed would be worked on again.
-                finished = [(future is trial, _released(future, pending.pop(future))) for future in done]
-                for was_trial, outcome in finished:
-                    if alone and not was_trial and isinstance(outcome.error, WorkerLost):
-                        suspects.append(outcome.item)
-                    else:
-                        yield outcome
-                if any(was_trial for was_trial, _ in finished):
-                    trial = None
+            # Released at once: what Dask still holds when its worker is killed would be worked on again.
+            finished = [(future is trial, _released(future, pending.pop(future))) for future in done]
+            for was_trial, outcome in finished:
+                if alone and not was_trial and isinstance(outcome.error, WorkerLost):
+                    suspects.append(outcome.item)
+                else:
+                    yield outcome
+            if any(was_trial for was_trial, _ in finished):
+                trial = None
             if time.monotonic() - asked > _POLL_SECONDS:
                 threads, asked = _threads(client), time.monotonic()
     except (ClosedClientError, FutureCancelledError, FuturesCancelledError, OSError) as error:

@@ -32,6 +32,7 @@ from FlareSegmentCohortLib.output_folder import (
 from FlareSegmentCohortLib.report import write_report
 from FlareSegmentCohortLib.tables import kind_of_reason, write_tables
 from FlareSegmentLib.errors import InputError
+from FlareSegmentTrainingLib.scheduling import connection
 
 
 def cases_of(*names: str) -> list[CohortCase]:
@@ -95,6 +96,7 @@ def test_what_no_worker_can_do_ends_the_run(client, tmp_path: Path, name: str, m
 
 
 def test_a_case_that_kills_its_workers_costs_itself_alone(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(connection._SETTINGS, "distributed.scheduler.allowed-failures", 0)  # each death takes seconds
     (tmp_path / "in").mkdir()
     names = ("a", "b", "c kills", "d", "e fails", "f")
     for name in names:
