@@ -37,9 +37,9 @@ from FlareSegmentLib import HOMEPAGE
 from FlareSegmentLib.model.model_card import bundled_model_folder
 from FlareSegmentLib.worker.protocol import Failure, Ready
 from FlareSegmentSlicerLib.logic.segmentation_logic import SegmentationLogic
-from FlareSegmentSlicerLib.logic.segmentation_run import Callbacks, RunOptions
+from FlareSegmentSlicerLib.logic.segmentation_run import Callbacks
 from FlareSegmentSlicerLib.logic.volume_queue import VolumeQueue
-from FlareSegmentSlicerLib.logic.worker_process import SegmentationWorker
+from FlareSegmentSlicerLib.logic.worker_process import WorkerProcess
 from FlareSegmentSlicerLib.panel import installation
 from FlareSegmentSlicerLib.panel.comparison_section import ComparisonSection
 from FlareSegmentSlicerLib.panel.display_section import DisplaySection
@@ -324,23 +324,21 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if parameters.outputSegmentation and not self._mayReplace(parameters.outputSegmentation):
             return
         smoothing = display.smoothing(self._output()) if self._output() else DEFAULT_SMOOTHING
-        choices = RunOptions(
-            options.model, options.device, options.organs, parameters.roi, smoothing if options.show3D else None
-        )
+        request = options.request(smoothing if options.show3D else None)
         callbacks = Callbacks(self._progress.show, self.onFinished, self.onError, self.onCancelled)
         self._showMessage("")
         self._progress.start()
         more = options.moreVolumes()
         self._queue = None
         if more:
-            self._queue = self.logic.volumesQueue([parameters.inputVolume, *more], choices, callbacks)
+            self._queue = self.logic.volumesQueue([parameters.inputVolume, *more], request, callbacks, parameters.roi)
         elif options.wholeSequence:
-            self._queue = self.logic.sequenceQueue(parameters.inputVolume, choices, callbacks)
+            self._queue = self.logic.sequenceQueue(parameters.inputVolume, request, callbacks, parameters.roi)
         if self._queue:
             self._queue.start()
         else:
-            self.logic.start(parameters.inputVolume, parameters.outputSegmentation, choices, callbacks)
-            self._progress.expect(str(choices.model), choices.device, self.logic.megavoxels)
+            self.logic.start(parameters.inputVolume, parameters.outputSegmentation, request, callbacks, parameters.roi)
+            self._progress.expect(str(request.model), request.device, self.logic.megavoxels)
         self._updateState()
 
     def onShow3DButton(self, checked: bool) -> None:
@@ -629,7 +627,7 @@ class FlareSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 class FlareSegmentLogic(SegmentationLogic):
     """Segments CTs of the scene; see `SegmentationLogic.segment` for the one call that Python code needs."""
 
-    def __init__(self, worker: SegmentationWorker | None = None) -> None:
+    def __init__(self, worker: WorkerProcess | None = None) -> None:
         """worker: what computes; by default a process of its own that starts with the first segmentation."""
         super().__init__(lambda: MODEL_FOLDER, worker)
 

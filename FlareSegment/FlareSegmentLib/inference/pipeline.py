@@ -48,8 +48,9 @@ from FlareSegmentLib.inference.run_state import Progress, Run
 from FlareSegmentLib.inference.tiled_network import TiledNetwork
 from FlareSegmentLib.measures.organ_statistics import keep_only, organ_boxes
 from FlareSegmentLib.model.intensity import network_input, window
-from FlareSegmentLib.model.model_file import ModelDescription, Stage
+from FlareSegmentLib.model.model_file import ModelDescription, Stage, bundled_model_folder, load_model
 from FlareSegmentLib.organs import Organ, organ_by_key
+from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import AxisOrder, Volume
 
 OBLIQUE_DEGREES = 15.0
@@ -97,7 +98,7 @@ class Segmenter:
 
     Args:
         model: from `model_file.load_model`.
-        device: "auto" takes CUDA or MPS if there is one.
+        device: "auto", or an id of `compute_devices`.
         threads: CPU threads of the network; None for one per core.
         precision: one of `compute_devices.PRECISIONS`; "auto" takes bfloat16 where the device computes it fast.
 
@@ -115,6 +116,11 @@ class Segmenter:
         self._networks: dict[str, TiledNetwork] = {}
         self.organs = tuple(organ_by_key(key) for _, key in sorted(model.description.labels.items()))
 
+    @classmethod
+    def of(cls, request: SegmentationRequest) -> Segmenter:
+        """The segmenter for a request's model, device and threads. Raises InputError or ModelError."""
+        return cls(load_model(request.model or bundled_model_folder()), request.device, request.threads)
+
     @property
     def name(self) -> str:
         """Name and version of the model."""
@@ -123,19 +129,17 @@ class Segmenter:
     def segment(
         self,
         volume: Volume,
+        request: SegmentationRequest | None = None,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
-        organs: Sequence[str] | None = None,
-        region: tuple[slice, slice, slice] | None = None,
     ) -> Segmentation:
         """Label the organs of a CT.
 
         Args:
             volume: HU, any orientation, spacing, extent and number type; not changed.
+            request: its organs and region are kept, all without it; where its networks run was said to the segmenter.
             progress: called with the fraction of the work done, rising from 0 to 1, and what is being done.
             cancelled: polled often, also between the network's layers.
-            organs: keys of the organs to keep; None keeps all that the model knows.
-            region: the part (z, y, x) of the volume to keep labels in; what lies around it is context for the network.
 
         Raises:
             InputError: the volume is no CT, or the model does not know one of the organs.
@@ -143,7 +147,8 @@ class Segmenter:
             MemoryError: there is not enough memory on the CPU.
         """
         run = Run(progress or (lambda fraction, stage: None), cancelled or (lambda: False))
-        kept = self._organs_to_keep(organs)
+        request = request or SegmentationRequest()
+        kept, region = self._organs_to_keep(request.organs), request.region
         with run.timed("preprocess"):
             run.begin("Checking the CT", 0.02)
             volume, warnings = checked_ct(volume)
@@ -153,7 +158,7 @@ class Segmenter:
         with _threads(self.threads), torch.inference_mode(), torch.backends.cudnn.flags(deterministic=True):
             labels = self._on_some_device(volume, run)
         with run.timed("postprocess"):
-            if organs is not None or region is not None:
+            if request.organs is not None or region is not None:
                 labels = keep_only(labels, kept, region)
             boxes = organ_boxes(labels, kept)
             if region is None:

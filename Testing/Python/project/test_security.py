@@ -27,13 +27,15 @@ import pytest
 import SimpleITK as sitk
 import torch
 from test_bad_input import status_field
-from test_worker import NETWORK, Client
+from test_worker import NETWORK, Client, prepared
 
 from FlareSegmentLib.errors import InputError, ModelError
 from FlareSegmentLib.model.intensity import Intensity
 from FlareSegmentLib.model.model_file import ModelDescription, Stage, build_network, load_model, save_model
+from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
-from FlareSegmentLib.worker.protocol import Ready, Request, Result, SegmentRequest, SharedFolder
+from FlareSegmentLib.worker.protocol import Hello, Ready, Result
+from FlareSegmentLib.worker.shared_files import SharedFolder
 from FlareSegmentTrainingLib.datasets.archives import Limits, unpack
 from FlareSegmentTrainingLib.training.run_folder import RunFolder
 
@@ -313,17 +315,17 @@ def test_the_worker_opens_no_socket_and_its_files_are_private(model: Path) -> No
     client = Client()
     try:
         with SharedFolder() as folder:
-            client.send(Request(1, "hello", model=str(model), device="cpu", threads=1))
+            client.send(Hello(1, SegmentationRequest(model, "cpu", 1)))
             client.wait(Ready)
-            request = SegmentRequest.prepare(2, volume, folder, model, "cpu", 1)
+            request = prepared(2, volume, folder, model, "cpu", 1)
             client.send(request)
             client.wait(Result)
-            for path in (Path(request.volume.path), Path(request.labels.path)):
+            for path in (Path(request.volume.voxels.path), Path(request.labels.path)):
                 assert stat.S_IMODE(path.stat().st_mode) == 0o600
                 assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
                 assert path.stat().st_uid == os.getuid()
             assert internet_sockets(client.process.pid) == []
-            private = Path(request.volume.path).parent
+            private = Path(request.volume.voxels.path).parent
         assert not private.exists()
     finally:
         client.process.kill()
