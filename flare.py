@@ -74,6 +74,7 @@ SCRIPTS = {
     "synthesize": ("FlareSegmentTraining/Scripts/synthesize.py", "deform|draw|empty [options]", "make training cases"),
     "train": ("FlareSegmentTraining/Scripts/train.py", "[options]", "train a model"),
     "evaluate": ("FlareSegmentTraining/Scripts/evaluate.py", "[options]", "measure a model on labeled CTs"),
+    "cohort": ("FlareSegmentTraining/Scripts/cohort.py", "FOLDER|LIST [options]", "segment thousands of CTs"),
 }
 SHOW_PANEL = "import slicer; slicer.util.selectModule('FlareSegment')"
 SHOW_CT = """
@@ -115,7 +116,7 @@ LAYERS = {
         "coverage, hypothesis, mypy, pytest, pytest_cov, surface_distance, xdist",
     ),
     "cohort": Layer(
-        ("cohort",),
+        ("cohort", "test", "bench"),
         "Dask",
         "61 MB to download, 220 MB on disk",
         "dask, dask_jobqueue, distributed, pyarrow",

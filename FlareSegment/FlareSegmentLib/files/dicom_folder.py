@@ -15,10 +15,11 @@ import os
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import SimpleITK as sitk
@@ -35,6 +36,8 @@ _COMPRESSION_LIMIT = 1032  # no slice is stored smaller than its pixels divided 
 _OFF_GRID = 0.1  # of the distance of slices, or of a pixel: what lies farther off its place is resampled
 _PREAMBLE = b"DICM"
 _SUFFIXES = (".dcm", ".dicom", ".ima")
+
+Group = TypeVar("Group")
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def read_dicom_folder(folder: Path) -> tuple[Volume, list[str]]:
         InputError: one clear line.
     """
     found, others = find_series(folder)
-    if not found and (unknown := [path for path in others if _has_preamble(path)]):
+    if not found and (unknown := [path for path in others if has_preamble(path)]):
         raise InputError(
             f"{folder} holds {len(unknown)} DICOM files, but no DICOM images that can be read"
             f"{_sop_class(unknown[0])}: they are damaged or of another kind. Export the CT as CT images."
@@ -117,15 +120,28 @@ def read_dicom_folder(folder: Path) -> tuple[Volume, list[str]]:
             f"The folder holds {len(series)} CT volumes: took series {series[0].first.number or '?'} with "
             f"{series[0].slice_count} slices, the largest axial one."
         )
-    result = read_series(series[0], f"{folder} (series {series[0].first.number or '?'})")
+    name = f"{folder} (series {series[0].first.number or '?'})"
+    volume, said = read_straight_series(series[0], name)
+    return volume, remarks + said
+
+
+def read_straight_series(series: DicomSeries, name: str) -> tuple[Volume, list[str]]:
+    """Read a series whose `problem` is None, on a straight grid: slices that lie off it are resampled.
+
+    name: what messages call it.
+
+    Returns:
+        The volume and warnings for the user.
+
+    Raises:
+        InputError: as `read_series`.
+    """
+    result = read_series(series, name)
     if result.farthest_mm <= _OFF_GRID * min(result.volume.spacing):
-        return result.volume, remarks + result.warnings
+        return result.volume, result.warnings
     volume, _, done = straight(result)
-    return volume, [
-        *remarks,
-        *result.warnings,
-        *([f"{done[0].upper()}{done[1:]}; values were interpolated."] if done else []),
-    ]
+    more = [f"{done[0].upper()}{done[1:]}; values were interpolated."] if done else []
+    return volume, [*result.warnings, *more]
 
 
 def find_series(folder: Path) -> tuple[list[DicomSeries], list[Path]]:
@@ -134,33 +150,90 @@ def find_series(folder: Path) -> tuple[list[DicomSeries], list[Path]]:
     Returns:
         The series of images of any modality, in the order of their first files, and the files that hold no DICOM image.
     """
-    groups: dict[tuple, list[list[DicomSlice]]] = defaultdict(list)
+    groups: SeriesGroups[list[DicomSlice]] = SeriesGroups()
     others = []
+    for path, item in described_files(files_below(folder)):
+        if item is None:
+            others.append(path)
+        elif (group := groups.of(item)) is not None:
+            group.append(item)
+        else:
+            groups.add(item, [item])
+    found = [tuple(group) for group in groups]
+    return [DicomSeries(slices, damaged_beside([item.path for item in slices], others)) for slices in found], others
+
+
+class SeriesGroups(Generic[Group]):
+    """Which series a slice belongs to, of those that have come so far; what is kept of each is the caller's choice.
+
+    Of each series only the first slice is held, so that exports of any size can be sorted.
+    """
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple, list[tuple[DicomSlice, Group]]] = defaultdict(list)
+
+    def of(self, item: DicomSlice) -> Group | None:
+        """What is kept of the slice's series; None where it is the first one of it."""
+        return next((group for first, group in self._groups[item.series] if item.on_planes_of(first)), None)
+
+    def add(self, first: DicomSlice, group: Group) -> None:
+        """Begin a series with its first slice."""
+        self._groups[first.series].append((first, group))
+
+    def __iter__(self) -> Iterator[Group]:
+        return (group for own in self._groups.values() for _, group in own)
+
+
+def files_below(folder: Path, without: Path | None = None) -> Iterator[Path]:
+    """The files of a folder, in the order of their names, then those of its subfolders but `without`, a whole path."""
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        if without is not None and without.name in folders and Path(parent, without.name).resolve() == without:
+            folders.remove(without.name)
+        for name in sorted(names):
+            yield Path(parent, name)
+
+
+def described_files(paths: Iterable[Path]) -> Iterator[tuple[Path, DicomSlice | None]]:
+    """Files with their DICOM headers, one after the other; None where a file holds no DICOM image that can be read."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    with quiet_itk():
-        for parent, folders, names in os.walk(folder):
-            folders.sort()
-            for name in sorted(names):
-                path = Path(parent, name)
-                skipped = name.startswith(".") or name.upper() == "DICOMDIR" or file_type(name)
-                if skipped or not path.is_file() or not can_be_opened(path):  # a pipe would be waited for
-                    others.append(path)
-                    continue
-                reader.SetFileName(str(path))
-                try:
-                    reader.ReadImageInformation()
-                except RuntimeError:
-                    others.append(path)
-                else:
-                    item = describe_slice(path, reader)
-                    own = groups[item.series]
-                    group = next((one for one in own if item.on_planes_of(one[0])), None)
-                    if group is None:
-                        own.append(group := [])
-                    group.append(item)
-    found = [tuple(group) for own in groups.values() for group in own]
-    return [DicomSeries(slices, _damaged_beside(slices, others)) for slices in found], others
+    for path in paths:
+        name = path.name
+        skipped = name.startswith(".") or name.upper() == "DICOMDIR" or file_type(name)
+        if skipped or not path.is_file() or not can_be_opened(path):  # a pipe would be waited for
+            yield path, None
+            continue
+        reader.SetFileName(str(path))
+        try:
+            with quiet_itk():
+                reader.ReadImageInformation()
+        except RuntimeError:
+            yield path, None
+        else:
+            yield path, describe_slice(path, reader)
+
+
+def read_slices(folder: Path, files: Sequence[Path], damaged: Sequence[Path] = ()) -> tuple[Volume, list[str]]:
+    """Read the series that these files in a folder hold, as `read_dicom_folder` reads the series of a folder.
+
+    damaged: see `DicomSeries`.
+
+    Raises:
+        InputError: one clear line; also where the files hold several series, or none.
+    """
+    slices = []
+    for path, item in described_files(files):
+        if item is None:
+            raise InputError(f"{path} is no DICOM image any more: it changed, is damaged or gone. Export it again.")
+        slices.append(item)
+    if len({item.series for item in slices}) != 1 or not all(item.on_planes_of(slices[0]) for item in slices):
+        raise InputError(f"{folder}: the files of one series are needed, and there are several: name a list of each.")
+    series = DicomSeries(tuple(slices), tuple(damaged))
+    name = f"{folder} (series {series.first.number or '?'})"
+    if series.problem is not None:
+        raise InputError(f"{name}: {series.problem}. Export the CT again.")
+    return read_straight_series(series, name)
 
 
 def read_series(series: DicomSeries, name: str) -> SeriesVolume:
@@ -228,7 +301,8 @@ def _no_volume(folder: Path, found: Sequence[DicomSeries]) -> str:
     )
 
 
-def _has_preamble(path: Path) -> bool:
+def has_preamble(path: Path) -> bool:
+    """Whether a file begins as DICOM files do."""
     try:
         with open(path, "rb") as file:
             return path.is_file() and file.read(132)[128:] == _PREAMBLE
@@ -247,11 +321,16 @@ def _sop_class(path: Path) -> str:
     return ""
 
 
-def _damaged_beside(slices: Sequence[DicomSlice], others: Sequence[Path]) -> tuple[Path, ...]:
-    """Unreadable files in the folders of a series that are called like its own, or look like DICOM images."""
-    shapes = {(item.path.parent, _shape(item.path)) for item in slices}
-    endings = {(item.path.parent, item.path.suffix.lower()) for item in slices if item.path.suffix.lower() in _SUFFIXES}
-    folders = {item.path.parent for item in slices}
+def damaged_beside(own: Sequence[Path], others: Iterable[Path]) -> tuple[Path, ...]:
+    """Unreadable files in the folders of a series that are called like its own, or look like DICOM images.
+
+    Args:
+        own: the files of the series.
+        others: files that hold no DICOM image that can be read.
+    """
+    shapes = {(path.parent, _shape(path)) for path in own}
+    endings = {(path.parent, path.suffix.lower()) for path in own if path.suffix.lower() in _SUFFIXES}
+    folders = {path.parent for path in own}
     return tuple(
         path
         for path in others
@@ -260,11 +339,9 @@ def _damaged_beside(slices: Sequence[DicomSlice], others: Sequence[Path]) -> tup
         and can_be_opened(path)
         and path.is_file()
         and (
-            (path.parent, _shape(path)) in shapes
-            or (path.parent, path.suffix.lower()) in endings
-            or _has_preamble(path)
+            (path.parent, _shape(path)) in shapes or (path.parent, path.suffix.lower()) in endings or has_preamble(path)
         )
-        and not _is_no_image(path)
+        and not is_no_image(path)
     )
 
 
@@ -273,7 +350,7 @@ def _shape(path: Path) -> str:
     return re.sub(r"\d+", "#", path.name) if re.search(r"\d", path.name) else path.name
 
 
-def _is_no_image(path: Path) -> bool:
+def is_no_image(path: Path) -> bool:
     """Whether a file is whole DICOM of another kind: a report, a structure set. An image's class without the size of an
     image is what is left of a damaged one.
     """

@@ -23,6 +23,7 @@ from FlareSegmentTrainingLib.datasets.file_pairs import (
     folders_in,
     pair_files,
     volume_files,
+    volume_stem,
 )
 from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS, LabelMap, label_map_of_names
 from FlareSegmentTrainingLib.datasets.parts import TEST, TRAINING, VALIDATION, side_of_folder, side_of_word
@@ -76,16 +77,31 @@ def paired_folders(folder: Path) -> Found | None:
     return Found("folders", tuple(pairs), tuple(left_out), tuple(unused)) if pairs else None
 
 
+def names_labels(place: Path) -> bool:
+    """Whether a volume's name, or that of a folder on the way to it, says that it is a label map.
+
+    place: the file below the folder that is looked through.
+    """
+    folders = place.parts[:-1]
+    return bool(_LABEL_NAME.search(volume_stem(place.name))) or any(_part(name, _LABEL_FOLDER)[0] for name in folders)
+
+
 def _by_part(folders: list[Path], pattern: re.Pattern) -> dict[str | None, Path]:
     """Folders of one kind by their part; None for the one without a part."""
     result: dict[str | None, Path] = {}
     for entry in folders:
-        match = pattern.fullmatch(entry.name)
-        words = [word for word in match.groups() if word] if match else []
-        side = side_of_word(words[0]) if len(words) == 1 else None
-        if match and (side or not words):
+        matches, side = _part(entry.name, pattern)
+        if matches:
             result.setdefault(side, entry)
     return result
+
+
+def _part(name: str, pattern: re.Pattern) -> tuple[bool, str | None]:
+    """Whether a folder's name is one of a kind, and the part that it names besides."""
+    match = pattern.fullmatch(name)
+    words = [word for word in match.groups() if word] if match else []
+    side = side_of_word(words[0]) if len(words) == 1 else None
+    return match is not None and (side is not None or not words), side
 
 
 def _has_parts(folder: Path) -> bool:

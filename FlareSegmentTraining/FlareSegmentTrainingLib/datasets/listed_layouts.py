@@ -11,7 +11,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,7 +114,7 @@ def list_of_pairs(file: Path) -> Found:
     JSON may be an array, or an object with arrays named cases, training and validation, and the values' names as
     labels. Paths are relative to the list's folder. Entries without image or labels are left out. Raises InputError.
     """
-    rows, names = (_rows_of_csv(file), None) if file.suffix.lower() != ".json" else _rows_of_json(file)
+    rows, names = (list(_rows_of_csv(file)), None) if file.suffix.lower() != ".json" else _rows_of_json(file)
     pairs, left_out = [], []
     tables: dict[str, LabelMap] = {}
     tests, folds = 0, any("fold" in row for row in rows)
@@ -123,7 +123,7 @@ def list_of_pairs(file: Path) -> Found:
         if not image or not labels or not isinstance(image, str) or not isinstance(labels, str):
             left_out.append(_incomplete(number, row, file.name))
             continue
-        image_path, labels_path = _path(file.parent, image), _path(file.parent, labels)
+        image_path, labels_path = listed_path(file.parent, image), listed_path(file.parent, labels)
         name = composed(str(row.get("case") or _case_name(image_path)))
         if re.search(r"[\\/:*?\"<>|\x00-\x1f]", name) or name.startswith("."):
             raise InputError(f"{file}: entry {number} has the case name {name!r}, which cannot be a file name.")
@@ -181,7 +181,7 @@ def _text(item: dict, key: str) -> str:
 
 def _listed_pair(folder: Path, image: str, labels: str, side: str | None, name: str = "") -> Pair | LeftOut:
     """A pair as a data set's list names it, or why it cannot be used."""
-    image_path, labels_path = _path(folder, image), _path(folder, labels)
+    image_path, labels_path = listed_path(folder, image), listed_path(folder, labels)
     for text, path in ((image, image_path), (labels, labels_path)):
         if not path.is_relative_to(os.path.normpath(folder)):
             raise InputError(f"{folder / DATASET_FILE} names a file outside of its folder: {text!r}.")
@@ -218,7 +218,7 @@ def _not_listed(pairs: Iterable[Pair], left_out: Iterable[LeftOut]) -> list[Left
     return result
 
 
-def _path(folder: Path, text: str) -> Path:
+def listed_path(folder: Path, text: str) -> Path:
     """The file that a list means: with Windows' separators, and with an umlaut in the other of its two spellings."""
     path = Path(os.path.normpath(folder / text))
     if path.exists():
@@ -237,25 +237,36 @@ def _case_name(image: Path) -> str:
     )
 
 
-def _rows_of_csv(file: Path) -> list[dict]:
+def listed_rows(file: Path) -> Iterator[dict]:
+    """The entries of a CSV or JSON list of CTs, whose labels may be missing. Raises InputError."""
+    return iter(_rows_of_json(file)[0]) if file.suffix.lower() == ".json" else _rows_of_csv(file, labels=False)
+
+
+def _rows_of_csv(file: Path, labels: bool = True) -> Iterator[dict]:
+    """The rows of a table with the column image and, unless they may be missing, labels. Raises InputError."""
     try:
         text = _decoded(file.read_bytes())
         first = text.split("\n", 1)[0]
         delimiter = max(_DELIMITERS, key=lambda character: (len(_columns(first, character)), first.count(character)))
         reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, delimiter=delimiter)
-        rows = [
-            {str(key).strip().lower(): (value or "").strip() for key, value in row.items() if key} for row in reader
-        ]
         columns = {str(name).strip().lower() for name in reader.fieldnames or ()}
+        if "image" not in columns or (labels and not columns & {"labels", "label"}):
+            needed = "columns image and labels" if labels else "column image"
+            raise InputError(f"{file} needs the {needed} in its first line.")
+        for row in reader:
+            yield {str(key).strip().lower(): (value or "").strip() for key, value in row.items() if key}
     except (OSError, UnicodeError, csv.Error, AttributeError) as error:
         raise InputError(f"{file} cannot be read as a CSV list: {error}.") from error
-    if "image" not in columns or not columns & {"labels", "label"}:
-        raise InputError(f"{file} needs the columns image and labels in its first line.")
-    return rows
 
 
 def _columns(line: str, delimiter: str) -> set[str]:
-    return {cell.strip().strip('"').lower() for cell in line.split(delimiter)} & {"image", "labels", "label", "case"}
+    return {cell.strip().strip('"').lower() for cell in line.split(delimiter)} & {
+        "image",
+        "labels",
+        "label",
+        "case",
+        "id",
+    }
 
 
 def _decoded(content: bytes) -> str:

@@ -12,7 +12,7 @@ from FlareSegmentTrainingLib.datasets.class_tables import label_map_of_folder
 from FlareSegmentTrainingLib.datasets.file_pairs import case_key, case_keys, composed, volume_files
 from FlareSegmentTrainingLib.datasets.label_checks import SAMPLES, check_convention
 from FlareSegmentTrainingLib.datasets.label_files import meaning_of
-from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS, LabelMap
+from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS, LabelMap, parse_label_map
 from FlareSegmentTrainingLib.datasets.mask_layouts import masks_of_cases, table_of_masks
 
 _SEGMENTATION, _LABELS = "_organs.seg", "_labels"
@@ -113,6 +113,21 @@ class LabelFolder:
         """The label maps by the names of their cases."""
         named = {case_key(stem): file for stem, file in self.files.items()}
         return named if len(named) == len(self.files) else dict(self.files)  # names that differ in what was taken off
+
+
+def meaning_alone(file: Path, given: str | None) -> LabelMap:
+    """What the values of one label map, or folder of masks, mean, wherever it lies; as `LabelFolder` says it.
+
+    given: what the user says, as --label-map takes it.
+
+    Raises:
+        InputError: two say different organs, or what says it cannot be understood.
+    """
+    if file.is_dir():
+        return table_of_masks(file)
+    told = parse_label_map(given) if given else None
+    of_folder = label_map_of_folder(file.parent) or _own_values(file.parent, masks=False)
+    return meaning_of(file, of_folder, told) or of_folder
 
 
 def _own_values(folder: Path, masks: bool) -> LabelMap:

@@ -122,14 +122,13 @@ class ModelPredictor:
 
     def __init__(self, folder: Path, device: str = "auto") -> None:
         from FlareSegmentLib.inference.compute_devices import choose_device
-        from FlareSegmentLib.model.model_file import DESCRIPTION_FILE, WEIGHTS_FILE, read_description
+        from FlareSegmentLib.model.model_file import read_description
 
         description = read_description(folder)
         self._folder, self._device = folder, choose_device(device)
         self.name = f"{description.name} {description.version}"
         self.organs = frozenset(description.labels.values())
-        files = [folder / name for name in (DESCRIPTION_FILE, WEIGHTS_FILE)]
-        self.identity = _digest([sha256(file) if file.is_file() else "" for file in files])
+        self.identity = identity_of_model(folder)
         self._roles = roles_of_cases(folder, description.facts)
         self.made_with = made_with(folder, description.facts)
         self._segmenter: Segmenter | None = None
@@ -148,6 +147,14 @@ class ModelPredictor:
             self._segmenter = Segmenter(load_model(self._folder), device=self._device)
         segmentation = self._segmenter.segment(volume)
         return Prediction(segmentation.labels, segmentation.warnings)
+
+
+def identity_of_model(folder: Path) -> str:
+    """SHA-256 of a model's files."""
+    from FlareSegmentLib.model.model_file import DESCRIPTION_FILE, WEIGHTS_FILE
+
+    files = [folder / name for name in (DESCRIPTION_FILE, WEIGHTS_FILE)]
+    return _digest([sha256(file) if file.is_file() else "" for file in files])
 
 
 class FolderPredictor:
@@ -531,7 +538,7 @@ def _evaluate_case(
     key = _digest(
         [
             FORMAT_VERSION,
-            _program(),
+            program_identity(),
             predictor.identity_of(case.name),
             case.content_hash(),
             sorted(case.labeled),
@@ -550,7 +557,7 @@ def _evaluate_case(
     ignored_ml = np.count_nonzero(reference == IGNORED) * volume.voxel_volume_ml
     if ignored_ml:
         warnings = [*warnings, f"{ignored_ml:.0f} mL of the reference are marked to be ignored and not measured."]
-    labels, reference = _only(organs, prediction.labels), _only(organs, reference)
+    labels, reference = only_organs(organs, prediction.labels), only_organs(organs, reference)
     rows = measure(labels, reference, volume, organs, case.labeled)
     reference = np.where(reference == IGNORED, 0, reference).astype(np.uint8)  # for the pictures
     pictures: list[dict[str, str]] = []
@@ -592,8 +599,8 @@ def _earlier(file: Path, key: str, output: Path) -> dict | None:
     return None
 
 
-def _only(organs: Sequence[Organ], labels: np.ndarray) -> np.ndarray:
-    """The labels without other organs."""
+def only_organs(organs: Sequence[Organ], labels: np.ndarray) -> np.ndarray:
+    """The labels (and what is ignored) without other organs."""
     table = np.zeros(256, np.uint8)
     table[IGNORED] = IGNORED
     for organ in organs:
@@ -626,7 +633,7 @@ def _digest(parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, default=list).encode()).hexdigest()
 
 
-def _program() -> str:
+def program_identity() -> str:
     """SHA-256 of the engine: another program may find or measure other things."""
     digest = hashlib.sha256()
     for file in sorted(Path(FlareSegmentLib.__file__).parent.rglob("*.py")):

@@ -137,7 +137,7 @@ def installs(result):
 
 RUN = [["requirements-run.txt", "requirements-no-deps.txt"]]
 WHOLE = [*RUN, ["requirements-uv.txt"], ["requirements-torch.txt"]]
-LAYERS = [["requirements-check.txt"], ["requirements-video.txt"]]
+LAYERS = [["requirements-check.txt"], ["requirements-cohort.txt"], ["requirements-video.txt"]]
 
 
 def test_first_use_makes_the_environment_and_runs(tree):
@@ -227,8 +227,8 @@ def test_environment_from_before_there_were_layers_is_brought_up_to_date(tree):
         (["evaluate", "--data", "DIR", "--videos"], ["video"]),
         (["cohort", "DIR"], ["cohort"]),
         (["lint"], ["check"]),
-        (["bench"], ["check"]),
-        (["test", "-k", "dice"], ["check", "video"]),
+        (["bench"], ["check", "cohort"]),
+        (["test", "-k", "dice"], ["check", "cohort", "video"]),
     ],
 )
 def test_a_command_adds_only_the_layers_that_it_wants(flare, words, layers):
@@ -241,7 +241,7 @@ def test_layers_come_on_top_when_first_used(tree):
     assert first.returncode == 0, first.stderr
     assert installs(first) == LAYERS
     targets = [words[words.index("--target") + 1] for words in first.started if "--target" in words]
-    assert targets == [str(tree.venv / "layers" / name) for name in ("check", "video")]
+    assert targets == [str(tree.venv / "layers" / name) for name in ("check", "cohort", "video")]
     assert all("--require-hashes" in words and "--no-deps" in words for words in first.started if "--target" in words)
     assert "[2/2] ffmpeg" in first.stderr
     assert len(tree.run("test").started) == 1

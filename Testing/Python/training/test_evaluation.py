@@ -164,7 +164,7 @@ def test_a_stopped_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.M
 
 def test_another_program_measures_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluated(data, tmp_path / "out")
-    monkeypatch.setattr(evaluation, "_program", lambda: "changed")
+    monkeypatch.setattr(evaluation, "program_identity", lambda: "changed")
     predictor = EchoPredictor(data)
     evaluated(data, tmp_path / "out", predictor)
     assert predictor.asked == ["a", "b", "c"]

@@ -1,0 +1,226 @@
+"""A client of Dask: of workers on this computer, of a cluster that runs already, or of jobs of a batch system.
+
+Workers are processes that a nanny starts anew when they end. Each works on one case at a time, so that one that is
+killed costs no other case, and computes with its own threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import multiprocessing.spawn
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import FlareSegmentLib
+from FlareSegmentLib.errors import FlareSegmentError, InputError
+from FlareSegmentLib.processes import python_executable
+from FlareSegmentTrainingLib.scheduling.machine import choose_workers, free_memory, visible_gpus
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+WORKER_SETUP = "FlareSegmentTrainingLib.scheduling.worker_setup"
+_SECONDS_TO_CONNECT = 15
+_SETTINGS = {
+    "distributed.scheduler.allowed-failures": 2,
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.comm.timeouts.connect": "10s",
+    "distributed.admin.tick.limit": "1h",
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.pause": False,
+}
+"""Results are small, so nothing is ever spilled to a disk, and a worker that needs much for one case goes on with it
+until the limit ends it. A case may end three workers before it is given up.
+"""
+
+
+@contextlib.contextmanager
+def connect(
+    options: argparse.Namespace,
+    say: Callable[[str], None] = print,
+    device: str = "auto",
+    log_folder: Path | None = None,
+    read_ahead: bool = False,
+) -> Iterator[Client]:
+    """Yield a client whose workers can import this project; they are ended afterwards, unless they were there before.
+
+    Args:
+        options: what `options.add_arguments` added.
+        say: told in one line which workers there are.
+        device: where networks run, as --device names it; GPUs get a worker each unless it is "cpu".
+        log_folder: where a batch system puts what its jobs print.
+        read_ahead: give a worker with a GPU a second case, which it can read while the GPU works on the first one. The
+            function that works on cases must allow two at once.
+
+    Raises:
+        InputError: Dask is missing, the options cannot be met, or the scheduler cannot be reached or is of another
+            version.
+        FlareSegmentError: the workers do not start.
+    """
+    _require_dask(options.cluster is not None)
+    import dask
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_quiet())
+        stack.enter_context(dask.config.set(_SETTINGS))
+        if options.scheduler is not None:
+            from FlareSegmentTrainingLib.scheduling.running_cluster import join
+
+            yield stack.enter_context(join(options.scheduler, library_folders(), say))
+            return
+        if options.cluster is not None:
+            from FlareSegmentTrainingLib.scheduling.job_cluster import job_cluster
+
+            cluster = stack.enter_context(job_cluster(options, library_folders(), log_folder, say))
+        else:
+            cluster = stack.enter_context(_local_cluster(options, device, read_ahead, say))
+        yield stack.enter_context(_client(cluster))
+
+
+def library_folders() -> list[str]:
+    """The folders that workers import this project from: two in a working tree, one in an installed extension."""
+    here = Path(__file__).resolve().parents[2]
+    engine = Path(FlareSegmentLib.__file__).resolve().parents[1]
+    return [str(folder) for folder in dict.fromkeys((here, engine))]
+
+
+def _require_dask(jobs: bool) -> None:
+    try:
+        import distributed  # noqa: F401
+
+        if jobs:
+            import dask_jobqueue  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"The Python package {error.name} is missing: install dask, distributed and dask-jobqueue, in Slicer with "
+            "PythonSlicer -m pip install dask distributed dask-jobqueue."
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what Dask logs: what matters of it is said by this project, in one line."""
+    names = ("distributed", "asyncio", "tornado", "dask_jobqueue")
+    loggers = [logging.getLogger(name) for name in names]
+    loggers += [
+        logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith("distributed.")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+
+
+def _worker_python() -> str:
+    """The Python that starts workers here. Slicer's PythonSlicer only starts another one, whose process a nanny would
+    neither watch nor end; within Slicer that other one finds all it needs in the environment.
+    """
+    python = Path(python_executable())
+    real = python.with_name(f"python-real{python.suffix}")
+    return str(real if real.is_file() else python)
+
+
+@contextlib.contextmanager
+def _local_cluster(
+    options: argparse.Namespace, device: str, read_ahead: bool, say: Callable[[str], None]
+) -> Iterator[Any]:
+    from dask.system import CPU_COUNT
+    from distributed import Nanny, Scheduler
+    from distributed.deploy.spec import SpecCluster
+
+    gpus = visible_gpus() if device in ("auto", "cuda") else ()
+    limit = parse_memory(options.memory_limit)
+    workers = choose_workers(CPU_COUNT, free_memory(), gpus, options.workers, options.threads_per_worker, limit)
+    common = {
+        "nthreads": 2 if read_ahead and workers.gpus else 1,
+        "host": "127.0.0.1",
+        "memory_limit": workers.memory_bytes,
+        "silence_logs": logging.CRITICAL + 1,
+        "preload": [WORKER_SETUP],
+        "dashboard": False,
+    }
+    specification = {
+        number: {"cls": Nanny, "options": {**common, "env": gpu_environment(workers.gpus, number)}}
+        for number in range(workers.count)
+    }
+    addresses = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    scheduler = {"cls": Scheduler, "options": addresses}
+    former_python = multiprocessing.spawn.get_executable()
+    multiprocessing.spawn.set_executable(_worker_python())
+    try:
+        with _environment(thread_environment(workers.threads)):
+            try:
+                cluster = SpecCluster(specification, scheduler, name="FlareSegment", silence_logs=False)
+            except (RuntimeError, OSError) as error:
+                raise FlareSegmentError(f"The workers cannot be started: {error}") from error
+            say(f"{workers.in_words()}.")
+            with _closing(cluster):
+                yield cluster
+    finally:
+        multiprocessing.spawn.set_executable(former_python)
+
+
+def parse_memory(size: str | None) -> int | None:
+    """Bytes of a size such as 6GB or 6GiB. Raises InputError."""
+    from dask.utils import parse_bytes
+
+    try:
+        return None if size is None else parse_bytes(size)
+    except ValueError:
+        raise InputError(f"--memory-limit {size}: give a size as 6GB.") from None
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Variables by which PyTorch, NumPy and ITK compute with so many threads in a process that starts."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+    return dict.fromkeys(names, str(threads))
+
+
+def gpu_environment(gpus: tuple[str, ...], number: int) -> dict[str, str]:
+    """The variable that shows a worker its own GPU alone."""
+    return {"CUDA_VISIBLE_DEVICES": gpus[number]} if gpus else {}
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Change this process's environment, which the workers inherit whenever they start; Dask sets some more."""
+    former = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(former)
+
+
+@contextlib.contextmanager
+def _closing(cluster: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):  # what cannot be ended in order ends with this process
+            cluster.close(timeout=10)
+
+
+@contextlib.contextmanager
+def _client(cluster: Any) -> Iterator[Client]:
+    from distributed import Client
+
+    try:
+        client = Client(cluster, timeout=_SECONDS_TO_CONNECT)
+    except (OSError, RuntimeError) as error:
+        raise FlareSegmentError(f"Dask's scheduler does not answer: {error}") from error
+    try:
+        yield client
+    finally:
+        with contextlib.suppress(Exception):  # likewise
+            client.close(timeout=5)
