@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from FlareSegmentLib.errors import FlareSegmentError
 from FlareSegmentLib.organs import ORGANS, Organ
-from FlareSegmentLib.processes import private_folder
+from FlareSegmentLib.processes import private_folder, python_executable
 from FlareSegmentLib.volume import Volume
 from FlareSegmentSlicerLib.rendering.drawing import (
     FAINT,
@@ -218,14 +218,22 @@ def _frames_per_second(path: str | os.PathLike) -> int:
     return _FRAMES_PER_SECOND[suffix]
 
 
+def _how_to_install(package: str) -> str:
+    """What a user does to get a package into this very Python, an installed Slicer's or another."""
+    python = python_executable()
+    if Path(python).stem == "PythonSlicer":
+        return f"In Slicer's Python console: slicer.util.pip_install('{package}')."
+    return f'In a terminal: "{python}" -m pip install {package}.'
+
+
 def _ffmpeg():
     """The package that brings ffmpeg. Raises VideoUnavailable."""
     try:
         import imageio_ffmpeg
     except ImportError as error:
         raise VideoUnavailable(
-            "No video was made: the package imageio-ffmpeg is missing. In Slicer's Python console: "
-            "slicer.util.pip_install('imageio-ffmpeg'). An animation (.gif) needs none."
+            f"No video was made: the package imageio-ffmpeg is missing. {_how_to_install('imageio-ffmpeg')} An animation "
+            "(.gif) needs none."
         ) from error
     return imageio_ffmpeg
 
@@ -236,8 +244,7 @@ def _pillow_image():
         from PIL import Image
     except ImportError as error:
         raise VideoUnavailable(
-            "No animation was made: the package pillow is missing. In Slicer's Python console: "
-            "slicer.util.pip_install('pillow')."
+            f"No animation was made: the package pillow is missing. {_how_to_install('pillow')}"
         ) from error
     return Image
 
