@@ -232,8 +232,8 @@ def _ffmpeg():
         import imageio_ffmpeg
     except ImportError as error:
         raise VideoUnavailable(
-            f"No video was made: the package imageio-ffmpeg is missing. {_how_to_install('imageio-ffmpeg')} An animation "
-            "(.gif) needs none."
+            f"No video was made: the package imageio-ffmpeg is missing. {_how_to_install('imageio-ffmpeg')} "
+            "An animation (.gif) needs none."
         ) from error
     return imageio_ffmpeg
 
