@@ -111,6 +111,7 @@ def evaluate(options: argparse.Namespace) -> dict:
     )
     from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
     from FlareSegmentTrainingLib.evaluation.html_report import write_report
+    from FlareSegmentTrainingLib.evaluation.html_templates import report_templates
     from FlareSegmentTrainingLib.evaluation.measurements import (
         RESULT_FILE,
         FolderPredictor,
@@ -132,6 +133,7 @@ def evaluate(options: argparse.Namespace) -> dict:
         predictor = FolderPredictor(options.predictions, parse_label_map(meaning) if meaning else None)
     else:
         predictor = ModelPredictor(_model_folder(options.model), options.device)
+    report_templates()
     other = _Other(options) if options.compare is not None else None
     if options.videos:
         from FlareSegmentSlicerLib.rendering.videos import require_encoder

@@ -332,6 +332,16 @@ def test_names_are_escaped_and_states_are_told(tmp_path: Path) -> None:
     assert [link for link in page.links if not link.startswith("#")] == ["videos/x.mp4"]
 
 
+def test_a_missing_template_engine_is_said_before_anything_is_measured(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, predictions = folders
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    status, _, error = run(capsys, "--predictions", predictions, "--data", data, "--output", tmp_path / "out")
+    assert status == 2 and "needs the package jinja2" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_full_disk_leaves_the_earlier_report(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture, no_pictures: None,
     monkeypatch: pytest.MonkeyPatch,
