@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from FlareSegmentCohortLib.cohort_cases import CohortCase, state_of, vanished
+from FlareSegmentCohortLib.cohort_cases import CohortCase, printable, vanished
 from FlareSegmentCohortLib.output_folder import KINDS, THUMBNAILS, read_record, remove_results, write_record
 from FlareSegmentLib import command_line
 from FlareSegmentLib.errors import FlareSegmentError, InputError
@@ -86,6 +87,10 @@ def work_on(case: CohortCase, job: Job) -> dict[str, Any]:
     """
     folder = Path(job.output)
     begun = time.time()
+    if not folder.is_dir():
+        raise CannotWork(
+            f"{platform.node()} does not see {folder}: CTs and results must lie where all computers see them."
+        )
     if case.problem is not None:
         return _fail(case, job, case.problem, begun)
     engine = _engine(job.model, job.model_identity, job.device)
@@ -149,7 +154,7 @@ def fail(case: CohortCase, job: Job, reason: str) -> None:
 
 def _fail(case: CohortCase, job: Job, reason: str, begun: float, state: str | None = None) -> dict[str, Any]:
     folder = Path(job.output)
-    reason = " ".join(reason.split())
+    reason = printable(" ".join(reason.split()))
     content = {"settings": job.settings, "state": case.state if state is None else state, "error": reason}
     with _written(folder):
         remove_results(folder, case.name)
@@ -159,7 +164,7 @@ def _fail(case: CohortCase, job: Job, reason: str, begun: float, state: str | No
 
 def _state(case: CohortCase) -> str:
     try:
-        return state_of(case.all_files())
+        return case.state_now()
     except OSError as error:
         raise vanished(error) from error
 
@@ -191,13 +196,19 @@ class _Engine:
             raise CannotWork(f"The model in {folder} is another one here than where the cohort was started.")
         keep_freed_memory()
         self._segmenter: Segmenter = Segmenter(load_model(folder), device=device)
+        self._device = self._segmenter.device
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.name = self._segmenter.name
         self.organs = self._segmenter.organs
 
     def segment(self, volume: Volume) -> Segmentation:
         """As `Segmenter.segment`, one CT at a time."""
-        return self._thread.submit(self._segmenter.segment, volume).result()
+        return self._thread.submit(self._segment, volume).result()
+
+    def _segment(self, volume: Volume) -> Segmentation:
+        if self._segmenter.device != self._device:  # the GPU's memory was too small for the CT before this one
+            self._segmenter = type(self._segmenter)(self._segmenter.model, device=self._device)
+        return self._segmenter.segment(volume)
 
 
 _loading = threading.Lock()

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,12 +53,24 @@ class CohortCase:
         return _files_of(source)
 
     def all_files(self) -> list[Path]:
-        """The files of image and labels."""
-        return [*self.image_files(), *(_files_of(Path(self.labels)) if self.labels else [])]
+        """The files of image and labels, and the one that says what these mean."""
+        labels = _files_of(Path(self.labels)) if self.labels else []
+        meaning = [Path(self.label_map)] if self.label_map and os.path.isfile(self.label_map) else []
+        return [*self.image_files(), *labels, *meaning]
+
+    def state_now(self) -> str:
+        """What changes when one of the files is written, or the list says something else of them. Raises OSError."""
+        digest = hashlib.sha256(self._said())
+        for path in self.all_files():
+            digest.update(state_line(path, path.name))
+        return digest.hexdigest()[:32]
+
+    def _said(self) -> bytes:
+        return json.dumps([self.labels is not None, self.label_map]).encode()
 
     def content_hash(self) -> str:
-        """SHA-256 of all files. Raises InputError where one cannot be read."""
-        digest = hashlib.sha256()
+        """SHA-256 of all files and what the list says of them. Raises InputError where one cannot be read."""
+        digest = hashlib.sha256(self._said())
         try:
             for path in self.all_files():
                 digest.update(sha256(path).encode())
@@ -82,14 +94,6 @@ class CohortCase:
 def vanished(error: OSError) -> InputError:
     """The error for a file that was listed and cannot be read now."""
     return InputError(f"{error.filename} cannot be read ({error.strerror}): it was listed, check whether it is there.")
-
-
-def state_of(paths: Iterable[Path]) -> str:
-    """What changes when one of the files is written: a digest of names, sizes and times. Raises OSError."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(state_line(path, path.name))
-    return digest.hexdigest()[:32]
 
 
 def state_line(path: Path, name: str) -> bytes:
@@ -149,6 +153,11 @@ def _plain(part: str) -> str:
     if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", plain):
         plain = f"_{plain}"
     return plain if plain == part else f"{plain}_{_short_hash(part)}"
+
+
+def printable(text: str) -> str:
+    """Text without the bytes of names that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _short_hash(text: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from FlareSegmentCohortLib.case_task import Job, model_folder, model_identity, settings_of, work_on
+from FlareSegmentCohortLib.cohort_cases import printable
 from FlareSegmentCohortLib.cohort_run import Counts, Teller, cases_left, duration, work_through
 from FlareSegmentCohortLib.listing import Listing, make_list
 from FlareSegmentCohortLib.output_folder import FAILED_FILE, RECORDS, OutputFolder
@@ -51,7 +52,7 @@ def run_cohort(
         folder.forget_old_stop()
         with _progress_line(reporter, say) as progress:
             listing = make_list(options.source, folder, progress)
-        say(_listed(listing, options.source))
+        say(printable(_listed(listing, options.source)))
         counts = Counts(listing.count)
         _work(options, folder, job, counts, reporter, say, work)
         stopped = folder.stop_file.exists()
@@ -125,8 +126,10 @@ def _job(options: argparse.Namespace) -> tuple[Job, str]:
 
     folder = model_folder(None if options.model is None else str(options.model.absolute()))
     description = read_description(folder)
-    if options.label_map:
-        parse_label_map(options.label_map)  # what is wrong with it is said at once
+    label_map, meaning = options.label_map, None
+    if label_map:
+        meaning = parse_label_map(label_map)
+        label_map = str(Path(label_map).absolute()) if Path(label_map).is_file() else label_map
     identity = model_identity(folder)
     kinds = tuple(kind for kind in ("segmentations", "dicom", "pictures") if getattr(options, kind))
     parts = {
@@ -134,7 +137,7 @@ def _job(options: argparse.Namespace) -> tuple[Job, str]:
         "program": program_identity(),
         "model": identity,
         "label_ids": options.label_ids,
-        "label_map": options.label_map,
+        "label_map": None if meaning is None else repr((meaning.organs, sorted(meaning.others))),
         "kinds": kinds,
     }
     job = Job(
@@ -144,7 +147,7 @@ def _job(options: argparse.Namespace) -> tuple[Job, str]:
         device=options.device,
         label_ids=options.label_ids,
         kinds=kinds,
-        label_map=options.label_map,
+        label_map=label_map,
         settings=settings_of(parts),
     )
     return job, f"{description.name} {description.version}"

@@ -12,11 +12,11 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-from FlareSegmentCohortLib.cohort_cases import CohortCase, ResultNames, state_line, state_of
+from FlareSegmentCohortLib.cohort_cases import CohortCase, ResultNames, printable, state_line
 from FlareSegmentCohortLib.output_folder import OutputFolder
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.dicom_folder import (
@@ -233,10 +233,10 @@ def _of_damaged(root: Path, names: ResultNames, others: dict[Path, list[Path]]) 
 
 def _with_state(case: CohortCase) -> CohortCase:
     try:
-        state = state_of(case.all_files())
+        state = case.state_now()
     except OSError:
         state = ""  # such a case is tried again in every run
-    return CohortCase(**{**case.__dict__, "state": state})
+    return replace(case, case=printable(case.case), state=state)
 
 
 # Lists --------------------------------------------------------------------------------------------
@@ -265,6 +265,8 @@ def _of_rows(file: Path, progress: Progress) -> Iterator[CohortCase]:
             raise InputError(f"{file}: {twice}; give each its own name.")
         labels = row.get("labels") or row.get("label")
         meaning = str(row.get("label_map") or "").strip() or None
+        if meaning is not None and listed_path(file.parent, meaning).is_file():
+            meaning = str(listed_path(file.parent, meaning).absolute())
         found = CohortCase(
             case,
             names.of(case, str(source)),

@@ -45,7 +45,14 @@ _REASONS_SHOWN = 30
 
 @dataclass
 class _Distribution:
-    """Volumes of an organ, mL, over the cases whose scan holds it whole."""
+    """Volumes of an organ over all cases that were done.
+
+    Attributes:
+        volumes: mL; 0 where it was not found.
+        cut: whether the scan cuts it.
+        found: whether it was found; whole: volumes where the scan holds all of it.
+        z: how far each case stands out, in robust standard deviations; 0 where the organ is cut or missing.
+    """
 
     organ: Organ
     volumes: np.ndarray
@@ -55,17 +62,11 @@ class _Distribution:
         self.found = self.volumes > 0
         self.whole = self.volumes[self.found & ~self.cut]
         logarithms = np.log(self.whole) if self.whole.size else np.zeros(0)
-        self._center = float(np.median(logarithms)) if logarithms.size else 0.0
-        deviation = float(np.median(np.abs(logarithms - self._center))) if logarithms.size else 0.0
-        self._scale = max(deviation / 0.6745, 1e-3)
-
-    def z(self) -> np.ndarray:
-        """How far each case stands out, in robust standard deviations; 0 where its organ is cut or missing."""
-        result = np.zeros(self.volumes.shape)
+        self.z = np.zeros(self.volumes.shape)
         if self.whole.size >= _FEWEST:
-            counted = self.found & ~self.cut
-            result[counted] = (np.log(self.volumes[counted]) - self._center) / self._scale
-        return result
+            center = np.median(logarithms)
+            scale = max(float(np.median(np.abs(logarithms - center))) / 0.6745, 1e-3)
+            self.z[self.found & ~self.cut] = (logarithms - center) / scale
 
 
 def write_report(folder: OutputFolder, source: str, model: str, listing: Listing, figures: Figures) -> Path:
@@ -112,7 +113,7 @@ def _doubts(organs: list[_Distribution], figures: Figures) -> np.ndarray:
     for distribution in organs:
         doubts += np.where(distribution.found, 0.0, 1.0)
         doubts += np.where(distribution.cut, 0.1, 0.0)
-        distance = np.abs(distribution.z()) / OUTLIER
+        distance = np.abs(distribution.z) / OUTLIER
         doubts += np.where(distance > 1, np.minimum(distance, 3), 0.0)
     confidences = np.asarray(figures.confidences, float)
     return doubts + np.where(np.isnan(confidences), 0.0, 2 * (1 - np.nan_to_num(confidences)))
@@ -120,7 +121,7 @@ def _doubts(organs: list[_Distribution], figures: Figures) -> np.ndarray:
 
 def _outliers(distribution: _Distribution) -> list[int]:
     """Places (among the cases that were done) of those that stand out, the farthest first."""
-    z = np.abs(distribution.z())
+    z = np.abs(distribution.z)
     order = np.argsort(-z, kind="stable")[:_NAMED_OUTLIERS]
     return [int(index) for index in order if z[index] > OUTLIER]
 
@@ -165,7 +166,7 @@ def _card(
     case, record = found
     reasons = []
     for distribution in organs:
-        z = float(distribution.z()[index])
+        z = float(distribution.z[index])
         name = distribution.organ.name
         if not distribution.found[index]:
             reasons.append(f"{name} was not found")
@@ -239,7 +240,7 @@ def _volumes_figure(organs: list[_Distribution]) -> str:
     for axis, one in zip(axes, drawn):
         bins = min(40, max(5, int(np.sqrt(one.whole.size) * 2)))
         axis.hist(one.whole, bins=bins, color=[value / 255 for value in picture_color(one.organ)], linewidth=0)
-        strange = one.volumes[np.abs(one.z()) > OUTLIER]
+        strange = one.volumes[np.abs(one.z) > OUTLIER]
         axis.plot(strange, np.zeros(strange.size), "v", color="#c0392b", markersize=6, clip_on=False)
         axis.set_title(one.organ.name, fontsize=10, loc="left")
         axis.set_xlabel("mL", fontsize=8)

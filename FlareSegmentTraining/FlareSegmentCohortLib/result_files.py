@@ -54,9 +54,8 @@ def _header(labels: Volume, organs: Sequence[Organ]) -> dict[str, str]:
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
-    for number, organ in enumerate(organs):
-        box = boxes.get(organ.key)
-        bounds = [(0, -1)] * 3 if box is None else [(part.start, part.stop - 1) for part in reversed(box)]
+    for number, organ in enumerate(organ for organ in organs if organ.key in boxes):
+        bounds = [(part.start, part.stop - 1) for part in reversed(boxes[organ.key])]
         header |= {
             f"Segment{number}_ID": organ.key,
             f"Segment{number}_Name": organ.name,

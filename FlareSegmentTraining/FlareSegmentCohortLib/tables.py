@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from FlareSegmentCohortLib.case_task import ENGINE_STEPS, Job, is_failure, is_result
-from FlareSegmentCohortLib.cohort_cases import CohortCase
+from FlareSegmentCohortLib.cohort_cases import CohortCase, printable
 from FlareSegmentCohortLib.output_folder import FAILED_FILE, PARQUET_FILE, TABLE_FILE, OutputFolder, read_record
 from FlareSegmentLib.files.output_files import OutputFiles, not_writable
 from FlareSegmentLib.measures.result_table import COLUMNS, SCORES
@@ -193,14 +193,14 @@ class _Writer:
         self._stack.__exit__(*error)
 
     def row(self, row: dict[str, Any]) -> None:
-        row = {name: _clean(value) for name, value in row.items()}
+        row = {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
         self._table.writerow(["" if row[name] is None else row[name] for name in NAMES])
         self._rows.append(row)
         if len(self._rows) >= _ROWS_AT_ONCE:
             self._flush()
 
     def failed(self, case: CohortCase, reason: str) -> None:
-        self._failed.writerow([_clean(text) for text in (case.case, case.source, reason)])
+        self._failed.writerow([printable(text) for text in (case.case, case.source, reason)])
 
     def _flush(self) -> None:
         import pyarrow
@@ -211,8 +211,3 @@ class _Writer:
 
 def _text(place: Path) -> IO[str]:
     return open(place, "w", newline="", encoding="utf-8")
-
-
-def _clean(value: Any) -> Any:
-    """Names whose bytes are no text are told as far as they are."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -243,7 +243,7 @@ def test_layers_come_on_top_when_first_used(tree):
     targets = [words[words.index("--target") + 1] for words in first.started if "--target" in words]
     assert targets == [str(tree.venv / "layers" / name) for name in ("check", "cohort", "video")]
     assert all("--require-hashes" in words and "--no-deps" in words for words in first.started if "--target" in words)
-    assert "[2/2] ffmpeg" in first.stderr
+    assert "[3/3] ffmpeg" in first.stderr
     assert len(tree.run("test").started) == 1
     assert len(tree.run("segment").started) == 1
 

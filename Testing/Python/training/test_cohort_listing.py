@@ -119,6 +119,16 @@ def test_lists_name_cases_and_references(tmp_path: Path) -> None:
     assert (second.case, second.labels, second.state) == ("gone", None, "")
 
 
+def test_what_a_list_says_of_labels_is_content(tmp_path: Path) -> None:
+    save(tmp_path / "a.nii.gz")
+    found = []
+    for meaning in ("1=liver", "2=liver"):
+        (tmp_path / "list.csv").write_text(f"image,labels,label_map\na.nii.gz,a.nii.gz,{meaning}\n", encoding="utf-8")
+        (case,) = listed(tmp_path / "list.csv", tmp_path / "out")[0]
+        found.append((case.state, case.content_hash()))
+    assert found[0][0] != found[1][0] and found[0][1] != found[1][1]
+
+
 def test_a_list_may_name_the_slices_of_a_series(tmp_path: Path) -> None:
     files = dicom_files.patient(tmp_path / "series", "p")[2]
     table = tmp_path / "list.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dicom_files
@@ -14,7 +15,7 @@ from cohort_stand_in import job
 
 from FlareSegmentCohortLib import case_task
 from FlareSegmentCohortLib.case_task import DONE, FAILED, PRESENT, CannotWork, work_on
-from FlareSegmentCohortLib.cohort_cases import CohortCase, state_of
+from FlareSegmentCohortLib.cohort_cases import CohortCase
 from FlareSegmentCohortLib.output_folder import read_record
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.image_io import read_labels
@@ -31,14 +32,20 @@ def known_model(monkeypatch: pytest.MonkeyPatch):
     case_task._loaded.cache_clear()
 
 
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """The cohort's folder, which is there before any worker begins."""
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
 def case_of(path: Path, **facts: object) -> CohortCase:
     case = CohortCase("c", "c", str(path), **facts)
-    return CohortCase(**{**case.__dict__, "state": state_of(case.all_files())})
+    return CohortCase(**{**case.__dict__, "state": case.state_now()})
 
 
-def test_a_record_and_a_label_map_come_of_a_ct(tmp_path: Path) -> None:
+def test_a_record_and_a_label_map_come_of_a_ct(tmp_path: Path, out: Path) -> None:
     case = case_of(save(tmp_path / "ct.nii.gz"))
-    out = tmp_path / "out"
 
     assert work_on(case, job(out))["result"] == DONE
 
@@ -50,8 +57,8 @@ def test_a_record_and_a_label_map_come_of_a_ct(tmp_path: Path) -> None:
     assert not list(out.rglob(".*"))
 
 
-def test_the_same_content_is_not_done_again(tmp_path: Path) -> None:
-    path, out = save(tmp_path / "ct.nii.gz"), tmp_path / "out"
+def test_the_same_content_is_not_done_again(tmp_path: Path, out: Path) -> None:
+    path = save(tmp_path / "ct.nii.gz")
     work_on(case_of(path), job(out))
     os.utime(path, (1, 1))
     touched = case_of(path)
@@ -62,10 +69,9 @@ def test_the_same_content_is_not_done_again(tmp_path: Path) -> None:
     assert work_on(touched, job(out, settings="others"))["result"] == DONE
 
 
-def test_label_values_and_files_on_request(tmp_path: Path) -> None:
+def test_label_values_and_files_on_request(tmp_path: Path, out: Path) -> None:
     files = dicom_files.patient(tmp_path / "series", "p")[2]
     case = case_of(tmp_path / "series", files=tuple(file.name for file in files))
-    out = tmp_path / "out"
     work_on(case, job(out, kinds=("segmentations", "dicom", "pictures"), label_ids="flare22"))
     record = read_record(out, "c")
     assert {"labels", "segmentations", "pictures", "thumbnails"} <= set(record["files"])
@@ -74,7 +80,7 @@ def test_label_values_and_files_on_request(tmp_path: Path) -> None:
     assert record["organs"]["left_kidney"]["label"] == 13
 
 
-def test_a_reference_is_measured(tmp_path: Path) -> None:
+def test_a_reference_is_measured(tmp_path: Path, out: Path) -> None:
     labels = np.zeros(ct_image().GetSize()[::-1], np.uint8)
     labels[LIVER] = 6
     import SimpleITK
@@ -83,19 +89,19 @@ def test_a_reference_is_measured(tmp_path: Path) -> None:
     image.CopyInformation(ct_image())
     save(tmp_path / "reference.nii.gz", image)
     case = case_of(save(tmp_path / "ct.nii.gz"), labels=str(tmp_path / "reference.nii.gz"), label_map="6=liver")
-    work_on(case, job(tmp_path / "out"))
-    rows = read_record(tmp_path / "out", "c")["organs"]
+    work_on(case, job(out))
+    rows = read_record(out, "c")["organs"]
     assert rows["liver"]["dice"] > 0.8 and rows["liver"]["reference_ml"] > 50
     assert rows["spleen"]["dice"] is None
 
     wrong = case_of(tmp_path / "ct.nii.gz", labels=str(tmp_path / "reference.nii.gz"))
-    result = work_on(wrong, job(tmp_path / "out2"))
+    result = work_on(wrong, job(out))
     assert result["result"] == FAILED and "6" in result["error"]
 
 
 @pytest.mark.parametrize("kind", ["damaged", "gone", "no ct"])
-def test_a_bad_ct_costs_itself_alone_and_its_old_results(tmp_path: Path, kind: str) -> None:
-    path, out = save(tmp_path / "ct.nii.gz"), tmp_path / "out"
+def test_a_bad_ct_costs_itself_alone_and_its_old_results(tmp_path: Path, out: Path, kind: str) -> None:
+    path = save(tmp_path / "ct.nii.gz")
     work_on(case_of(path), job(out))
     if kind == "damaged":
         path.write_bytes(path.read_bytes()[:2000])
@@ -114,27 +120,58 @@ def test_a_bad_ct_costs_itself_alone_and_its_old_results(tmp_path: Path, kind: s
     assert not [file for file in out.rglob("*") if file.is_file() and file.name != "c.json"]
 
 
-def test_a_full_disk_ends_the_run_and_not_the_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_run_and_not_the_case(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_arguments: object) -> None:
         raise InputError("cannot be written") from OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("FlareSegmentLib.files.image_io.write_labels", full)
     with pytest.raises(CannotWork, match="no space left"):
-        work_on(case_of(save(tmp_path / "ct.nii.gz")), job(tmp_path / "out"))
-    assert read_record(tmp_path / "out", "c") is None
+        work_on(case_of(save(tmp_path / "ct.nii.gz")), job(out))
+    assert read_record(out, "c") is None
 
 
-def test_another_model_on_a_worker_ends_the_run(tmp_path: Path) -> None:
+def test_another_model_on_a_worker_ends_the_run(tmp_path: Path, out: Path) -> None:
     with pytest.raises(CannotWork, match="another one"):
-        work_on(case_of(save(tmp_path / "ct.nii.gz")), job(tmp_path / "out", model_identity="other"))
+        work_on(case_of(save(tmp_path / "ct.nii.gz")), job(out, model_identity="other"))
 
 
-def test_a_defect_costs_one_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_does_not_see_the_results_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(CannotWork, match="does not see"):
+        work_on(CohortCase("c", "c", "/x.nii.gz"), job(tmp_path / "elsewhere"))
+
+
+def test_two_cases_at_once_share_a_model_and_take_turns(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside: list[int] = []
+    real = case_task._Engine._segment
+
+    def alone(engine, volume):
+        inside.append(1)
+        assert sum(inside) == 1
+        try:
+            return real(engine, volume)
+        finally:
+            inside.append(-1)
+
+    monkeypatch.setattr(case_task._Engine, "_segment", alone)
+    loaded: list[str] = []
+    known = case_task._Engine.__init__
+    monkeypatch.setattr(case_task._Engine, "__init__", lambda *them: loaded.append("") or known(*them))
+    path = save(tmp_path / "ct.nii.gz")
+    cases = [CohortCase(**{**case_of(path).__dict__, "name": name}) for name in "abcd"]
+    with ThreadPoolExecutor(2) as threads:
+        results = [threads.submit(work_on, case, job(out)) for case in cases]
+    assert [result.result()["result"] for result in results] == [DONE] * 4
+    assert len(loaded) == 1 and len(inside) == 8
+
+
+def test_a_defect_costs_one_case(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_arguments: object) -> None:
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(case_task, "_rows", broken)
-    result = work_on(case_of(save(tmp_path / "ct.nii.gz")), job(tmp_path / "out"))
+    result = work_on(case_of(save(tmp_path / "ct.nii.gz")), job(out))
     assert result["result"] == FAILED and "ZeroDivisionError" in result["error"]
 
 
