@@ -144,7 +144,9 @@ def test_weights_that_do_not_follow_the_schema_are_refused(model: Path, weights:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"text", bytes(5000), b"\x80\x02.", gzip.compress(b"x", mtime=0)], ids=repr)
+@pytest.mark.parametrize(
+    "content", [b"", b"PK", b"text", bytes(5000), b"\x80\x02.", gzip.compress(b"x", mtime=0)], ids=repr
+)
 def test_weights_that_are_none_are_refused(model: Path, content: bytes) -> None:
     with pytest.raises(ModelError) as caught:
         load_model(with_weights(model, content))
