@@ -118,6 +118,7 @@ def evaluate(options: argparse.Namespace) -> dict:
         ModelPredictor,
         evaluate_cases,
         find_references,
+        organs_not_found,
         organs_to_measure,
         write_json,
     )
@@ -161,6 +162,8 @@ def evaluate(options: argparse.Namespace) -> dict:
         extra = predictor.folder.extra(case.name for case in cases)
     cases = with_patients(cases, pattern, command_line.say)[: options.limit_cases]
     organs = organs_to_measure(predictor, cases, keys)
+    if keys is None and (names := organs_not_found(predictor, cases)):
+        command_line.say(f"{predictor.name} knows no {', '.join(names)}: labeled, and not measured.")
     evaluation = evaluate_cases(cases, predictor, organs, options.output, draw_case, left_out, command_line.say)
     content = evaluation.content()
     if other is not None:

@@ -253,7 +253,7 @@ def _cases(settings: dict, folder, cache: Path, resume: bool, say, is_first: boo
     )
     from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
     from FlareSegmentTrainingLib.datasets.scan_identity import MEMORY_FILE, without_twins
-    from FlareSegmentTrainingLib.datasets.splits import SPLIT_FILE, read_split
+    from FlareSegmentTrainingLib.datasets.splits import SPLIT_FILE, read_split, remarks_on_split
     from FlareSegmentTrainingLib.training.run_cases import cases_of_run
 
     def leave_out(item) -> None:
@@ -274,7 +274,10 @@ def _cases(settings: dict, folder, cache: Path, resume: bool, say, is_first: boo
         split = read_split(folder.path / SPLIT_FILE)
         return cases_of_run(folder, split, cases, say), split
     cases = without_twins(cases, leave_out, cache / MEMORY_FILE, say)
-    return cases, _split(settings, cases)
+    split = _split(settings, cases)
+    for line in remarks_on_split(split, cases):
+        say(line)
+    return cases, split
 
 
 def _first_weights(model: str | None, organs: tuple[str, ...]) -> dict:

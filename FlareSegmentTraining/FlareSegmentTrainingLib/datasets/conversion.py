@@ -245,7 +245,8 @@ class _Conversion:
             earlier = self.done.get(name, {})
             suffixes = (IMAGE_SUFFIX, LABELS_SUFFIX) if earlier.get("organs_ml") else (IMAGE_SUFFIX,)
             files = [self.output / (name + suffix) for suffix in suffixes]
-            if earlier.get("content_sha256") == content and name in self.quality and all(f.is_file() for f in files):
+            same = (earlier.get("content_sha256"), earlier.get("grades", {})) == (content, dict(case.grades))
+            if same and name in self.quality and all(f.is_file() for f in files):
                 if name in self.met:
                     raise InputError(f"its image is that of {name}")
                 self.met.add(name)
@@ -276,6 +277,8 @@ class _Conversion:
             "spacing_mm": [round(value, 4) for value in volume.spacing],
             "organs_ml": {key: item["volume_ml"] for key, item in entry.items() if "volume_ml" in item},
         }
+        if case.grades:
+            facts["grades"] = dict(case.grades)
         if ignored:
             facts["ignored_ml"] = round(ignored * volume.voxel_volume_ml, 2)
         return Outcome(name, case.name, "updated" if updated else "taken", "", facts, warnings)

@@ -52,7 +52,21 @@ def meaning_of(labels: Path, label_map: LabelMap | None, given: LabelMap | None 
     told = given or (label_map if label_map is not None and not label_map.conventional else None) or own
     if segments:
         return _meaning_of_segments(labels, segments, told)
+    if given is not None:
+        _check_agreement(given, own, label_map)
     return given or own or label_map
+
+
+def _check_agreement(given: LabelMap, *others: LabelMap | None) -> None:
+    """Raise InputError where the user's table and the data set's call one value two organs."""
+    for other in (other for other in others if other is not None and not other.conventional):
+        table = dict(other.organs)
+        for value, key in given.organs:
+            if table.get(value, key) != key:
+                raise InputError(
+                    f"{given.source or given.name} calls value {value} {key.replace('_', ' ')}, "
+                    f"{other.source or other.name} calls it {table[value].replace('_', ' ')}: correct one of them"
+                )
 
 
 def _meaning_of_segments(labels: Path, segments: Sequence[Segment], told: LabelMap | None) -> LabelMap:
@@ -72,6 +86,9 @@ def _meaning_of_segments(labels: Path, segments: Sequence[Segment], told: LabelM
                 f"the header of {labels.name} calls value {segment.value} {organ.replace('_', ' ')}, "
                 f"{told.source or told.name if told else ''} calls it {other.replace('_', ' ')}"
             )
+        if told and segment.value in told.ignored:
+            ignored.add(value)
+            continue
         if told and segment.value in told.others:
             organ = None
         organ = organ or (None if layered else other)
