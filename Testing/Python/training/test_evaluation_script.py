@@ -276,6 +276,7 @@ def test_the_report_loads_nothing_and_holds_every_picture(
     pictures = sorted((output / "pictures").glob("*.jpg"))
     assert len(page.loads) == len(pictures) >= 7  # three planes and four organs; two more where there is OpenGL
     assert html_report.PICTURED_CASES * len(text) < 10e6
+    assert text.count('class="turned"') == len([picture for picture in pictures if "_3d_" in picture.name])
     for picture in pictures:
         pixels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(picture)))
         assert min(pixels.shape[:2]) >= 100 and pixels.shape[2] == 3 and pixels.std() > 5
