@@ -33,7 +33,7 @@ from FlareSegmentSlicerLib.rendering.drawing import (
     draw_plane,
     position_text,
 )
-from FlareSegmentSlicerLib.rendering.surfaces import OrganView, surface
+from FlareSegmentSlicerLib.rendering.surfaces import OrganView, side_seen, surface
 
 Progress = Callable[[float], None]
 """Called with the fraction done, 0 to 1; an exception that it raises ends the work, and no file is left."""
@@ -150,21 +150,11 @@ def write_turntable_video(
             for number in range(count):
                 degrees = 360 * number / count
                 canvas.pixels[:] = still
-                canvas.panel(scene.picture(degrees), _GAP, _TOP, *_side_seen(degrees))
+                canvas.panel(scene.picture(degrees), _GAP, _TOP, *side_seen(degrees))
                 canvas.scale_bar(_GAP + 14, _HEIGHT - _GAP - 16, 50 / pixel_mm, "5 cm")
                 yield canvas.pixels
 
         _write(Path(path), frames(), count, progress)
-
-
-def _side_seen(degrees: float) -> tuple[str, str]:
-    """From where one looks, and the letters at the picture's left, right, top and bottom; two letters, as in DICOM's
-    patient orientation, where one looks from between two sides.
-    """
-    eighth = round(degrees / 45) % 8
-    names = ("the front", "the front left", "the left", "behind, left", "behind", "behind, right", "the right")
-    edges = ("R", "RA", "A", "AL", "L", "LP", "P", "PR")
-    return f"From {(*names, 'the front right')[eighth]}", (edges[eighth], edges[(eighth + 4) % 8], "S", "I")
 
 
 def _legend(
