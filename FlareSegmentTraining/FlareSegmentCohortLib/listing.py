@@ -107,10 +107,10 @@ class _Tree:
     root: Path
     output: Path
 
-    def files(self) -> Iterator[Path]:
+    def files(self, unreadable: Callable[[OSError], object] | None = None) -> Iterator[Path]:
         output = self.output.resolve()
         inside = output.is_relative_to(self.root.resolve())
-        for path in files_below(self.root, without=output if inside else None):
+        for path in files_below(self.root, output if inside else None, unreadable):
             if not path.name.startswith("."):
                 yield path
 
@@ -163,8 +163,12 @@ def _of_tree(
     names = ResultNames()
     groups: SeriesGroups[_Series] = SeriesGroups()
     others: dict[Path, list[Path]] = defaultdict(list)
+
+    def unreadable(_error: OSError) -> None:
+        left_out["folders that cannot be read"] += 1
+
     with tempfile.TemporaryFile(dir=folder.path) as spool:
-        for number, (path, item) in enumerate(described_files(tree.files()), start=1):
+        for number, (path, item) in enumerate(described_files(tree.files(unreadable)), start=1):
             progress("Reading headers", number, total)
             if item is not None:
                 series = groups.of(item)

@@ -25,7 +25,7 @@ from typing import IO
 
 from FlareSegmentCohortLib.cohort_cases import CohortCase, read_cases
 from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.files.output_files import check_writable
+from FlareSegmentLib.files.output_files import OutputFiles, check_writable, not_writable
 from FlareSegmentLib.processes import identity, is_running
 from FlareSegmentTrainingLib.training.run_folder import DEAD_AFTER_SECONDS, PROGRESS_FILE, RunFolder, save_whole
 
@@ -61,16 +61,16 @@ class OutputFolder(RunFolder):
         self.path.mkdir(parents=True, exist_ok=True)
 
     def write_list(self, cases: Iterable[CohortCase]) -> int:
-        """Write the cases, as they come, into the list; returns their number. Raises FlareSegmentError."""
+        """Write the cases, as they come, into the list; returns their number. Raises InputError."""
         count = 0
-
-        def write(place: Path) -> None:
-            nonlocal count
-            with open(place, "w", encoding="utf-8", newline="\n") as stream:
-                for count, case in enumerate(cases, start=1):  # noqa: B007  the last one tells how many
-                    stream.write(case.as_line() + "\n")
-
-        save_whole(self.list_file, write)
+        with OutputFiles(self.path) as files:
+            try:
+                with open(files.path("list", self.list_file.name), "w", encoding="utf-8", newline="\n") as stream:
+                    for count, case in enumerate(cases, start=1):  # noqa: B007  the last one tells how many
+                        stream.write(case.as_line() + "\n")
+            except OSError as error:
+                raise not_writable(self.path, error) from error
+            files.publish()
         return count
 
     def cases(self) -> Iterator[CohortCase]:

@@ -28,8 +28,8 @@ from FlareSegmentCohortLib.output_folder import (
     read_record,
 )
 from FlareSegmentCohortLib.tables import Figures
+from FlareSegmentLib.files.output_files import OutputFiles, not_writable
 from FlareSegmentLib.organs import Organ, organ_by_key, picture_color
-from FlareSegmentTrainingLib.training.run_folder import save_whole
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "Resources" / "Templates"
 TEMPLATE = "cohort_report.html"
@@ -70,7 +70,7 @@ class _Distribution:
 
 
 def write_report(folder: OutputFolder, source: str, model: str, listing: Listing, figures: Figures) -> Path:
-    """Write report.html, whole or not at all. Raises FlareSegmentError."""
+    """Write report.html, whole or not at all. Raises InputError."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     organs = [
@@ -102,9 +102,14 @@ def write_report(folder: OutputFolder, source: str, model: str, listing: Listing
         reasons=_reasons(figures),
         tables=(TABLE_FILE, PARQUET_FILE, FAILED_FILE),
     )
-    file = folder.path / REPORT_FILE
-    save_whole(file, lambda place: place.write_text(text, encoding="utf-8", errors="backslashreplace"))
-    return file
+    with OutputFiles(folder.path) as files:
+        try:
+            place = files.path("report", REPORT_FILE)
+            place.write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise not_writable(folder.path, error) from error
+        files.publish()
+    return folder.path / REPORT_FILE
 
 
 def _doubts(organs: list[_Distribution], figures: Figures) -> np.ndarray:

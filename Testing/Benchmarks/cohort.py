@@ -141,9 +141,16 @@ def kills(place: Path) -> list[Row]:
     watcher.start()
     workers, commands, in_flight = 0, 0, 0
     process = start(command(source, output, *options))
+    ended_by_it = 0
     try:
-        while process.poll() is None:
+        while True:
             time.sleep(chance.uniform(1.0, 4.0))
+            if process.poll() is not None:
+                if process.returncode in (0, 2):
+                    break
+                print(f"status {process.returncode}: {process.communicate()[1].strip()}")
+                ended_by_it += 1
+                process = start(command(source, output, *options))
             own = workers_of(process.pid)
             if workers < KILLS and own:
                 os.kill(chance.choice(own), signal.SIGKILL)
@@ -163,6 +170,7 @@ def kills(place: Path) -> list[Row]:
     return [
         Row("workers killed", "", [workers], at_least=KILLS),
         Row("commands killed", "", [commands], at_least=KILLS // 4),
+        Row("commands that ended because a worker was killed while it started", "", [ended_by_it]),
         Row("rows of organs.csv that differ from the undisturbed run's, or are missing", "",
             [sum(one != other for one, other in zip(calm, killed)) + abs(len(calm) - len(killed))], at_most=0),
         Row("cases done twice", "", [twice], at_most=in_flight),

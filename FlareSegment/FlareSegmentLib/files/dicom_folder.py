@@ -15,7 +15,7 @@ import os
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,9 +184,16 @@ class SeriesGroups(Generic[Group]):
         return (group for own in self._groups.values() for _, group in own)
 
 
-def files_below(folder: Path, without: Path | None = None) -> Iterator[Path]:
-    """The files of a folder, in the order of their names, then those of its subfolders but `without`, a whole path."""
-    for parent, folders, names in os.walk(folder):
+def files_below(
+    folder: Path, without: Path | None = None, unreadable: Callable[[OSError], object] | None = None
+) -> Iterator[Path]:
+    """The files of a folder, in the order of their names, then those of its subfolders.
+
+    Args:
+        without: a folder that is passed over, its whole path.
+        unreadable: told of each folder that cannot be read.
+    """
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders.sort()
         if without is not None and without.name in folders and Path(parent, without.name).resolve() == without:
             folders.remove(without.name)

@@ -59,6 +59,20 @@ def test_every_image_and_series_of_a_tree_is_a_case(tmp_path: Path) -> None:
     assert found["größe 1/b c"].name == "größe 1/b c"
 
 
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tree" / "closed").mkdir(parents=True)
+    save(tmp_path / "tree" / "a.nii.gz")
+    real = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert listed(tmp_path / "tree", tmp_path / "out")[1].left_out == {"folders that cannot be read": 1}
+
+
 def test_damaged_dicom_files_are_told(tmp_path: Path) -> None:
     beside = dicom_files.patient(tmp_path / "tree" / "beside", "p")[2]
     beside[-1].write_bytes(beside[-1].read_bytes()[:200])
