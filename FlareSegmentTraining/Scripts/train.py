@@ -301,7 +301,7 @@ def train(options: argparse.Namespace) -> None:
 
     from FlareSegmentTrainingLib.datasets.splits import FIXED_BY_DATA
     from FlareSegmentTrainingLib.training.configuration import parse
-    from FlareSegmentTrainingLib.training.devices import choose_device, choose_precision
+    from FlareSegmentTrainingLib.training.devices import choose_precision, training_device
     from FlareSegmentTrainingLib.training.distributed import Group, local_rank
     from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, RunFolder
     from FlareSegmentTrainingLib.training.training_run import TrainingRun
@@ -312,7 +312,7 @@ def train(options: argparse.Namespace) -> None:
     settings = _settings(options, folder)
     folder.forget_old_stop()
     configuration = parse(settings["configuration"])
-    device = choose_device(options.device, local_rank())
+    device = training_device(options.device, local_rank())
     precision = choose_precision(configuration.precision, device)
     group = Group("nccl" if device.type == "cuda" else "gloo")
 

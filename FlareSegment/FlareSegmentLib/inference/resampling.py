@@ -155,35 +155,34 @@ def _bands(weights: torch.Tensor) -> list[tuple[slice, torch.Tensor]]:
     return bands
 
 
-def write_classes(
+def labels_on_array(
     scores: torch.Tensor,
     grid: Sequence[AxisGrid],
-    labels: np.ndarray,
+    shape: Sequence[int],
     tick: Callable[[float], None] = lambda fraction: None,
-) -> tuple[slice, ...]:
-    """Write the class with the highest score at every voxel of an array, the scores being interpolated linearly from a
-    grid.
+) -> tuple[np.ndarray, tuple[slice, ...]]:
+    """The class with the highest score at every voxel of an array, the scores being interpolated linearly from a grid.
 
     Where class 0 is the highest at all cells around a voxel it is so at the voxel too: only the others are computed.
 
     Args:
         scores: (classes, *counts of the grid) floating point; class 0 is the background.
         grid: where in the array the cells lie, one AxisGrid for each axis. Beyond the outer cells their values go on.
-        labels: the array, zeros of uint8.
+        shape: of the array.
         tick: called with the fraction done; may raise to stop.
 
     Returns:
-        The box of the array that can hold any class but 0; an empty one if none can.
+        Class indices (uint8) in the box of the array that can hold any class but 0, and that box; an empty box if none
+        can.
     """
     any_class = (scores[1:] > scores[:1]).any(dim=0)
     if not bool(any_class.any()):
-        return (slice(0, 0),) * 3
-    shape = labels.shape
+        return np.zeros((0, 0, 0), np.uint8), (slice(0, 0),) * 3
     box = tuple(
         _reached(axis, *_span(any_class.any(dim=others[0]).any(dim=others[1])), size)
         for axis, size, others in zip(grid, shape, ((2, 1), (2, 0), (1, 0)))
     )
-    labels = labels[box]
+    labels = np.zeros([extent.stop - extent.start for extent in box], np.uint8)
     rows_used, columns_used = any_class.any(dim=2).cpu(), any_class.any(dim=1).cpu()
     along_0, along_1, along_2 = (_Interpolation.of(axis, size) for axis, size in zip(grid, shape))
     columns = along_2.matrix().to(scores)
@@ -212,7 +211,7 @@ def write_classes(
             )
             labels[start : start + thickness][:, inner[0], inner[1]] = highest_class(values).cpu().numpy()
         tick(min(1.0, (start + thickness) / labels.shape[0]))
-    return box
+    return labels, box
 
 
 def highest_class(scores: torch.Tensor) -> torch.Tensor:

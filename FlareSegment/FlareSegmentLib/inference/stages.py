@@ -37,7 +37,7 @@ from FlareSegmentLib.inference.postprocessing import (
     drop_unseen_slivers,
     keep_plausible,
 )
-from FlareSegmentLib.inference.resampling import Grid, on_grid, resample, write_classes
+from FlareSegmentLib.inference.resampling import Grid, labels_on_array, on_grid, resample
 from FlareSegmentLib.inference.run_state import Run
 from FlareSegmentLib.inference.tiled_network import TiledNetwork
 from FlareSegmentLib.model.intensity import network_input, window
@@ -85,7 +85,6 @@ class StagedLabeling:
 
     def labels(self) -> np.ndarray:
         """Labels (z, y, x) uint8 on the CT's grid, in its axis order, with the values of the model's organs."""
-        labels = np.zeros(self._volume.array.shape, np.uint8)
         *localizing, last = self._description.stages
         box: Box | None = None
         midline: float | None = None
@@ -97,13 +96,13 @@ class StagedLabeling:
                 midline = body_midline(look, self._view)
             box, seen = self._box_of_organs(look, self._description.stages[number + 1])
             if box is None:
-                return labels
+                return np.zeros(self._volume.array.shape, np.uint8)
         self._run.begin("Labeling the organs", 0.0)
         look = self._ensemble(last, box, _LABELING if localizing else _LOCALIZING + _LABELING)
         if not localizing:
             midline = body_midline(look, self._view)
-        self._draw(look, seen, midline, labels)
-        return labels
+        with self._run.timed("postprocess"):
+            return self._cleaned(*self._drawn(look, seen), midline)
 
     # Localization ---------------------------------------------------------------------------------
 
@@ -210,29 +209,34 @@ class StagedLabeling:
 
     # Labels ---------------------------------------------------------------------------------------
 
-    def _draw(self, look: Look, seen: set[int] | None, midline: float | None, labels: np.ndarray) -> None:
-        """Write the organs' labels; what the network was not sure of, or what no anatomy has, is left out.
+    def _drawn(self, look: Look, seen: set[int] | None) -> tuple[np.ndarray, tuple[slice, ...]]:
+        """Classes (uint8) in a box of the CT, in its axis order, and that box; around it there is background only.
 
         Args:
             seen: classes that the stages before saw, if the last one looked at the organs only.
+        """
+        self._run.begin("Drawing the organs", 0.2)
+        shape = self._volume.array.shape
+        back = [1 + axis for axis in np.argsort(self._order.permutation).tolist()]
+        scores = self._without_doubtful(look, seen).permute(0, *back)
+        return labels_on_array(scores, stored_grid(look.grid, self._order, shape), shape, self._run.tick)
+
+    def _cleaned(self, classes: np.ndarray, place: tuple[slice, ...], midline: float | None) -> np.ndarray:
+        """The CT's labels: of each organ one piece, on the side of the body that its name says.
+
+        Args:
             midline: LPS x of the body's midline, mm, if it is known.
         """
-        run = self._run
-        with run.timed("postprocess"):
-            run.begin("Drawing the organs", 0.2)
-            back = [1 + axis for axis in np.argsort(self._order.permutation).tolist()]
-            scores = self._without_doubtful(look, seen).permute(0, *back)
-            place = write_classes(scores, stored_grid(look.grid, self._order, labels.shape), labels, run.tick)
-            run.begin("Cleaning up", 0.08)
-            part = labels[place]
-            if not part.size:
-                return
+        self._run.begin("Cleaning up", 0.08)
+        labels = np.zeros(self._volume.array.shape, np.uint8)
+        if classes.size:
             table = np.array([0, *(organ.label for organ in self._organs)], np.uint8)
-            if not np.array_equal(table, np.arange(len(table))):
-                part[...] = table[part]
-            run.warnings += correct_sides(part, self._organs, self._volume.part(place).affine_lps, midline)
-            run.tick(0.4)
-            keep_plausible(part, self._organs, self._view.voxel_volume_ml)
+            part = classes if np.array_equal(table, np.arange(len(table))) else table[classes]
+            self._run.warnings += correct_sides(part, self._organs, self._volume.part(place).affine_lps, midline)
+            self._run.tick(0.4)
+            keep_plausible(part, self._organs, self._volume.voxel_volume_ml)
+            labels[place] = part
+        return labels
 
     def _without_doubtful(self, look: Look, seen: set[int] | None) -> torch.Tensor:
         minimum = self._description.minimum_sure

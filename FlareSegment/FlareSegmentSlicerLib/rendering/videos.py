@@ -35,7 +35,7 @@ from FlareSegmentSlicerLib.rendering.drawing import (
 )
 from FlareSegmentSlicerLib.rendering.surfaces import OrganView, side_seen, surface
 
-Progress = Callable[[float], None]
+Tick = Callable[[float], None]
 """Called with the fraction done, 0 to 1; an exception that it raises ends the work, and no file is left."""
 
 _WIDTH, _HEIGHT = 1280, 720
@@ -61,7 +61,7 @@ def write_slices_video(
     reference: np.ndarray | None = None,
     *,
     organs: Sequence[Organ] = ORGANS,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> None:
     """Write a video of the axial slices from head to feet with the organs' outlines; beside them a coronal slice shows
     the height.
@@ -126,7 +126,7 @@ def write_turntable_video(
     labels: np.ndarray,
     *,
     organs: Sequence[Organ] = ORGANS,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> None:
     """Write a video of the organs in one turn about the body's long axis, from the front by the patient's left, inside
     the faint body.
@@ -239,7 +239,7 @@ def _pillow_image():
     return Image
 
 
-def _write(path: Path, frames: Iterable[np.ndarray], count: int, progress: Progress | None) -> None:
+def _write(path: Path, frames: Iterable[np.ndarray], count: int, progress: Tick | None) -> None:
     """Encode `count` frames, uint8 (rows, columns, 3) with even sides. Raises VideoUnavailable, OSError."""
 
     def told() -> Iterator[np.ndarray]:

@@ -13,7 +13,8 @@ import SimpleITK as sitk
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.dicom_folder import find_series, read_series
 from FlareSegmentLib.files.file_headers import file_type
-from FlareSegmentLib.files.image_io import check_file_header, quiet_itk, read_labels
+from FlareSegmentLib.files.image_io import check_file_header, read_labels
+from FlareSegmentLib.files.itk_reading import quiet_itk
 from FlareSegmentLib.organs import organ_by_key
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.class_tables import label_map_of_file

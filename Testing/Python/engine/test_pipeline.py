@@ -17,7 +17,7 @@ from torch import nn
 
 from FlareSegmentLib.errors import Cancelled, InputError
 from FlareSegmentLib.files.image_io import read_volume
-from FlareSegmentLib.inference import pipeline, tiled_network
+from FlareSegmentLib.inference import pipeline, stages, tiled_network
 from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.inference.tiled_network import cover, tile_weight
 from FlareSegmentLib.measures.metrics import dice
@@ -237,7 +237,7 @@ class WaveringNetwork(BrightnessNetwork):
 @pytest.fixture
 def narrow_box(monkeypatch: pytest.MonkeyPatch) -> None:
     """The box stays as the first stage finds it, though its network finds but one organ."""
-    monkeypatch.setattr(pipeline, "widened_box", lambda box, *_rest: box)
+    monkeypatch.setattr(stages, "widened_box", lambda box, *_rest: box)
 
 
 @pytest.mark.usefixtures("narrow_box")

@@ -11,9 +11,9 @@ from FlareSegmentLib.inference.resampling import (
     AxisGrid,
     averaging_weights,
     highest_class,
+    labels_on_array,
     on_grid,
     resample,
-    write_classes,
 )
 
 SPACINGS = [(2.5, 0.8, 0.8), (0.5, 3.0, 1.7), (5.0, 0.9, 1.0)]
@@ -157,14 +157,6 @@ def test_views_are_read_like_copies() -> None:
     np.testing.assert_array_equal(resample(view, grid, 0), resample(view.copy(), grid, 0))
 
 
-def labels_on(scores: torch.Tensor, grid: tuple[AxisGrid, ...], shape: tuple[int, ...], **tick):
-    """What `write_classes` writes into the box that it returns, and that box; there is nothing elsewhere."""
-    labels = np.zeros(shape, np.uint8)
-    box = write_classes(scores, grid, labels, **tick)
-    assert np.count_nonzero(labels) == np.count_nonzero(labels[box])
-    return labels[box], box
-
-
 def reference_labels(scores: np.ndarray, grid: tuple[AxisGrid, ...], shape: tuple[int, ...]) -> np.ndarray:
     """The slow way: interpolate every class over the whole array, then the highest."""
     values, covered = scores.astype(float), np.ones(shape, bool)
@@ -215,7 +207,7 @@ def test_labels_agree_with_interpolating_everything(seed: int) -> None:
         grid = (grid[0].reversed(), grid[1], grid[2].reversed())
     scores = rng.normal(size=(4, *(axis.count for axis in grid))).astype(np.float32)
     scores[0] += rng.choice([0.0, 1.5, 3.0])
-    labels, box = labels_on(torch.from_numpy(scores), grid, shape)
+    labels, box = labels_on_array(torch.from_numpy(scores), grid, shape)
     full = np.zeros(shape, np.uint8)
     full[box] = labels
     expected = reference_labels(scores, grid, shape)
@@ -228,7 +220,7 @@ def test_labels_come_back_to_where_they_were() -> None:
     sphere = sum((a - c) ** 2 for a, c in zip(axes, (61, 33, 40))) < 22**2
     grid = grid_at(shape, spacing, 2.0)
     share = resample(sphere.astype(np.uint8), grid, 0)
-    labels, box = labels_on(torch.stack([1 - share, share]), grid, shape)
+    labels, box = labels_on_array(torch.stack([1 - share, share]), grid, shape)
     back = np.zeros(shape, bool)
     back[box] = labels == 1
     assert 2 * np.sum(back & sphere) / (back.sum() + sphere.sum()) > 0.97
@@ -253,7 +245,7 @@ def test_labels_do_not_show_the_slabs_either(
     grid = tuple(AxisGrid.over(start, n - 1, n_cells) for start, n, n_cells in zip((2, 6, 0), shape, (11, 14, 9)))
     monkeypatch.setattr("FlareSegmentLib.inference.resampling._SLAB_VOXELS", slab_voxels)
     seen: list[float] = []
-    labels, box = labels_on(scores, grid, shape, tick=seen.append)
+    labels, box = labels_on_array(scores, grid, shape, tick=seen.append)
     expected = reference_labels(scores.numpy(), grid, shape)
     assert labels.dtype == np.uint8 and set(np.unique(expected)) == {0, 1, 2}
     np.testing.assert_array_equal(labels, expected[box])
@@ -282,7 +274,7 @@ def test_the_box_holds_the_voxels_that_a_cell_reaches_and_no_others(
     scores[1, 5, 5, 5] = 9
     if backward:
         axis, scores = axis.reversed(), scores.flip(1, 2, 3)
-    labels, box = labels_on(scores, (axis,) * 3, (20, 20, 20))
+    labels, box = labels_on_array(scores, (axis,) * 3, (20, 20, 20))
     assert box == (reached,) * 3
     middle = tuple(n // 2 for n in labels.shape)
     assert labels[middle] == 1
@@ -292,7 +284,7 @@ def test_the_box_ends_with_the_grid_and_with_the_array() -> None:
     scores = torch.ones((2, 3, 3, 3))
     scores[0] = 0
     grid = (AxisGrid(-4.5, 4.0, 3), AxisGrid.over(2, 8, 3), AxisGrid.over(0, 12, 3))
-    labels, box = labels_on(scores, grid, (10, 10, 10))
+    labels, box = labels_on_array(scores, grid, (10, 10, 10))
     # The cells' outer edges along z are -6.5 and 5.5, along y 1.5 and 7.5 (voxels 2 to 7), along x -0.5 and 11.5.
     assert box == (slice(0, 6), slice(2, 8), slice(0, 10))
     assert labels.all()
@@ -300,11 +292,11 @@ def test_the_box_ends_with_the_grid_and_with_the_array() -> None:
 
 def test_scores_of_a_single_cell_and_of_any_floating_point_type() -> None:
     scores = torch.tensor([0.0, 1.0, 3.0, 2.0])[:, None, None, None]
-    labels, box = labels_on(scores, (AxisGrid.over(0, 4, 1),) * 3, (4, 4, 4))
+    labels, box = labels_on_array(scores, (AxisGrid.over(0, 4, 1),) * 3, (4, 4, 4))
     assert box == (slice(0, 4),) * 3 and np.all(labels == 2)
     blobs, grid = scores_of_blobs((5, 6, 7)), tuple(AxisGrid.over(0, 12, n) for n in (5, 6, 7))
-    expected, box = labels_on(blobs, grid, (12, 12, 12))
-    labels, same_box = labels_on(blobs.double(), grid, (12, 12, 12))
+    expected, box = labels_on_array(blobs, grid, (12, 12, 12))
+    labels, same_box = labels_on_array(blobs.double(), grid, (12, 12, 12))
     np.testing.assert_array_equal(labels, expected)
     assert same_box == box
 
@@ -312,7 +304,7 @@ def test_scores_of_a_single_cell_and_of_any_floating_point_type() -> None:
 @pytest.mark.parametrize("background", [1.0, 0.0])
 def test_no_class_but_the_background(background: float) -> None:
     scores = torch.tensor([background, 0.0])[:, None, None, None].expand(2, 3, 3, 3)  # a tie is the background's
-    labels, box = labels_on(scores, (AxisGrid(0, 1, 3),) * 3, (3, 3, 3))
+    labels, box = labels_on_array(scores, (AxisGrid(0, 1, 3),) * 3, (3, 3, 3))
     assert labels.shape == (0, 0, 0) and labels.dtype == np.uint8
     assert box == (slice(0, 0),) * 3
 

@@ -914,7 +914,7 @@ def test_a_sample_is_one_click_away(panel):
     import slicer
 
     assert panel.ui.sampleButton.visible
-    panel.widget.onSample("CTLiver")
+    panel.widget._samples.load("CTLiver")
     assert "CTLiver could not be loaded" in panel.message and "phantom" in panel.message
     choose(panel, panel.ui.sampleButton, "Torso phantom (no download)")
     assert panel.message == ""
