@@ -80,21 +80,25 @@ def write_report(folder: OutputFolder, source: str, model: str, listing: Listing
     outliers = {distribution.organ.key: _outliers(distribution) for distribution in organs}
     wanted = {int(index) for index in shown} | {index for found in outliers.values() for index in found}
     cases = _cases_at(folder, figures, wanted)
-    text = report_templates().get_template(TEMPLATE).render(
-        title=Path(source).name or source,
-        source=source,
-        model=model,
-        written=time.strftime("%Y-%m-%d %H:%M"),
-        figures=figures,
-        total=listing.count,
-        left_out=listing.left_out,
-        organs=[_organ_facts(one, figures, cases, outliers[one.organ.key]) for one in organs],
-        volumes_figure=_volumes_figure(organs),
-        speed=_speed(figures),
-        speed_figure=_speed_figure(figures),
-        doubtful=[_card(folder, cases[int(index)], organs, int(index)) for index in shown if int(index) in cases],
-        reasons=_reasons(figures),
-        tables=(TABLE_FILE, PARQUET_FILE, FAILED_FILE),
+    text = (
+        report_templates()
+        .get_template(TEMPLATE)
+        .render(
+            title=Path(source).name or source,
+            source=source,
+            model=model,
+            written=time.strftime("%Y-%m-%d %H:%M"),
+            figures=figures,
+            total=listing.count,
+            left_out=listing.left_out,
+            organs=[_organ_facts(one, figures, cases, outliers[one.organ.key]) for one in organs],
+            volumes_figure=_volumes_figure(organs),
+            speed=_speed(figures),
+            speed_figure=_speed_figure(figures),
+            doubtful=[_card(folder, cases[int(index)], organs, int(index)) for index in shown if int(index) in cases],
+            reasons=_reasons(figures),
+            tables=(TABLE_FILE, PARQUET_FILE, FAILED_FILE),
+        )
     )
     with OutputFiles(folder.path) as files:
         try:

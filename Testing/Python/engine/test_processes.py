@@ -171,8 +171,8 @@ def test_a_training_whose_clock_jumps_stays_running(
 
 
 def test_nothing_is_measured_with_a_clock_that_can_be_set(repository: Path) -> None:
-    """Durations and deadlines take time.monotonic or perf_counter. The age of another computer's report cannot, nor when
-    each CT of a cohort was done, on whatever computer.
+    """Durations and deadlines take time.monotonic or perf_counter. The age of another computer's report cannot, nor
+    when each CT of a cohort was done, on whatever computer.
     """
     found = set()
     for folder in ("FlareSegment", "FlareSegmentTraining"):
