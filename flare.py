@@ -88,7 +88,7 @@ TOOLS = {
     "gui": ("[CT]", "open the panel and the views in a window"),
     "test": ("[pytest arguments]", "run the whole test suite"),
     "bench": ("[benchmark ...]", "run the benchmarks"),
-    "lint": ("", "ruff, type check and Slicer API lint"),
+    "lint": ("", "ruff, type check, Slicer API and import lint"),
 }
 
 
@@ -103,7 +103,10 @@ TOOL_HELP = {
     "bench": (
         "Runs the named benchmarks, or all (that takes an hour or more). Testing/Benchmarks/README.md describes them."
     ),
-    "lint": "Runs ruff, mypy and the check of what the code asks of Slicer's API. Status 1 where one finds something.",
+    "lint": (
+        "Runs ruff, mypy, the check of what the code asks of Slicer's API and that of which way imports point. "
+        "Status 1 where one finds something."
+    ),
 }
 
 # What comes on top of what every verb runs, in a folder of its own, for these verbs: requirements-NAME.txt.
@@ -113,7 +116,7 @@ LAYERS = {
         ("test", "bench", "lint"),
         "test tools",
         "32 MB to download, 120 MB on disk",
-        "coverage, hypothesis, mypy, pytest, pytest_cov, surface_distance, xdist",
+        "coverage, hypothesis, importlinter, mypy, pytest, pytest_cov, surface_distance, xdist",
     ),
     "cohort": Layer(
         ("cohort", "test", "bench", "--workers", "--threads-per-worker", "--memory-limit", "--scheduler", "--cluster"),
@@ -690,9 +693,11 @@ def run_lint(root, python):
         ("ruff", ["-m", "ruff", "check", "."]),
         ("mypy", ["-m", "mypy"]),
         ("Slicer API", ["-m", "apilint"]),
+        ("imports", ["-m", "import_lint"]),
     ]
     os.chdir(str(root))
-    variables = clean_environment(PYTHONPATH=str(root / "Testing"), **offscreen())
+    folders = [root / "Testing", root / "FlareSegment", root / "FlareSegmentTraining"]
+    variables = clean_environment(PYTHONPATH=os.pathsep.join(str(folder) for folder in folders), **offscreen())
     statuses = {}
     for name, arguments in checks:
         say("== %s" % name)

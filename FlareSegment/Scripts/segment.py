@@ -39,6 +39,7 @@ from FlareSegmentLib.files.output_files import OutputFiles, check_writable, not_
 from FlareSegmentLib.measures.result_table import AT_LEAST, csv_text, organ_rows, text_lines, volume_text
 from FlareSegmentLib.organs import LABEL_TABLES, ORGANS, Organ, organ_by_key
 from FlareSegmentLib.processes import python_executable
+from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 
 if TYPE_CHECKING:
@@ -267,9 +268,8 @@ class Session:
 
 def _load_segmenter(options: argparse.Namespace) -> Segmenter:
     from FlareSegmentLib.inference.pipeline import Segmenter
-    from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
 
-    return Segmenter(load_model(options.model or bundled_model_folder()), device=options.device)
+    return Segmenter.of(SegmentationRequest(options.model, options.device))
 
 
 def _check_reference(options: argparse.Namespace, reference: np.ndarray, segmentation: Segmentation) -> None:

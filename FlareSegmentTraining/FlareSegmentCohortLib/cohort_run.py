@@ -39,7 +39,7 @@ class Counts:
     done: int = 0
     failed: int = 0
     engine_seconds: float = 0.0
-    begun: float = field(default_factory=time.time)
+    begun: float = field(default_factory=time.monotonic)
 
     @property
     def left(self) -> int:
@@ -49,7 +49,7 @@ class Counts:
     def seconds_left(self) -> float | None:
         """By the speed of this run; None before its first case."""
         worked = self.done + self.failed
-        return (time.time() - self.begun) / worked * self.left if worked else None
+        return (time.monotonic() - self.begun) / worked * self.left if worked else None
 
     def as_json(self) -> dict[str, Any]:
         """For progress.json."""
@@ -60,7 +60,6 @@ class Counts:
             "done": self.done,
             "failed": self.failed,
             "left": self.left,
-            "begun": round(self.begun, 1),
             "seconds_left": None if left is None else round(left),
         }
 
@@ -163,7 +162,7 @@ class Teller:
     def in_words(self) -> str:
         """Speed, and the time that is left."""
         counts = self._counts
-        worked, seconds = counts.done + counts.failed, time.time() - counts.begun
+        worked, seconds = counts.done + counts.failed, time.monotonic() - counts.begun
         speed = f"{3600 * worked / seconds:.0f} CTs an hour" if seconds > 0 else ""
         left = counts.seconds_left
         return speed + (f", about {duration(left)} left" if counts.left and left is not None else "")

@@ -75,7 +75,7 @@ def run_cohort(
         "segmented": figures.done,
         "failed_in_all": figures.failed,
         "pending": figures.pending,
-        "seconds": round(time.time() - counts.begun, 2),
+        "seconds": round(time.monotonic() - counts.begun, 2),
         "engine_seconds": round(counts.engine_seconds, 2),
         "model": model,
     }
@@ -111,11 +111,11 @@ def _work(
     (folder.path / RECORDS).mkdir(exist_ok=True)
     reporter.update(**counts.as_json(), message="Waiting for workers")
     with connect(options, say, options.device, folder.path / "logs", read_ahead=True) as client:
-        counts.begun = time.time()
+        counts.begun = time.monotonic()
         work_through(client, itertools.chain([first], cases), job, counts, work, Teller(counts, reporter, say))
     worked = counts.done + counts.failed
     if worked:
-        seconds = time.time() - counts.begun
+        seconds = time.monotonic() - counts.begun
         say(f"{worked} CTs in {duration(seconds)}, {seconds / worked:.2f} s each.")
 
 

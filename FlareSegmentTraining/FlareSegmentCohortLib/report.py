@@ -30,8 +30,8 @@ from FlareSegmentCohortLib.output_folder import (
 from FlareSegmentCohortLib.tables import Figures
 from FlareSegmentLib.files.output_files import OutputFiles, not_writable
 from FlareSegmentLib.organs import Organ, organ_by_key, picture_color
+from FlareSegmentTrainingLib.evaluation.html_templates import report_templates
 
-TEMPLATES = Path(__file__).resolve().parents[1] / "Resources" / "Templates"
 TEMPLATE = "cohort_report.html"
 SHOWN_CASES = 48
 """So many cases, the most doubtful, have their thumbnail in the file."""
@@ -70,9 +70,7 @@ class _Distribution:
 
 
 def write_report(folder: OutputFolder, source: str, model: str, listing: Listing, figures: Figures) -> Path:
-    """Write report.html, whole or not at all. Raises InputError."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+    """Write report.html, whole or not at all. Raises FlareSegmentError."""
     organs = [
         _Distribution(organ_by_key(key), np.asarray(figures.volumes[key]), np.asarray(figures.cut[key], bool))
         for key in figures.organs
@@ -82,25 +80,25 @@ def write_report(folder: OutputFolder, source: str, model: str, listing: Listing
     outliers = {distribution.organ.key: _outliers(distribution) for distribution in organs}
     wanted = {int(index) for index in shown} | {index for found in outliers.values() for index in found}
     cases = _cases_at(folder, figures, wanted)
-    loader = FileSystemLoader(TEMPLATES)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    text = environment.get_template(TEMPLATE).render(
-        title=Path(source).name or source,
-        source=source,
-        model=model,
-        written=time.strftime("%Y-%m-%d %H:%M"),
-        figures=figures,
-        total=listing.count,
-        left_out=listing.left_out,
-        organs=[_organ_facts(one, figures, cases, outliers[one.organ.key]) for one in organs],
-        volumes_figure=_volumes_figure(organs),
-        speed=_speed(figures),
-        speed_figure=_speed_figure(figures),
-        doubtful=[_card(folder, cases[int(index)], organs, int(index)) for index in shown if int(index) in cases],
-        reasons=_reasons(figures),
-        tables=(TABLE_FILE, PARQUET_FILE, FAILED_FILE),
+    text = (
+        report_templates()
+        .get_template(TEMPLATE)
+        .render(
+            title=Path(source).name or source,
+            source=source,
+            model=model,
+            written=time.strftime("%Y-%m-%d %H:%M"),
+            figures=figures,
+            total=listing.count,
+            left_out=listing.left_out,
+            organs=[_organ_facts(one, figures, cases, outliers[one.organ.key]) for one in organs],
+            volumes_figure=_volumes_figure(organs),
+            speed=_speed(figures),
+            speed_figure=_speed_figure(figures),
+            doubtful=[_card(folder, cases[int(index)], organs, int(index)) for index in shown if int(index) in cases],
+            reasons=_reasons(figures),
+            tables=(TABLE_FILE, PARQUET_FILE, FAILED_FILE),
+        )
     )
     with OutputFiles(folder.path) as files:
         try:

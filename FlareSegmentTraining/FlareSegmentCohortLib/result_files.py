@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from FlareSegmentLib.files.disk_space import why_not_written
 from FlareSegmentLib.files.file_headers import packed_completely
-from FlareSegmentLib.files.image_io import quiet_itk
+from FlareSegmentLib.files.itk_reading import quiet_itk
 from FlareSegmentLib.measures.organ_statistics import organ_boxes
 from FlareSegmentLib.organs import Organ, terminology_entry
 from FlareSegmentLib.volume import Volume

@@ -1,8 +1,9 @@
 """The pictures of an evaluation: where prediction and reference differ most, and both in 3D.
 
 Each picture is small and holds no words but the letters of its sides, so that the report can set them side by side
-on a laptop and below each other on a phone, with captions that can be read on both. Needs VTK, but neither a display
-nor the scene; the pictures in 3D are left out where there is no OpenGL.
+on a laptop and below each other on a phone, with captions that can be read on both. Those in 3D are sheets of views
+from all around, which the report shows one after the other: the organs turn. Needs VTK, but neither a display nor the
+scene; the pictures in 3D are left out where there is no OpenGL.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from FlareSegmentLib.measures.metrics import dice
 from FlareSegmentLib.organs import Organ
 from FlareSegmentLib.volume import Volume
 from FlareSegmentSlicerLib.rendering.drawing import SIDES, Canvas, box_to_show, busiest_slice, draw_plane, position_text
-from FlareSegmentSlicerLib.rendering.surfaces import OrganView, RenderingUnavailable
+from FlareSegmentSlicerLib.rendering.surfaces import OrganView, RenderingUnavailable, side_seen
 
 _PLANES = ("Axial", "Coronal", "Sagittal")
 _PLANE_PIXELS = 600
 _DETAIL_PIXELS = 380
 _DETAILS = 4
 _DETAIL_MARGIN_MM = 25.0
-_VIEW_PIXELS = (600, 450)
+_VIEW_PIXELS = (400, 300)
+_SHEET = (5, 4)
+"""Columns and rows of the views of one turn, from the front by the patient's left; the report's style knows them."""
 
 
 def draw_case(
@@ -38,7 +41,7 @@ def draw_case(
         organs: those that count in this case.
 
     Returns:
-        ([{"kind": "plane" | "detail" | "surfaces", "file", "title"}], warnings).
+        ([{"kind": "plane" | "detail" | "turn", "file", "title"}], warnings).
 
     Raises:
         OSError: a file cannot be written.
@@ -71,12 +74,25 @@ def draw_case(
         with OrganView(*_VIEW_PIXELS) as scene:
             scene.add_organs(volume, reference, organs, "reference")
             scene.add_organs(volume, labels, organs, "prediction")
-            scene.fit()
+            scene.fit(turning=True)
             for group in ("reference", "prediction"):
-                save("surfaces", f"3d_{group}", f"{group.capitalize()} in 3D", scene.picture(0, group), "RLSI")
+                file = f"{name}_3d_{group}.jpg"
+                _sheet(scene, group).write(folder / file)
+                pictures.append({"kind": "turn", "file": file, "title": f"{group.capitalize()} in 3D"})
     except RenderingUnavailable as error:
         return pictures, [str(error)]
     return pictures, []
+
+
+def _sheet(scene: OrganView, group: str) -> Canvas:
+    """The views of one turn, row by row."""
+    (columns, rows), (width, height) = _SHEET, _VIEW_PIXELS
+    canvas = Canvas(columns * width, rows * height)
+    for number in range(columns * rows):
+        degrees = 360 * number / (columns * rows)
+        row, column = divmod(number, columns)
+        canvas.panel(scene.picture(degrees, group), column * width, row * height, "", side_seen(degrees)[1])
+    return canvas
 
 
 def _worst_organs(labels: np.ndarray, reference: np.ndarray, organs: Sequence[Organ]) -> list[Organ]:

@@ -114,12 +114,14 @@ def evaluate(options: argparse.Namespace) -> dict:
     )
     from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
     from FlareSegmentTrainingLib.evaluation.html_report import write_report
+    from FlareSegmentTrainingLib.evaluation.html_templates import report_templates
     from FlareSegmentTrainingLib.evaluation.measurements import (
         RESULT_FILE,
         FolderPredictor,
         ModelPredictor,
         evaluate_cases,
         find_references,
+        organs_not_found,
         organs_to_measure,
         write_json,
     )
@@ -136,6 +138,7 @@ def evaluate(options: argparse.Namespace) -> dict:
         predictor = FolderPredictor(options.predictions, parse_label_map(meaning) if meaning else None)
     else:
         predictor = ModelPredictor(_model_folder(options.model), options.device)
+    report_templates()
     other = _Other(options) if options.compare is not None else None
     if options.videos:
         from FlareSegmentSlicerLib.rendering.videos import require_encoder
@@ -163,6 +166,8 @@ def evaluate(options: argparse.Namespace) -> dict:
         extra = predictor.folder.extra(case.name for case in cases)
     cases = with_patients(cases, pattern, command_line.say)[: options.limit_cases]
     organs = organs_to_measure(predictor, cases, keys)
+    if keys is None and (names := organs_not_found(predictor, cases)):
+        command_line.say(f"{predictor.name} knows no {', '.join(names)}: labeled, and not measured.")
     log_folder = options.output / "logs"
     with client_if_wanted(options, command_line.say, options.device, log_folder) as client:
         evaluation = evaluate_cases(

@@ -245,8 +245,8 @@ def from_dicom(arguments: list[str]) -> dict:
 
 def to_dicom(arguments: list[str]) -> dict:
     """`to-dicom`: CTs become DICOM series, one study per patient. Raises FlareSegmentError."""
-    from FlareSegmentTrainingLib.datasets.volume_sources import find_sources
     from FlareSegmentTrainingLib.dicom.dicom_patients import write_patient
+    from FlareSegmentTrainingLib.dicom.volume_sources import find_sources
 
     parser = _parser(
         "to-dicom",
@@ -270,8 +270,8 @@ def to_dicom(arguments: list[str]) -> dict:
 
 def blocks(arguments: list[str]) -> dict:
     """`blocks`: CTs become blocks of slices. Raises FlareSegmentError."""
-    from FlareSegmentTrainingLib.datasets.slice_blocks import SLICES, write_blocks
-    from FlareSegmentTrainingLib.datasets.volume_sources import find_sources
+    from FlareSegmentTrainingLib.dicom.slice_blocks import SLICES, write_blocks
+    from FlareSegmentTrainingLib.dicom.volume_sources import find_sources
 
     parser = _parser(
         "blocks",
@@ -297,7 +297,7 @@ def blocks(arguments: list[str]) -> dict:
 
 def join(arguments: list[str]) -> dict:
     """`join`: blocks become whole CTs again. Raises FlareSegmentError."""
-    from FlareSegmentTrainingLib.datasets.slice_blocks import join_blocks
+    from FlareSegmentTrainingLib.dicom.slice_blocks import join_blocks
 
     parser = _parser("join", "Put the blocks that `blocks` wrote together again.")
     parser.add_argument("blocks", type=Path, metavar="DIR", help="folder with blocks.json")

@@ -253,7 +253,7 @@ def _cases(settings: dict, folder, cache: Path, resume: bool, say, is_first: boo
     )
     from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
     from FlareSegmentTrainingLib.datasets.scan_identity import MEMORY_FILE, without_twins
-    from FlareSegmentTrainingLib.datasets.splits import SPLIT_FILE, read_split
+    from FlareSegmentTrainingLib.datasets.splits import SPLIT_FILE, read_split, remarks_on_split
     from FlareSegmentTrainingLib.training.run_cases import cases_of_run
 
     def leave_out(item) -> None:
@@ -274,7 +274,10 @@ def _cases(settings: dict, folder, cache: Path, resume: bool, say, is_first: boo
         split = read_split(folder.path / SPLIT_FILE)
         return cases_of_run(folder, split, cases, say), split
     cases = without_twins(cases, leave_out, cache / MEMORY_FILE, say)
-    return cases, _split(settings, cases)
+    split = _split(settings, cases)
+    for line in remarks_on_split(split, cases):
+        say(line)
+    return cases, split
 
 
 def _first_weights(model: str | None, organs: tuple[str, ...]) -> dict:
@@ -298,7 +301,7 @@ def train(options: argparse.Namespace) -> None:
 
     from FlareSegmentTrainingLib.datasets.splits import FIXED_BY_DATA
     from FlareSegmentTrainingLib.training.configuration import parse
-    from FlareSegmentTrainingLib.training.devices import choose_device, choose_precision
+    from FlareSegmentTrainingLib.training.devices import choose_precision, training_device
     from FlareSegmentTrainingLib.training.distributed import Group, local_rank
     from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, RunFolder
     from FlareSegmentTrainingLib.training.training_run import TrainingRun
@@ -309,7 +312,7 @@ def train(options: argparse.Namespace) -> None:
     settings = _settings(options, folder)
     folder.forget_old_stop()
     configuration = parse(settings["configuration"])
-    device = choose_device(options.device, local_rank())
+    device = training_device(options.device, local_rank())
     precision = choose_precision(configuration.precision, device)
     group = Group("nccl" if device.type == "cuda" else "gloo")
 

@@ -37,7 +37,7 @@ from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.training.batches import BatchSource
 from FlareSegmentTrainingLib.training.configuration import Configuration, StageSettings, override, parse
-from FlareSegmentTrainingLib.training.devices import choose_compiled, choose_device, choose_precision
+from FlareSegmentTrainingLib.training.devices import choose_compiled, choose_precision, training_device
 from FlareSegmentTrainingLib.training.distributed import Group
 from FlareSegmentTrainingLib.training.preparation import PreparedCase, prepare_cases
 from FlareSegmentTrainingLib.training.presets import read_preset
@@ -133,7 +133,7 @@ class Laboratory:
     def __init__(self, data: Path, made: Sequence[Path], output: Path):
         self._data, self._output = data, output
         self._cases = find_cases([data / "train", *made])
-        self._device = choose_device("auto", 0)
+        self._device = training_device("auto", 0)
 
     def row(self, plan: Plan) -> dict:
         """Train and score, or give what an earlier run of this found."""

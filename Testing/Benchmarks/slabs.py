@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from measuring import validation_cases
 
-from FlareSegmentLib.inference import pipeline
+from FlareSegmentLib.inference import stages
 from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.measures.metrics import dice
 from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
@@ -36,9 +36,7 @@ LOST = 0.5
 WAYS: dict[str, Callable | None] = {
     "pipeline": None,
     "box alone": lambda box, *_arguments: box,
-    "whole body": lambda box, _image, _pieces, _grid, order, volume, _organs: tuple(
-        (0.0, float(volume.array.shape[axis])) for axis in order.permutation
-    ),
+    "whole body": lambda box, _look, _pieces, view, _organs: tuple((0.0, float(n)) for n in view.array.shape),
 }
 
 
@@ -97,7 +95,7 @@ def main() -> None:
     grades = Path(options.data, "quality.json")
     quality = json.loads(grades.read_text(encoding="utf-8")) if grades.exists() else {}
     ways = WAYS if options.compare else {"pipeline": None}
-    asked = pipeline.widened_box
+    asked = stages.widened_box
     rows: list[list] = [["case", "part", "way", *keys, "seconds"]]
     print(f"{segmenter.name}, {segmenter.device}")
     for name, volume, truth in validation_cases(Path(options.data)):
@@ -108,12 +106,12 @@ def main() -> None:
             if options.parts and not part.startswith(tuple(options.parts.split(","))):
                 continue
             for way, box in ways.items():
-                pipeline.widened_box = box or asked
+                stages.widened_box = box or asked
                 found, seconds = scores(segmenter, volume.part(place), truth[place], counted)
                 rows.append([name, part, way, *found, seconds])
                 cells = "  ".join(f"{value:6.3f}" for value in found)
                 print(f"{name:<16} {part:<16} {way:<10} {cells}  {seconds:6.2f} s", flush=True)
-    pipeline.widened_box = asked
+    stages.widened_box = asked
     summarize(rows[1:], keys)
     OUTPUT.parent.mkdir(exist_ok=True)
     with open(OUTPUT, "w", encoding="utf-8", newline="") as stream:

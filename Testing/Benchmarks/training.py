@@ -21,7 +21,7 @@ from FlareSegmentLib.inference.compute_devices import has_fast_bfloat16
 from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.training.batches import BatchSource
 from FlareSegmentTrainingLib.training.configuration import Configuration, parse
-from FlareSegmentTrainingLib.training.devices import choose_compiled, choose_device, choose_precision
+from FlareSegmentTrainingLib.training.devices import choose_compiled, choose_precision, training_device
 from FlareSegmentTrainingLib.training.distributed import Group
 from FlareSegmentTrainingLib.training.preparation import prepare_cases
 from FlareSegmentTrainingLib.training.presets import read_preset
@@ -73,7 +73,7 @@ class Measured:
 
 def way(name: str, configuration: Configuration, number: int, precision: str, compiled: bool) -> Measured:
     """A trainer of one of the stages, and its batches."""
-    settings, group, device = configuration.stages[number], Group("gloo"), choose_device("auto", 0)
+    settings, group, device = configuration.stages[number], Group("gloo"), training_device("auto", 0)
     organs, intensity = configuration.organs, configuration.intensity
     cases = prepare_cases(find_cases("phantom:2"), settings.stage, intensity, organs)
     source = BatchSource(settings, cases, organs, intensity, 0, number, group, device=device, say=print)
@@ -85,7 +85,7 @@ def way(name: str, configuration: Configuration, number: int, precision: str, co
 
 def main() -> None:
     """Measure, print and write the table."""
-    device = choose_device("auto", 0)
+    device = training_device("auto", 0)
     preset = "flare-organs-gpu" if device.type == "cuda" else "flare-organs"
     configuration = parse(read_preset(preset))
     chosen = choose_precision("auto", device)

@@ -28,7 +28,7 @@ from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.dicom_acquisitions import one_acquisition
 from FlareSegmentLib.files.dicom_slice import DicomSlice, describe_slice, unit_normal
 from FlareSegmentLib.files.file_headers import MAXIMUM_VOXELS, file_type
-from FlareSegmentLib.files.image_io import can_be_opened, check_header, quiet_itk
+from FlareSegmentLib.files.itk_reading import can_be_opened, check_header, quiet_itk
 from FlareSegmentLib.files.straight_series import SeriesVolume, straight
 from FlareSegmentLib.volume import Volume
 

@@ -3,7 +3,9 @@
 Written files are binary segmentations (DICOM PS3.3, A.51 and C.8.20) with one segment per organ: SNOMED CT category,
 type and laterality as Slicer's terminology has them, the CT's slices as source images, the patient and study of the CT.
 Reading needs pydicom, writing highdicom (https://highdicom.readthedocs.io); Slicer 5.12 brings both, Slicer 5.10 only
-pydicom. Neither is imported before it is needed.
+pydicom. Neither is imported before it is needed. highdicom's own reader is quicker (0.15 s instead of 1.0 s for 208
+frames), but it drops voxels of a segment that the file does not describe without a word, and refuses files that only
+lack dimension indices or a segment's algorithm.
 """
 
 from __future__ import annotations

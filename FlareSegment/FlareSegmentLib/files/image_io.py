@@ -11,9 +11,6 @@ import math
 import os
 import struct
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +21,13 @@ from FlareSegmentLib.files.disk_space import why_not_written
 from FlareSegmentLib.files.file_headers import (
     GZIP_LIMIT,
     KINDS,
-    check_size,
     file_type,
     kind_of,
     read_header,
     unreadable,
 )
 from FlareSegmentLib.files.hounsfield import NOISE_WORTH_A_WARNING_HU, noise_hu, scale_doubts
+from FlareSegmentLib.files.itk_reading import bytes_per_voxel, can_be_opened, check_header, quiet_itk
 from FlareSegmentLib.files.nifti import check_nifti_header, no_orientation, read_nifti
 from FlareSegmentLib.files.padding import without_padding
 from FlareSegmentLib.volume import Volume
@@ -136,14 +133,6 @@ def write_labels(path: str | os.PathLike[str], labels: np.ndarray, like: Volume)
         raise InputError(f"{path} cannot be written ({reason}): choose another output folder.") from error
 
 
-def can_be_opened(path: Path) -> bool:
-    """Whether ITK and VTK can open a file of this name: one whose bytes are no text ends the process in them."""
-    try:
-        return b"\0" not in str(path).encode()
-    except UnicodeEncodeError:
-        return False
-
-
 def checked_ct(volume: Volume) -> tuple[Volume, list[str]]:
     """The CT with air where nothing was measured, checked by `check_is_ct`.
 
@@ -213,47 +202,6 @@ def check_is_ct(volume: Volume) -> list[str]:
     return warnings
 
 
-@contextmanager
-def quiet_itk() -> Iterator[None]:
-    """Keeps ITK's own warnings, and what its C libraries print, from stderr: what matters is said in our words."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        with _silence:
-            yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
-
-
-class _Silence:
-    """Standard error goes nowhere while any thread is inside; a context manager for several threads at once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside, self._kept = 0, -1
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                with suppress(OSError):  # a program without a console may have no standard error
-                    self._kept = os.dup(2)
-                    nowhere = os.open(os.devnull, os.O_WRONLY)
-                    os.dup2(nowhere, 2)
-                    os.close(nowhere)
-
-    def __exit__(self, *_error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0 and self._kept >= 0:
-                os.dup2(self._kept, 2)
-                os.close(self._kept)
-                self._kept = -1
-
-
-_silence = _Silence()
-
-
 def volume_of_image(image: sitk.Image, name: str) -> Volume:
     """Volume of a three-dimensional SimpleITK image with one value per voxel. Raises InputError."""
     direction = np.array(image.GetDirection()).reshape(3, 3)
@@ -266,24 +214,6 @@ def check_file_header(path: Path) -> None:
         check_nifti_header(path)
     else:
         read_header(path)
-
-
-def check_header(reader: sitk.ImageFileReader, path: Path, bytes_at_hand: int) -> int:
-    """Check an image's header before memory is taken; returns how many bytes its voxels need. Raises InputError."""
-    size, dimension = list(reader.GetSize()), reader.GetDimension()
-    shape = " x ".join(str(n) for n in size)
-    if dimension > 3 and math.prod(size[3:]) > 1:
-        raise InputError(f"{path} holds several volumes ({shape}): export the one to segment as a file of its own.")
-    if dimension < 3 or min(size[:3]) < 2:
-        if min(size, default=0) == 0:
-            raise InputError(f"{path} is empty: its size is {shape}.")
-        raise InputError(f"{path} is a two-dimensional image ({shape}): a CT volume with many slices is needed.")
-    if reader.GetNumberOfComponents() > 1:
-        kind = "complex" if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelIDValue()) else "color or vector"
-        raise InputError(f"{path} is a {kind} image: a CT has one number per voxel. Choose the CT itself.")
-    voxel_bytes = _bytes_per_voxel(reader.GetPixelIDValue())
-    check_size(path, size, voxel_bytes, bytes_at_hand)
-    return math.prod(size) * voxel_bytes
 
 
 def _is_folder(path: Path) -> bool:
@@ -321,7 +251,7 @@ def _read_with_itk(path: Path, extension: str) -> tuple[Volume, list[str]]:
     check_header(reader, path, _bytes_at_hand(path, extension))
     if reader.GetDimension() > 3:
         reader.SetExtractSize([*reader.GetSize()[:3]] + [0] * (reader.GetDimension() - 3))
-    if _bytes_per_voxel(reader.GetPixelIDValue()) == 8:
+    if bytes_per_voxel(reader.GetPixelIDValue()) == 8:
         reader.SetOutputPixelType(sitk.sitkFloat32)  # Hounsfield units need no more, and it halves the memory.
     try:
         with quiet_itk():
@@ -335,11 +265,6 @@ def _read_with_itk(path: Path, extension: str) -> tuple[Volume, list[str]]:
     volume = volume_of_image(image, str(path))
     header.check(volume.array)
     return volume, [] if header.oriented else [no_orientation(path)]
-
-
-def _bytes_per_voxel(pixel_id: int) -> int:
-    one = sitk.Image([1, 1, 1], pixel_id) if pixel_id >= 0 else None
-    return one.GetSizeOfPixelComponent() if one is not None else 1
 
 
 def _bytes_at_hand(path: Path, extension: str) -> int:

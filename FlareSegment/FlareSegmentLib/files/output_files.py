@@ -89,7 +89,7 @@ def _keep(file: Path, copy: Path) -> None:
 
 def check_writable(folder: Path) -> None:
     """Raise InputError where no file could be written in the folder, which need not exist yet."""
-    from FlareSegmentLib.files.image_io import can_be_opened
+    from FlareSegmentLib.files.itk_reading import can_be_opened
 
     if not can_be_opened(folder):
         raise InputError(f"{os.fsencode(folder)!r}: the name has characters that are no text. Choose another --output.")

@@ -32,30 +32,24 @@ def compute_devices() -> list[dict[str, Any]]:
     return found
 
 
-def use_device(device: str) -> str:
-    """Make a device of `compute_devices` the current one; returns what the pipeline calls it ("cuda" for any GPU)."""
-    kind, _, index = device.partition(":")
-    if kind != "cuda" or not index:
-        return device
-    import torch
-
-    if index.isdigit() and torch.cuda.is_available() and int(index) < torch.cuda.device_count():
-        torch.cuda.set_device(int(index))
-        return kind
-    raise InputError(f"There is no device {device} on this computer: choose automatic or the CPU.")
-
-
 def choose_device(device: str) -> str:
-    """The device to run on. Raises InputError if it is unknown or not there."""
+    """The device to run on: "auto" takes a GPU if there is one; one by number ("cuda:1") becomes PyTorch's current one.
+
+    Raises InputError if it is unknown or not there.
+    """
     import torch
 
-    if device not in DEVICES:
+    kind, colon, index = device.partition(":")
+    if kind not in DEVICES or (colon and kind != "cuda"):
         raise InputError(f"Device {device!r} is unknown: choose {', '.join(DEVICES)}.")
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if not there[device]:
+    known = not colon or (index.isdigit() and int(index) < torch.cuda.device_count())
+    if not there[kind] or not known:
         raise InputError(f"There is no {device} device on this computer that PyTorch can use: choose auto or cpu.")
+    if colon:
+        torch.cuda.set_device(int(index))
     return device
 
 
@@ -66,7 +60,7 @@ def number_type(precision: str, device: str) -> torch.dtype:
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown: choose {', '.join(PRECISIONS)}")
     if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device == "cuda" else device == "cpu" and has_fast_bfloat16()
+        fast = torch.cuda.is_bf16_supported() if device.startswith("cuda") else device == "cpu" and has_fast_bfloat16()
         precision = "bfloat16" if fast else "float32"
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 

@@ -1,4 +1,4 @@
-"""Where the patient and the organs are in a CT, told by a network's image and scores on its grid."""
+"""Where the patient and the organs are in a CT of LPS axes, told by what a network saw on its grid."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from FlareSegmentLib.inference.grids import Box, Grid, cell_volume_ml, cut_grid, view_grid
+from FlareSegmentLib.inference.grids import Box, Look, cell_volume_ml, cut_grid
 from FlareSegmentLib.inference.organ_search import Piece, find_pieces
 from FlareSegmentLib.inference.postprocessing import usual_ml
-from FlareSegmentLib.inference.resampling import AxisGrid, highest_class
+from FlareSegmentLib.inference.resampling import AxisGrid, Grid, highest_class
 from FlareSegmentLib.model.intensity import AIR
 from FlareSegmentLib.organs import Organ
-from FlareSegmentLib.volume import AxisOrder, Volume
+from FlareSegmentLib.volume import Volume
 
 _ORGANS_REACH_MM = 300.0
 _AIR_CELLS = 4
@@ -24,14 +24,14 @@ _LOW_SCAN_MM = 120.0  # of so few mm of body all is looked at
 _SEARCHED_MM = 60.0  # above and below what was found, for organs that were not
 
 
-def without_air(image: torch.Tensor, grid: Grid, order: AxisOrder, multiple: int) -> tuple[torch.Tensor, Grid]:
-    """Cut the air around the patient off an image (z, y, x) of LPS axes, and off its grid; most of what a wide
-    field of view costs the network is air.
+def without_air(image: torch.Tensor, grid: Grid, multiple: int) -> tuple[torch.Tensor, Grid]:
+    """Cut the air around the patient off an image (z, y, x), and off its grid; most of what a wide field of view costs
+    the network is air.
     """
     body = image > AIR + 0.05
     cut = grid
-    for position, axis in enumerate(order.permutation):
-        others = [other for other in range(3) if other != position]
+    for axis in range(3):
+        others = [other for other in range(3) if other != axis]
         profile = body.sum(dim=others)
         hits = torch.nonzero(profile > _BODY_SHARE * profile.max()).flatten()
         if not len(hits):
@@ -40,22 +40,19 @@ def without_air(image: torch.Tensor, grid: Grid, order: AxisOrder, multiple: int
         start = max(0, int(hits[0]) - _AIR_CELLS)
         count = min(size, -(-(int(hits[-1]) + 1 + _AIR_CELLS - start) // multiple) * multiple)
         start = min(start, size - count)
-        image = image.narrow(position, start, count)
+        image = image.narrow(axis, start, count)
         cut = cut_grid(cut, axis, start, start + count)
     return image, cut
 
 
-def organ_pieces(scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume) -> dict[int, Piece]:
+def organ_pieces(look: Look, view: Volume) -> dict[int, Piece]:
     """Class of each organ that the stage found -> the piece that it counts with.
 
     That is the piece that the network is surest of among those within reach of the surest of all: what else was found,
     in a head or a thigh of a whole-body scan, is a mistake.
     """
-    pieces = find_pieces(scores, cell_volume_ml(grid, volume))
-    steps = [
-        axis.step * volume.spacing[2 - stored]
-        for axis, stored in zip(view_grid(grid, order, volume.array.shape), order.permutation)
-    ]
+    pieces = find_pieces(look.scores, cell_volume_ml(look.grid, view))
+    steps = [axis.step * mm for axis, mm in zip(look.grid, view.spacing[::-1])]
     chosen: dict[int, Piece] = {}
     for piece in pieces:
         offset = (piece.low + piece.high) / 2 - (pieces[0].low + pieces[0].high) / 2
@@ -64,35 +61,22 @@ def organ_pieces(scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrde
     return chosen
 
 
-def find_box(
-    chosen: Mapping[int, Piece], grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume, margin_mm: float
-) -> Box | None:
+def find_box(pieces: Mapping[int, Piece], grid: Grid, view: Volume, margin_mm: float) -> Box | None:
     """The box around the organs that the stage found (`organ_pieces`), or None."""
-    axes = view_grid(grid, order, volume.array.shape)
-    spacing = np.array([volume.spacing[2 - axis] for axis in order.permutation])
-    if not chosen:
+    if not pieces:
         return None
-    lowest = np.min([piece.low for piece in chosen.values()], axis=0)
-    highest = np.max([piece.high for piece in chosen.values()], axis=0)
+    lowest = np.min([piece.low for piece in pieces.values()], axis=0)
+    highest = np.max([piece.high for piece in pieces.values()], axis=0)
     result = []
-    for position, axis in enumerate(axes):
-        size = volume.array.shape[order.permutation[position]]
-        margin = margin_mm / spacing[position]
-        start = axis.first + (lowest[position] - 0.5) * axis.step + 0.5 - margin
-        stop = axis.first + (highest[position] - 0.5) * axis.step + 0.5 + margin
+    for axis, low, high, mm, size in zip(grid, lowest, highest, view.spacing[::-1], view.array.shape):
+        margin = margin_mm / mm
+        start = axis.first + (low - 0.5) * axis.step + 0.5 - margin
+        stop = axis.first + (high - 0.5) * axis.step + 0.5 + margin
         result.append((max(0.0, float(start)), min(float(size), float(stop))))
     return tuple(result)
 
 
-def widened_box(
-    box: Box,
-    image: torch.Tensor,
-    pieces: Mapping[int, Piece],
-    grid: Sequence[AxisGrid],
-    order: AxisOrder,
-    volume: Volume,
-    organs: Sequence[Organ],
-) -> Box:
+def widened_box(box: Box, look: Look, pieces: Mapping[int, Piece], view: Volume, organs: Sequence[Organ]) -> Box:
     """The box, widened to all of the body's cross-section where the stage cannot be trusted to have found every organ:
     in scans of little height, and where an organ is missing or of no sure size though the scan does not cut it.
 
@@ -100,14 +84,11 @@ def widened_box(
     every organ, the box stays as it is, for the time's sake.
 
     Args:
-        image: windowed, (z, y, x) on the stage's grid.
         pieces: of `organ_pieces`.
         organs: what the classes 1, 2, ... are.
     """
-    axes = view_grid(grid, order, volume.array.shape)
-    spacing = [volume.spacing[2 - axis] for axis in order.permutation]
-    size = [volume.array.shape[axis] for axis in order.permutation]
-    body = image > AIR + 0.05
+    axes, spacing, size = look.grid, view.spacing[::-1], view.array.shape
+    body = look.image > AIR + 0.05
     extents = [_body_extent(body, position, axes[position], size[position]) for position in range(3)]
     is_low = (extents[0][1] - extents[0][0]) * spacing[0] <= _LOW_SCAN_MM
     if not is_low and not _has_doubtful(pieces, organs, axes, size):
@@ -152,15 +133,14 @@ def _body_extent(body: torch.Tensor, position: int, axis: AxisGrid, size: int) -
     return max(0.0, float(start)), min(float(size), float(stop))
 
 
-def grown_box(box: Box, scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume) -> Box | None:
+def grown_box(box: Box, look: Look, view: Volume) -> Box | None:
     """The box, moved out where organs reach the sides of its grid though the scan goes on; None where they do not."""
-    classes = highest_class(scores).cpu()
-    axes = view_grid(grid, order, volume.array.shape)
-    spacing = [volume.spacing[2 - axis] for axis in order.permutation]
-    cell_mm3 = np.prod([axis.step * mm for axis, mm in zip(axes, spacing)])
+    classes = highest_class(look.scores).cpu()
+    spacing = view.spacing[::-1]
+    cell_mm3 = np.prod([axis.step * mm for axis, mm in zip(look.grid, spacing)])
     result: list[tuple[float, float]] = []
-    for position, (axis, mm, (start, stop)) in enumerate(zip(axes, spacing, box)):
-        size = volume.array.shape[order.permutation[position]]
+    for position, (axis, mm, (start, stop)) in enumerate(zip(look.grid, spacing, box)):
+        size = view.array.shape[position]
         low = axis.first + 0.5 - axis.step / 2
         high = low + axis.count * axis.step
         smallest = _TOUCHING_MM2 * axis.step * mm / cell_mm3
@@ -176,18 +156,15 @@ def grown_box(box: Box, scores: torch.Tensor, grid: Sequence[AxisGrid], order: A
     return tuple(result) if tuple(result) != box else None
 
 
-def body_midline(
-    image: torch.Tensor, scores: torch.Tensor, grid: Sequence[AxisGrid], order: AxisOrder, volume: Volume
-) -> float | None:
+def body_midline(look: Look, view: Volume) -> float | None:
     """LPS x (mm) that halves the body at the height of the organs; None where the scan cuts the body's sides."""
-    classes = highest_class(scores).cpu().numpy()
+    classes = highest_class(look.scores).cpu().numpy()
     heights = np.flatnonzero(classes.any(axis=(1, 2)))
     if not len(heights):
         return None
-    axis = view_grid(grid, order, volume.array.shape)[2]
-    size = volume.array.shape[order.permutation[2]]
+    axis, size = look.grid[2], view.array.shape[2]
     inside = (axis.positions >= -0.5) & (axis.positions <= size - 0.5)
-    body = (image[heights[0] : heights[-1] + 1] > AIR + 0.05).cpu().numpy()[:, :, inside]
+    body = (look.image[heights[0] : heights[-1] + 1] > AIR + 0.05).cpu().numpy()[:, :, inside]
     touching = [float(np.mean(body[:, :, side].any(axis=1))) for side in (0, -1)]
     if max(touching) > 0.5 or abs(touching[0] - touching[1]) > 0.2:
         return None
@@ -196,6 +173,5 @@ def body_midline(
         return None
     column = float(np.interp(profile[-1] / 2, profile, np.arange(len(profile)) + 0.5))
     place = axis.positions[inside][0] + axis.step * column
-    view = volume.to_lps_view()[0]
     middle = [(n - 1) / 2 for n in view.array.shape[::-1]]
     return float((view.affine_lps @ [place, middle[1], middle[2], 1])[0])

@@ -41,8 +41,13 @@ class AxisGrid:
         """The same positions from the last to the first."""
         return AxisGrid(self.first + self.step * (self.count - 1), -self.step, self.count)
 
+    def turned(self, size: int) -> AxisGrid:
+        """The same cells in the same order, in the indices of the axis when its voxels are counted from the end."""
+        return AxisGrid(size - 1 - self.first, -self.step, self.count)
 
-Grid = tuple[AxisGrid, AxisGrid, AxisGrid]
+
+Grid = tuple[AxisGrid, ...]
+"""One AxisGrid for each axis of an array."""
 
 
 def averaging_weights(size: int, positions: np.ndarray, step: float) -> np.ndarray:

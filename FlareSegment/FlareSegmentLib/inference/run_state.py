@@ -8,13 +8,11 @@ from contextlib import contextmanager
 
 from FlareSegmentLib.errors import Cancelled
 
-Progress = Callable[[float, str], None]
-
 
 class Run:
     """Progress, cancelling, times and warnings of one call."""
 
-    def __init__(self, progress: Progress, cancelled: Callable[[], bool]) -> None:
+    def __init__(self, progress: Callable[[float, str], None], cancelled: Callable[[], bool]) -> None:
         self.seconds = {"preprocess": 0.0, "network": 0.0, "postprocess": 0.0}
         self.warnings: list[str] = []
         self._progress, self._cancelled = progress, cancelled
@@ -25,6 +23,10 @@ class Run:
         """The next part of the work is `stage` and takes this share of it."""
         self._done, self._share, self._stage = self._done + self._share, share, stage
         self.tick(0.0)
+
+    def go_on(self, share: float) -> None:
+        """The next part of the work is more of the same, and takes this share of it."""
+        self.begin(self._stage, share)
 
     def tick(self, fraction: float) -> None:
         """This fraction of the part is done."""

@@ -1,11 +1,8 @@
 """The worker process: keeps torch and the model warm, segments one CT after another, may die without harming Slicer.
 
-Whoever starts the process calls `main` and may give it a way to make surfaces. What is said over stdin and stdout is
-written down in ``protocol.py``.
-
-Two threads: one reads requests, so that ``cancel`` is heard while the other one computes. The process ends by itself
-when its stdin closes or its parent is gone, also in the middle of a segmentation: nothing but the label file of the
-request is ever written.
+Whoever starts the process calls `main` and may give it a way to make surfaces. Two threads: one reads requests, so that
+`Cancel` is heard while the other one computes. The process ends by itself when its stdin closes or its parent is gone,
+also in the middle of a segmentation: nothing but the files of the request is ever written.
 """
 
 from __future__ import annotations
@@ -22,42 +19,41 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from FlareSegmentLib.errors import Cancelled, FlareSegmentError, ModelError
+from FlareSegmentLib import errors
 from FlareSegmentLib.processes import set_priority
+from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import (
-    PROGRESS_INTERVAL_SECONDS,
-    PROTOCOL_VERSION,
-    AnyRequest,
+    Cancel,
+    Cancelled,
+    Compare,
     Compared,
-    CompareRequest,
     Event,
     Failure,
+    Hello,
     Progress,
     ProtocolError,
     Ready,
     Request,
     Result,
-    SegmentRequest,
-    Stopped,
+    Segment,
     decode_request,
-    encode_event,
+    encode,
 )
 
 if TYPE_CHECKING:
     from FlareSegmentLib.inference.pipeline import Segmentation, Segmenter
 
 _PARENT_CHECK_SECONDS = 1.0
+_PROGRESS_SECONDS = 0.05
 _TRACE_LINES = 12
 _SURFACES_SHARE = 0.08
 
 
 class Worker:
-    """Answers requests from one stream with events on another until the stream ends or ``shutdown`` comes.
+    """Answers requests from one stream with events on another; when the requests end, the process ends at once.
 
     Args:
-        requests: lines of JSON in.
-        events: lines of JSON out.
         write_surfaces: writes the organs' surfaces into a file (path, labels (z, y, x), boxes, label values, 4x4 matrix
             to RAS in mm, smoothing 0 ... 1, tick); raises ImportError where there is no VTK. None: no surfaces.
         niceness: of this process, as `processes.set_priority` returned it.
@@ -74,149 +70,135 @@ class Worker:
         self._niceness = niceness
         self._surface_writer = write_surfaces
         self._sending = threading.Lock()
-        self._waiting: queue.Queue[AnyRequest] = queue.Queue()
+        self._waiting: queue.Queue[Request] = queue.Queue()
         self._cancelled: set[int] = set()
         self._segmenter: Segmenter | None = None
-        self._loaded: tuple[str, str, int | None] | None = None
+        self._loaded: tuple[Any, ...] = ()
 
     def run(self) -> None:
-        """Serve until ``shutdown``; when the stream of requests ends, the process ends at once."""
+        """Serve until the process ends."""
         threading.Thread(target=self._read, daemon=True).start()
         while True:
             request = self._waiting.get()
-            if request.command == "shutdown":
-                return
             self._answer(request)
             self._cancelled.discard(request.id)
 
     def _read(self) -> None:
-        for line in self._requests:
-            if not line.strip():
-                continue
+        for line in filter(bytes.strip, self._requests):
             try:
                 request = decode_request(line)
             except ProtocolError as error:
                 self._send(Failure(None, "internal", f"The worker did not understand a request: {error}"))
                 continue
-            if isinstance(request, Request) and request.command == "cancel":
-                if request.target is not None:
-                    self._cancelled.add(request.target)
+            if isinstance(request, Cancel):
+                self._cancelled.add(request.id)
             else:
                 self._waiting.put(request)
-        if self._waiting.empty() or self._waiting.queue[-1].command != "shutdown":
-            os._exit(0)
+        os._exit(0)
 
     def _send(self, event: Event) -> None:
         with self._sending:
             try:
-                self._events.write(encode_event(event))
+                self._events.write(encode(event))
                 self._events.flush()
             except OSError:  # nobody listens any more
                 os._exit(0)
 
-    def _answer(self, request: AnyRequest) -> None:
+    def _answer(self, request: Request) -> None:
         try:
-            if isinstance(request, SegmentRequest):
+            if isinstance(request, Segment):
                 self._send(self._segment(request))
-            elif isinstance(request, CompareRequest):
+            elif isinstance(request, Compare):
                 self._send(self._compare(request))
-            else:
+            elif isinstance(request, Hello):
                 self._send(self._hello(request))
-        except Cancelled:
-            self._send(Stopped(request.id))
-        except FlareSegmentError as error:
-            self._send(Failure(request.id, "model" if isinstance(error, ModelError) else "input", str(error)))
+        except errors.Cancelled:
+            self._send(Cancelled(request.id))
+        except errors.FlareSegmentError as error:
+            self._send(Failure(request.id, "model" if isinstance(error, errors.ModelError) else "input", str(error)))
         except MemoryError:
             message = "There is not enough memory for this CT: close other programs, or crop the CT."
             self._send(Failure(request.id, "memory", message, _trace()))
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must hear of it
-            reason = str(error).strip().splitlines()
-            message = f"The segmentation failed: {reason[0] if reason else type(error).__name__}"
+            message = f"The segmentation failed: {_first_line(error)}"
             self._send(Failure(request.id, "internal", message, _trace()))
 
-    def _hello(self, request: Request) -> Ready | Failure:
+    def _hello(self, hello: Hello) -> Ready | Failure:
         try:
-            import torch
+            import torch  # noqa: F401
         except Exception as error:  # noqa: BLE001 - not there, or a library of it cannot be loaded: whatever it raises
-            reason = str(error).strip().splitlines()
-            return Failure(request.id, "torch", reason[0] if reason else type(error).__name__, _trace())
+            return Failure(hello.id, "torch", _first_line(error), _trace())
         from FlareSegmentLib.inference.compute_devices import compute_devices
 
-        name = None
-        device = request.device
-        if request.model is not None:
-            segmenter = self._segmenter_for(request.model, request.device, request.threads)
-            device, name = segmenter.device, segmenter.name
-        threads = request.threads or torch.get_num_threads()
-        version = torch.__version__
-        devices = compute_devices()
-        return Ready(request.id, PROTOCOL_VERSION, os.getpid(), version, device, threads, name, devices, self._niceness)
+        if hello.request is not None:
+            self._segmenter_for(hello.request)
+        return Ready(hello.id, os.getpid(), compute_devices(), self._niceness)
 
-    def _segment(self, request: SegmentRequest) -> Result:
+    def _segment(self, message: Segment) -> Result:
         from FlareSegmentLib.measures.organ_statistics import bounding_box, organ_statistics
 
         start = time.perf_counter()
         sent = 0.0
+        request = message.request
+        share = 1.0 if request.smoothing is None else 1.0 - _SURFACES_SHARE
 
         def cancelled() -> bool:
-            return request.id in self._cancelled
+            return message.id in self._cancelled
 
         def progress(fraction: float, stage: str) -> None:
             nonlocal sent
             now = time.perf_counter()
-            if now - sent >= PROGRESS_INTERVAL_SECONDS:
+            if now - sent >= _PROGRESS_SECONDS:
                 sent = now
-                self._send(Progress(request.id, share * fraction, stage))
+                self._send(Progress(message.id, share * fraction, stage))
 
         if cancelled():
-            raise Cancelled
-        share = 1.0 if request.surfaces is None else 1.0 - _SURFACES_SHARE
-        volume = request.map_volume()
-        self._send(Progress(request.id, 0.0, "Loading the model" if self._segmenter is None else "Checking the CT"))
-        segmenter = self._segmenter_for(request.model, request.device, request.threads)
-        found = segmenter.segment(volume, progress, cancelled, request.organs, request.region)
-        box = bounding_box(found.labels)
+            raise errors.Cancelled
+        volume = message.volume.map()
+        self._send(Progress(message.id, 0.0, "Loading the model" if self._segmenter is None else "Checking the CT"))
+        found = self._segmenter_for(request).segment(volume, request, progress, cancelled)
         region = request.region or tuple(slice(0, n) for n in found.labels.shape)
         organs = offset(organ_statistics(volume.part(region), found.labels[region], found.organs), region)
         if cancelled():
-            raise Cancelled
-        surfaces = self._write_surfaces(request, volume, found, cancelled)
-        sides = request.labels.write_box(found.labels, box)
+            raise errors.Cancelled
+        surfaces = self._write_surfaces(message, volume, found, cancelled)
+        box = bounding_box(found.labels)
+        message.labels.write_box(found.labels, box)
         seconds = found.seconds | {"total": time.perf_counter() - start}
-        device = request.device if found.device == "cuda" and request.device != "auto" else found.device
-        return Result(request.id, seconds, found.warnings, device, found.model, organs, sides, surfaces)
+        return Result(message.id, seconds, found.warnings, found.device, found.model, organs, box, surfaces)
 
     def _write_surfaces(
-        self, request: SegmentRequest, volume: Volume, found: Segmentation, cancelled: Callable[[], bool]
+        self, message: Segment, volume: Volume, found: Segmentation, cancelled: Callable[[], bool]
     ) -> bool:
         """Write the surfaces that were asked for; without VTK, or without room, there are none."""
-        if request.surfaces is None or self._surface_writer is None:
+        if message.surfaces is None or self._surface_writer is None:
             return False
 
         def tick(fraction: float) -> None:
             if cancelled():
-                raise Cancelled
-            self._send(Progress(request.id, 1 - _SURFACES_SHARE * (1 - fraction), "Making the 3D surfaces"))
+                raise errors.Cancelled
+            self._send(Progress(message.id, 1 - _SURFACES_SHARE * (1 - fraction), "Making the 3D surfaces"))
 
         values = {organ.key: organ.label for organ in found.organs}
+        smoothing = message.request.smoothing
         try:
             self._surface_writer(
-                request.surfaces, found.labels, found.boxes, values, volume.affine_ras, request.smoothing, tick
+                message.surfaces, found.labels, found.boxes, values, volume.affine_ras, smoothing, tick
             )
         except ImportError:
             return False
         except OSError:  # no room: Slicer makes them itself
-            os.truncate(request.surfaces, 0)
+            os.truncate(message.surfaces, 0)
             return False
         return True
 
-    def _compare(self, request: CompareRequest) -> Compared:
+    def _compare(self, request: Compare) -> Compared:
         from FlareSegmentLib.measures.metrics import evaluate
         from FlareSegmentLib.measures.organ_statistics import bounding_box
         from FlareSegmentLib.organs import organ_by_key
 
         if request.id in self._cancelled:
-            raise Cancelled
+            raise errors.Cancelled
         labels, reference = request.labels.map(), request.reference.map()
         organs = [organ_by_key(key) for key in request.organs]
         scores = evaluate(labels, reference, request.spacing, organs)
@@ -224,17 +206,18 @@ class Worker:
         difference[(reference > 0) & (labels == 0)] = 1
         difference[(reference == 0) & (labels > 0)] = 2
         difference[(reference > 0) & (labels > 0) & (reference != labels)] = 3
-        return Compared(request.id, scores, request.difference.write_box(difference, bounding_box(difference)))
+        box = bounding_box(difference)
+        request.difference.write_box(difference, box)
+        return Compared(request.id, scores, box)
 
-    def _segmenter_for(self, model: str, device: str, threads: int | None) -> Segmenter:
-        if self._segmenter is None or self._loaded != (model, device, threads):
-            from FlareSegmentLib.inference.compute_devices import use_device
+    def _segmenter_for(self, request: SegmentationRequest) -> Segmenter:
+        wanted = request.model, request.device, request.threads
+        if self._segmenter is None or self._loaded != wanted:
             from FlareSegmentLib.inference.pipeline import Segmenter
-            from FlareSegmentLib.model.model_file import load_model
 
             self._segmenter = None  # two models need not fit into memory at once
-            self._segmenter = Segmenter(load_model(model), use_device(device), threads)
-            self._loaded = (model, device, threads)
+            self._segmenter = Segmenter.of(request)
+            self._loaded = wanted
         return self._segmenter
 
 
@@ -244,6 +227,11 @@ def offset(organs: dict[str, dict[str, Any]], region: tuple[slice, ...]) -> dict
         if facts["center"] is not None:
             facts["center"] = [value + extent.start for value, extent in zip(facts["center"], reversed(region))]
     return organs
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _trace() -> str:
@@ -294,4 +282,3 @@ def main(write_surfaces: Callable[..., None] | None = None, background: bool = F
     keep_freed_memory()
     _end_with_parent()
     Worker(sys.stdin.buffer, events, write_surfaces, niceness).run()
-    os._exit(0)  # a normal end would wait for the reading thread, which waits for stdin

@@ -26,10 +26,11 @@ from slicer.util import VTKObservationMixin
 from FlareSegmentLib.errors import Cancelled, FlareSegmentError, InputError
 from FlareSegmentLib.measures.organ_statistics import keep_only
 from FlareSegmentLib.organs import FLARE22_ORGANS
+from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.worker.protocol import Compared, Failure, Ready
-from FlareSegmentSlicerLib.logic.segmentation_run import Callbacks, RunOptions, SegmentationRun
+from FlareSegmentSlicerLib.logic.segmentation_run import Callbacks, SegmentationRun
 from FlareSegmentSlicerLib.logic.volume_queue import QueueItem, VolumeQueue
-from FlareSegmentSlicerLib.logic.worker_process import SegmentationWorker, WorkerProcess
+from FlareSegmentSlicerLib.logic.worker_process import WorkerProcess
 from FlareSegmentSlicerLib.scene import comparison, segmentation_nodes
 from FlareSegmentSlicerLib.scene.volume_sequences import frame_sequence
 
@@ -45,7 +46,7 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     removing the CT, or the death of the worker ends it cleanly: the scene is changed only by a finished result.
     """
 
-    def __init__(self, bundledModel: Callable[[], Path], worker: SegmentationWorker | None = None) -> None:
+    def __init__(self, bundledModel: Callable[[], Path], worker: WorkerProcess | None = None) -> None:
         """
         :param bundledModel: gives the folder of the model that is taken when none is named
         :param worker: what computes; by default a process of its own that starts with the first segmentation
@@ -79,7 +80,7 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         if self._warm:
             return
         self._warm = True
-        self._worker.warm_up(self._bundledModel(), onReady, onError)
+        self._worker.warm_up(SegmentationRequest(self._bundledModel()), onReady, onError)
 
     def startSegmentation(
         self,
@@ -109,8 +110,9 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         :param roiNode: organs are kept inside this region only
         :param smoothing: also make the 3D surfaces, with Slicer's smoothing factor (0 to 1)
         """
-        options = self._options(device, model, organs, roiNode, smoothing)
-        self.start(volumeNode, segmentationNode, options, Callbacks(onProgress, onFinished, onError, onCancelled))
+        request = self._request(device, model, organs, smoothing)
+        callbacks = Callbacks(onProgress, onFinished, onError, onCancelled)
+        self.start(volumeNode, segmentationNode, request, callbacks, roiNode)
 
     def segment(
         self,
@@ -128,41 +130,52 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         This is `startSegmentation`, waited for in the event loop: the window keeps answering meanwhile. Raises
         Cancelled if the segmentation was given up and FlareSegmentError, with one clear line, if it failed.
         """
-        options = self._options(device, model, organs, roiNode, smoothing)
-        return _waitedFor(lambda callbacks: self.start(volumeNode, segmentationNode, options, callbacks), onProgress)
+        request = self._request(device, model, organs, smoothing)
+        return _waitedFor(
+            lambda callbacks: self.start(volumeNode, segmentationNode, request, callbacks, roiNode), onProgress
+        )
 
     def start(
         self,
         volumeNode: vtkMRMLScalarVolumeNode,
         segmentationNode: vtkMRMLSegmentationNode | None,
-        options: RunOptions,
+        request: SegmentationRequest,
         callbacks: Callbacks,
+        roiNode: vtkMRMLMarkupsROINode | None = None,
         frameNode: vtkMRMLScalarVolumeNode | None = None,
     ) -> None:
-        """Segment a CT, or a frame of its sequence that is not in the scene, and return at once."""
+        """Segment a CT, or a frame of its sequence that is not in the scene, and return at once.
+
+        The organs are kept inside the region only, if there is one. The callbacks are as in `startSegmentation`.
+        """
         if self._run is not None:
             callbacks.onError(_("A segmentation is already running."))
             return
         run = SegmentationRun(
             volumeNode,
             segmentationNode,
-            options,
+            request,
             callbacks,
             self._finish,
             self._keepForUndo if frameNode is None else lambda snapshot: None,
+            roiNode,
             frameNode,
         )
         try:
-            volume, settings = run.prepare()
+            volume, request = run.prepare()
         except FlareSegmentError as error:
             callbacks.onError(str(error))
             return
         self._run = run
         self._observeScene()
-        self._worker.segment(volume, settings, run)
+        self._worker.segment(volume, request, run)
 
     def volumesQueue(
-        self, volumeNodes: Sequence[vtkMRMLScalarVolumeNode], options: RunOptions, callbacks: Callbacks
+        self,
+        volumeNodes: Sequence[vtkMRMLScalarVolumeNode],
+        request: SegmentationRequest,
+        callbacks: Callbacks,
+        roiNode: vtkMRMLMarkupsROINode | None = None,
     ) -> VolumeQueue:
         """Several CTs, to be segmented one after another.
 
@@ -170,7 +183,7 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         """
         return VolumeQueue(
             [
-                QueueItem(node.GetName(), functools.partial(self._startUnattended, node, options))
+                QueueItem(node.GetName(), functools.partial(self._startUnattended, node, request, roiNode))
                 for node in volumeNodes
             ],
             callbacks,
@@ -188,8 +201,8 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
         Raises Cancelled if it was given up, and FlareSegmentError if all failed.
         """
-        options = self._options(device, model, organs, None, None)
-        _waitedFor(lambda callbacks: self.volumesQueue(volumeNodes, options, callbacks).start(), onProgress)
+        request = self._request(device, model, organs)
+        _waitedFor(lambda callbacks: self.volumesQueue(volumeNodes, request, callbacks).start(), onProgress)
         return [segmentation_nodes.find_result(node) for node in volumeNodes]
 
     def segmentSequence(
@@ -204,11 +217,15 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
         The result is one segmentation node that plays along with the CT. Raises as `segment` does.
         """
-        options = self._options(device, model, organs, None, None)
-        return _waitedFor(lambda callbacks: self.sequenceQueue(volumeNode, options, callbacks).start(), onProgress)
+        request = self._request(device, model, organs)
+        return _waitedFor(lambda callbacks: self.sequenceQueue(volumeNode, request, callbacks).start(), onProgress)
 
     def sequenceQueue(
-        self, volumeNode: vtkMRMLScalarVolumeNode, options: RunOptions, callbacks: Callbacks
+        self,
+        volumeNode: vtkMRMLScalarVolumeNode,
+        request: SegmentationRequest,
+        callbacks: Callbacks,
+        roiNode: vtkMRMLMarkupsROINode | None = None,
     ) -> VolumeQueue:
         """The frames of a CT's sequence, to be segmented one after another. Raises InputError if it has none."""
         frames = frame_sequence(volumeNode)
@@ -227,8 +244,9 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             self.start(
                 volumeNode,
                 outputs[0] if outputs else None,
-                options,
+                request,
                 replace(frameCallbacks, onFinished=onFinished),
+                roiNode,
                 frames.frame(index),
             )
 
@@ -285,8 +303,7 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             if node is None or ct is None:
                 onError(_("The comparison was stopped: its segmentation is gone."))
                 return
-            box = [slice(start, stop) for start, stop in compared.box]
-            comparison.show_difference(node, ct, difference, box)
+            comparison.show_difference(node, ct, difference, compared.box)
             facts = {"reference": name, "organs": compared.organs}
             segmentation_nodes.set_fact(node, segmentation_nodes.COMPARISON, facts)
             onFinished(compared.organs)
@@ -324,22 +341,23 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self._worker.close()
         self._warm = False
 
-    def _startUnattended(self, volumeNode: vtkMRMLScalarVolumeNode, options: RunOptions, callbacks: Callbacks) -> None:
+    def _startUnattended(
+        self,
+        volumeNode: vtkMRMLScalarVolumeNode,
+        request: SegmentationRequest,
+        roiNode: vtkMRMLMarkupsROINode | None,
+        callbacks: Callbacks,
+    ) -> None:
         existing = segmentation_nodes.find_result(volumeNode)
         if existing is not None and segmentation_nodes.edited_organs(existing):
             existing = None
-        self.start(volumeNode, existing, options, callbacks)
+        self.start(volumeNode, existing, request, callbacks, roiNode)
 
-    def _options(
-        self,
-        device: str,
-        model: Path | None,
-        organs: Sequence[str] | None,
-        roiNode: vtkMRMLMarkupsROINode | None,
-        smoothing: float | None,
-    ) -> RunOptions:
+    def _request(
+        self, device: str, model: Path | None, organs: Sequence[str] | None, smoothing: float | None = None
+    ) -> SegmentationRequest:
         keys = None if organs is None else tuple(organs)
-        return RunOptions(model or self._bundledModel(), device, keys, roiNode, smoothing)
+        return SegmentationRequest(model or self._bundledModel(), device, organs=keys, smoothing=smoothing)
 
     def _keepForUndo(self, snapshot: segmentation_nodes.Snapshot) -> None:
         self._undo[snapshot.node.GetID()] = snapshot

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import slicer
@@ -12,9 +11,9 @@ from slicer.i18n import tr as _
 
 from FlareSegmentLib import __version__
 from FlareSegmentLib.errors import FlareSegmentError, InputError
+from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import Result
-from FlareSegmentSlicerLib.logic.worker_process import SegmentationSettings
 from FlareSegmentSlicerLib.scene import display, segmentation_nodes
 from FlareSegmentSlicerLib.scene.parent_transform import Pose, pose_in_scene
 from FlareSegmentSlicerLib.scene.region_of_interest import Region, region_of_interest
@@ -35,22 +34,6 @@ class Callbacks:
     onCancelled: Callable[[str], None] = _ignore
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """What the user can choose (see `FlareSegmentLogic.startSegmentation`)."""
-
-    model: Path
-    device: str = "auto"
-    organs: tuple[str, ...] | None = None
-    roiNode: slicer.vtkMRMLMarkupsROINode | None = None
-    smoothing: float | None = None
-
-    def described(self) -> dict[str, Any]:
-        """For the attributes of the result."""
-        region = self.roiNode.GetName() if self.roiNode else None
-        return {"device": self.device, "organs": self.organs, "region": region}
-
-
 @dataclass
 class SegmentationRun:
     """Prepares what the worker needs, listens to it, and puts its result into the scene.
@@ -59,14 +42,17 @@ class SegmentationRun:
         volumeNode: the CT; its segmentation refers to it.
         frameNode: where the voxels are, if not in the CT itself (a frame of its sequence).
         segmentationNode: receives the organs; None makes a new node.
+        request: what the user chose; the run adds the region of `roiNode`.
+        roiNode: organs are kept inside it only.
     """
 
     volumeNode: slicer.vtkMRMLScalarVolumeNode
     segmentationNode: slicer.vtkMRMLSegmentationNode | None
-    options: RunOptions
+    request: SegmentationRequest
     callbacks: Callbacks
     onEnd: Callable[[], None]
     onReplaced: Callable[[Snapshot], None]
+    roiNode: slicer.vtkMRMLMarkupsROINode | None = None
     frameNode: slicer.vtkMRMLScalarVolumeNode | None = None
     megavoxels: float = 0.0
     _outputID: str | None = None
@@ -75,7 +61,7 @@ class SegmentationRun:
     _shape: tuple[int, ...] = ()
     _warnings: list[str] = field(default_factory=list)
 
-    def prepare(self) -> tuple[Volume, SegmentationSettings]:
+    def prepare(self) -> tuple[Volume, SegmentationRequest]:
         """What to send to the worker. Raises InputError."""
         if self.volumeNode is None:
             raise InputError(_("Choose a CT first."))
@@ -93,14 +79,13 @@ class SegmentationRun:
         self._pose = pose_in_scene(self.volumeNode, volume)
         self._warnings += self._pose.warnings
         seen = self._pose.turned(volume)
-        options = self.options
-        settings = SegmentationSettings(options.model, options.device, options.organs, None, self._smoothing())
-        if options.roiNode is not None:
-            self._region = region_of_interest(self.volumeNode, volume, options.roiNode)
+        request = replace(self.request, smoothing=self._smoothing())
+        if self.roiNode is not None:
+            self._region = region_of_interest(self.volumeNode, volume, self.roiNode)
             seen = self._region.crop(seen)
-            settings = replace(settings, region=self._region.kept)
+            request = replace(request, region=self._region.kept)
         self.megavoxels = seen.array.size / 1e6
-        return seen, settings
+        return seen, request
 
     def onProgress(self, fraction: float, stage: str) -> None:
         self.callbacks.onProgress(fraction, stage)
@@ -133,7 +118,7 @@ class SegmentationRun:
         """
         if self.segmentationNode is not None and not display.has_default_surfaces(self.segmentationNode):
             return None
-        return self.options.smoothing
+        return self.request.smoothing
 
     def _check_unchanged(self) -> None:
         image = (self.frameNode or self.volumeNode).GetImageData()
@@ -153,11 +138,12 @@ class SegmentationRun:
         return replace(labels, box=(z, y, x), organs=organs)
 
     def _description(self, result: Result) -> Mapping[str, Any]:
+        region = self.roiNode.GetName() if self.roiNode else None
         return {
             "Version": __version__,
             "Model": result.model,
             "Device": result.device,
-            "Settings": self.options.described(),
+            "Settings": {"device": self.request.device, "organs": self.request.organs, "region": region},
             "Seconds": result.seconds,
             segmentation_nodes.ORGAN_TABLE: result.organs,
             segmentation_nodes.WARNINGS: self._warnings + result.warnings,

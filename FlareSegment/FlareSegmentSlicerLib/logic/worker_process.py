@@ -15,37 +15,44 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import qt
 from slicer.i18n import tr as _
 
 from FlareSegmentLib.processes import python_executable
+from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import (
-    AnyRequest,
+    Cancel,
+    Cancelled,
+    Compare,
     Compared,
-    CompareRequest,
     Event,
     Failure,
+    Hello,
     Progress,
     ProtocolError,
     Ready,
     Request,
     Result,
-    SegmentRequest,
-    SharedFolder,
+    Segment,
     decode_event,
-    encode_request,
+    encode,
 )
+from FlareSegmentLib.worker.shared_files import SharedFolder
 from FlareSegmentSlicerLib.logic.worker_entry import IN_BACKGROUND, worker_command
 from FlareSegmentSlicerLib.rendering.segment_surfaces import read_surfaces, to_polydata
 from FlareSegmentSlicerLib.scene.segmentation_nodes import OrganLabels
 
 CANCEL_PATIENCE_MS = 2000
 _KEPT_ERROR_LINES = 40
+
+Ending = Callable[[], None]
+Steps = Generator[Request | None, Event | None, Ending]
+"""A conversation: yields None where the event loop may go on, and its request to be sent the answer; returns what is to
+be done when nothing of it is left."""
 
 
 class SegmentationListener(Protocol):
@@ -61,77 +68,21 @@ class SegmentationListener(Protocol):
         """One line for the user."""
 
 
-@dataclass(frozen=True)
-class SegmentationSettings:
-    """How to segment.
+@dataclass
+class _Conversation:
+    """One of those under way.
 
     Attributes:
-        model: folder of the model.
-        device: "auto", or an id of `compute_devices`.
-        organs: keys of the organs to keep; None keeps all.
-        region: (z, y, x) part of the volume to keep labels in; None keeps all.
-        smoothing: Slicer's smoothing factor of the surfaces to make in the worker; None makes none.
+        listener: is told of the progress.
+        kept: `cancel` does not mean it.
+        request: waits for its answer.
     """
 
-    model: Path
-    device: str = "auto"
-    organs: tuple[str, ...] | None = None
-    region: tuple[slice, slice, slice] | None = None
-    smoothing: float | None = None
-
-
-class SegmentationWorker(Protocol):
-    """What the module's logic needs of a worker."""
-
-    def set_background(self, background: bool) -> None: ...
-
-    def warm_up(
-        self, model: Path, on_ready: Callable[[Ready], None], on_failure: Callable[[Failure], None]
-    ) -> None: ...
-
-    def segment(self, volume: Volume, settings: SegmentationSettings, listener: SegmentationListener) -> None: ...
-
-    def compare(
-        self,
-        labels: np.ndarray,
-        reference: np.ndarray,
-        spacing: tuple[float, ...],
-        organs: tuple[str, ...],
-        on_compared: Callable[[Compared, np.ndarray], None],
-        on_failure: Callable[[str], None],
-    ) -> None: ...
-
-    def cancel(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-@dataclass
-class _Task:
-    """A request that the worker has not answered yet; one without `on_event` was given up.
-
-    What `on_event` returns is left to do until the request's files may go.
-    """
-
-    request: AnyRequest
-    on_event: Callable[[Event], _Piecework | None] | None
-
-
-@dataclass
-class _Piecework:
-    """Work of the main thread that is done one piece in each turn of the event loop, so that the window lives on.
-
-    Attributes:
-        pieces: does one piece at a time and returns what was made.
-        on_end: is given that, in a turn of its own.
-        on_failure: is given the words of an OSError, ValueError or MemoryError of a piece.
-        on_dropped: called instead of both when the work is given up.
-    """
-
-    pieces: Generator[None, None, Any]
-    on_end: Callable[[Any], None]
-    on_failure: Callable[[str], None]
-    on_dropped: Callable[[], None] = lambda: None
+    steps: Steps
+    listener: SegmentationListener | None = None
+    kept: bool = False
+    request: Request | None = None
+    cancelled: bool = False
 
 
 class WorkerProcess:
@@ -152,13 +103,11 @@ class WorkerProcess:
         self._worker_pid = 0
         self._output = b""
         self._error_lines: deque[str] = deque(maxlen=_KEPT_ERROR_LINES)
-        self._tasks: dict[int, _Task] = {}
+        self._conversations: dict[int, _Conversation] = {}
         self._last_id = 0
-        self._folder: SharedFolder | None = None
-        self._piecework: list[_Piecework] = []
-        self._piece_timer = qt.QTimer()
-        self._piece_timer.setInterval(0)
-        self._piece_timer.connect("timeout()", self._on_piece_timer)
+        self._step_timer = qt.QTimer()
+        self._step_timer.setInterval(0)
+        self._step_timer.connect("timeout()", self._on_step_timer)
         self._patience = qt.QTimer()
         self._patience.setSingleShot(True)
         self._patience.setInterval(CANCEL_PATIENCE_MS)
@@ -172,56 +121,37 @@ class WorkerProcess:
         self._background = background
         self._replace_outdated()
 
-    def warm_up(self, model: Path, on_ready: Callable[[Ready], None], on_failure: Callable[[Failure], None]) -> None:
-        """Let the process load torch and the model folder, so that the next segmentation begins at once."""
-        self._replace_outdated()
+    def warm_up(
+        self, request: SegmentationRequest, on_ready: Callable[[Ready], None], on_failure: Callable[[Failure], None]
+    ) -> None:
+        """Let the process load torch and the request's model, so that the next segmentation begins at once."""
 
-        def on_event(event: Event) -> None:
-            if isinstance(event, Ready):
-                on_ready(event)
-            elif isinstance(event, Failure):
-                on_failure(event)
+        def steps(number: int) -> Steps:
+            answer = yield Hello(number, request)
+            return partial(on_ready if isinstance(answer, Ready) else on_failure, answer)
 
-        self._send(Request(self._next_id(), "hello", model=str(model)), on_event)
+        self._begin(steps, kept=True)
 
-    def segment(self, volume: Volume, settings: SegmentationSettings, listener: SegmentationListener) -> None:
+    def segment(self, volume: Volume, request: SegmentationRequest, listener: SegmentationListener) -> None:
         """Segment a volume. Its voxels are copied piece by piece while the event loop goes on: keep them unchanged."""
 
-        def on_event(request: SegmentRequest, event: Event) -> _Piecework | None:
-            if isinstance(event, Progress):
-                listener.onProgress(event.fraction, event.stage)
-            elif isinstance(event, Result):
-                return _Piecework(
-                    _read(request, event),
-                    lambda found: listener.onResult(found, event),
-                    lambda reason: listener.onFailure(
-                        _("The result could not be read: {reason}").format(reason=reason)
-                    ),
-                )
-            elif isinstance(event, Failure):
-                if event.details:
-                    logging.error(event.details)
-                listener.onFailure(event.message)
-            else:
-                listener.onFailure(_("The segmentation was stopped."))
-            return None
+        def steps(number: int) -> Steps:
+            with SharedFolder() as folder:
+                try:
+                    message = yield from Segment.prepare(number, request, volume, folder)
+                except (OSError, MemoryError) as error:
+                    return partial(listener.onFailure, _no_room(error))
+                answer = yield message
+                if not isinstance(answer, Result):
+                    return partial(listener.onFailure, _failure(answer))
+                try:
+                    labels = yield from _read(message, answer)
+                except (OSError, ValueError, MemoryError) as error:
+                    return partial(listener.onFailure, _unreadable(error))
+            return partial(listener.onResult, labels, answer)
 
-        pieces = SegmentRequest.prepare_in_pieces(
-            self._next_id(),
-            volume,
-            self._shared_folder(),
-            settings.model,
-            settings.device,
-            None,
-            settings.organs,
-            settings.region,
-            settings.smoothing,
-        )
         listener.onProgress(0.0, _("Copying the CT"))
-        self._replace_outdated()
-        if self._process is None:
-            self._start()
-        self._copy(pieces, on_event, listener.onFailure)
+        self._begin(steps, listener)
 
     def compare(
         self,
@@ -237,108 +167,90 @@ class WorkerProcess:
         on_compared is given the scores and the difference inside their box (see `FlareSegmentLib.worker.protocol`).
         """
 
-        def on_event(request: CompareRequest, event: Event) -> None:
-            if isinstance(event, Compared):
-                on_compared(event, request.difference.read_box(event.box))
-            elif isinstance(event, Failure):
-                on_failure(event.message)
-            elif not isinstance(event, Progress):
-                on_failure(_("The comparison was stopped."))
+        def steps(number: int) -> Steps:
+            with SharedFolder() as folder:
+                try:
+                    message = yield from Compare.prepare(number, labels, reference, spacing, organs, folder)
+                except (OSError, MemoryError) as error:
+                    return partial(on_failure, _no_room(error))
+                answer = yield message
+                if not isinstance(answer, Compared):
+                    return partial(on_failure, _failure(answer))
+                try:
+                    difference = message.difference.read_box(answer.box)
+                except (OSError, ValueError, MemoryError) as error:
+                    return partial(on_failure, _unreadable(error))
+            return partial(on_compared, answer, difference)
 
-        pieces = CompareRequest.prepare_in_pieces(
-            self._next_id(), labels, reference, spacing, organs, self._shared_folder()
-        )
-        self._copy(pieces, on_event, on_failure)
+        self._begin(steps)
 
     def cancel(self) -> None:
         """Give up all segmentations and comparisons under way: who waits for them hears nothing more."""
-        self._drop_piecework()
-        for task in list(self._tasks.values()):
-            if isinstance(task.request, (SegmentRequest, CompareRequest)) and task.on_event is not None:
-                task.on_event = None
-                self._write(Request(self._next_id(), "cancel", target=task.request.id))
+        for number, one in list(self._conversations.items()):
+            if one.kept or one.cancelled:
+                continue
+            if one.request is None:
+                self._drop(number)
+            else:
+                one.cancelled = True
+                self._write(Cancel(number))
                 self._patience.start()
 
     def close(self) -> None:
         """End the process and remove what it shared. The object can be used again."""
-        self._drop_piecework()
         self._kill()
-        self._tasks.clear()
-        if self._folder is not None:
-            self._folder.close()
-            self._folder = None
+        for number in list(self._conversations):
+            self._drop(number)
 
     def process_id(self) -> int:
         """The operating system's number of the worker process, 0 while there is none."""
         return self._worker_pid or (int(self._process.processId()) if self._process is not None else 0)
 
     def _replace_outdated(self) -> None:
-        if self._outdated and not self._tasks and not self._piecework:
+        if self._outdated and not self._conversations:
             self._kill()
             self._outdated = False
 
-    def _next_id(self) -> int:
-        self._last_id += 1
-        return self._last_id
-
-    def _shared_folder(self) -> SharedFolder:
-        if self._folder is None:
-            self._folder = SharedFolder()
-        return self._folder
-
-    def _copy(
-        self,
-        pieces: Generator[None, None, Any],
-        on_event: Callable[[Any, Event], _Piecework | None],
-        on_failure: Callable[[str], None],
+    def _begin(
+        self, steps: Callable[[int], Steps], listener: SegmentationListener | None = None, kept: bool = False
     ) -> None:
-        """Copy voxels into the shared folder and send the request that the last piece gives; `on_event` is given that
-        request and an answer to it.
-        """
-        self._do_in_pieces(
-            _Piecework(
-                pieces,
-                lambda request: self._send(request, partial(on_event, request)),
-                lambda reason: on_failure(_("There is no room for the volume's copy: {reason}").format(reason=reason)),
-            )
-        )
-
-    def _do_in_pieces(self, work: _Piecework) -> None:
-        self._piecework.append(work)
-        self._piece_timer.start()
-
-    def _drop_piecework(self) -> None:
-        while self._piecework:
-            work = self._piecework[-1]
-            self._end_piecework(work)
-            work.pieces.close()
-            work.on_dropped()
-
-    def _on_piece_timer(self) -> None:
-        work = self._piecework[0]
-        try:
-            next(work.pieces)
-        except StopIteration as end:
-            self._end_piecework(work)
-            work.on_end(end.value)
-        except (OSError, ValueError, MemoryError) as error:
-            self._end_piecework(work)
-            work.on_failure(str(error) or type(error).__name__)
-
-    def _end_piecework(self, work: _Piecework) -> None:
-        self._piecework.remove(work)
-        if not self._piecework:
-            self._piece_timer.stop()
-
-    def _send(self, request: AnyRequest, on_event: Callable[[Event], _Piecework | None]) -> None:
-        self._tasks[request.id] = _Task(request, on_event)
+        """Begin a conversation, of which a part is done whenever the event loop has nothing else to do."""
+        self._replace_outdated()
+        self._last_id += 1
+        self._conversations[self._last_id] = _Conversation(steps(self._last_id), listener, kept)
         if self._process is None:
             self._start()
-        else:
-            self._write(request)
+        self._step_timer.start()
 
-    def _write(self, request: AnyRequest) -> None:
-        self._process.write(encode_request(request))
+    def _on_step_timer(self) -> None:
+        for number, one in self._conversations.items():
+            if one.request is None:
+                self._go_on(number)
+                return
+        self._step_timer.stop()
+
+    def _go_on(self, number: int, answer: Event | None = None) -> None:
+        one = self._conversations[number]
+        try:
+            one.request = one.steps.send(answer)
+        except StopIteration as end:
+            del self._conversations[number]
+            end.value()
+        else:
+            if one.request is None:
+                self._step_timer.start()
+            elif self._process is None:
+                self._start()
+            else:
+                self._write(one.request)
+
+    def _drop(self, number: int) -> None:
+        self._conversations.pop(number).steps.close()
+        if not any(one.cancelled for one in self._conversations.values()):
+            self._patience.stop()
+
+    def _write(self, request: Request) -> None:
+        self._process.write(encode(request))
 
     def _start(self) -> None:
         """Start a process and give it all requests that wait for an answer."""
@@ -353,9 +265,10 @@ class WorkerProcess:
         options = [IN_BACKGROUND] if self._background else []
         self._process.start(self._command[0], self._command[1:] + options)
         # The first answer names the worker's own process: behind Slicer's launcher it is not the one QProcess started.
-        self._write(Request(self._next_id(), "hello"))
-        for task in self._tasks.values():
-            self._write(task.request)
+        self._write(Hello(0))
+        for one in self._conversations.values():
+            if one.request is not None:
+                self._write(one.request)
 
     def _kill(self) -> None:
         process, pid = self._process, self._worker_pid
@@ -378,9 +291,8 @@ class WorkerProcess:
     def _on_patience_lost(self) -> None:
         """What was cancelled still runs: replace the process, and give the new one what else was asked for."""
         self._kill()
-        for task in list(self._tasks.values()):
-            if task.on_event is None:
-                self._forget(task)
+        for number in [number for number, one in self._conversations.items() if one.cancelled]:
+            self._drop(number)
         self._start()
 
     def _on_output(self) -> None:
@@ -400,43 +312,16 @@ class WorkerProcess:
     def _handle(self, event: Event) -> None:
         if isinstance(event, Ready):
             self._worker_pid = event.pid
-        task = self._tasks.get(event.id)
-        if task is None:
+        one = self._conversations.get(event.id)
+        if one is None:
             return
-        if not isinstance(event, Progress):
-            del self._tasks[event.id]
-            if not any(other.on_event is None for other in self._tasks.values()):
-                self._patience.stop()
-        rest: _Piecework | None = None
-        try:
-            if task.on_event is not None:
-                rest = task.on_event(event)
-        finally:
-            if not isinstance(event, Progress) and rest is None:
-                self._forget(task)
-        if rest is not None:
-            self._do_in_pieces(self._then_forgotten(rest, task))
-
-    def _then_forgotten(self, work: _Piecework, task: _Task) -> _Piecework:
-        """The work, whose last act, whatever its end, is to remove the request's files."""
-
-        def and_forget(act: Callable[..., None]) -> Callable[..., None]:
-            def do(*arguments: Any) -> None:
-                try:
-                    act(*arguments)
-                finally:
-                    self._forget(task)
-
-            return do
-
-        ends = (and_forget(act) for act in (work.on_end, work.on_failure, work.on_dropped))
-        return _Piecework(work.pieces, *ends)
-
-    def _forget(self, task: _Task) -> None:
-        self._tasks.pop(task.request.id, None)
-        if self._folder is not None and not isinstance(task.request, Request):
-            for path in task.request.files:
-                self._folder.remove(path)
+        if isinstance(event, Progress):
+            if one.listener is not None and not one.cancelled:
+                one.listener.onProgress(event.fraction, event.stage)
+        elif one.cancelled:
+            self._drop(event.id)
+        else:
+            self._go_on(event.id, event)
 
     def _on_error_output(self) -> None:
         text = self._process.readAllStandardError().data().decode(errors="replace")
@@ -465,23 +350,39 @@ class WorkerProcess:
 
     def _on_death(self, message: str) -> None:
         logging.error("%s\n%s", message, "\n".join(self._error_lines))
-        waiting = list(self._tasks.values())
+        waiting = [number for number, one in self._conversations.items() if one.request is not None]
         self._kill()
-        for task in waiting:
-            self._forget(task)
-        for task in waiting:
-            if task.on_event is not None:
-                task.on_event(Failure(task.request.id, "internal", message))
+        for number in waiting:
+            if self._conversations[number].cancelled:
+                self._drop(number)
+            else:
+                self._go_on(number, Failure(number, "internal", message))
 
 
-def _read(request: SegmentRequest, result: Result) -> Generator[None, None, OrganLabels]:
-    """Give what the worker left in the shared folder, read in pieces. Raises OSError or ValueError."""
-    z, y, x = (slice(start, stop) for start, stop in result.box)
-    labels = request.labels.read_box(result.box)
+def _read(message: Segment, result: Result) -> Generator[None, None, OrganLabels]:
+    """What the worker left in the shared folder, read in pieces. Raises OSError or ValueError."""
+    labels = message.labels.read_box(result.box)
     yield
     surfaces = {}
-    if result.surfaces and request.surfaces:
-        for key, surface in read_surfaces(request.surfaces):
+    if result.surfaces and message.surfaces:
+        for key, surface in read_surfaces(message.surfaces):
             surfaces[key] = to_polydata(surface)
             yield
-    return OrganLabels(labels, (z, y, x), result.organs, surfaces)
+    return OrganLabels(labels, result.box, result.organs, surfaces)
+
+
+def _failure(answer: Event) -> str:
+    """What is told of an answer that is no result."""
+    if isinstance(answer, Cancelled):
+        return _("The segmentation was stopped.")
+    if answer.details:
+        logging.error(answer.details)
+    return answer.message
+
+
+def _no_room(error: Exception) -> str:
+    return _("There is no room for the volume's copy: {reason}").format(reason=str(error) or type(error).__name__)
+
+
+def _unreadable(error: Exception) -> str:
+    return _("The result could not be read: {reason}").format(reason=str(error) or type(error).__name__)

@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 
 from FlareSegmentLib.errors import ModelError
 from FlareSegmentLib.model.model_card import ModelCard, read_model_card
+from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentSlicerLib.scene.organ_names import organ_name
 from FlareSegmentSlicerLib.scene.volume_sequences import frame_sequence
 
@@ -116,10 +117,13 @@ class OptionsSection:
             self._priorityTold = True
         self._ui.backgroundCheckBox.toolTip = text
 
-    @property
-    def device(self) -> str:
-        """The device that is shown as chosen: one that a scene names and this computer lacks is not."""
-        return self._ui.deviceComboBox.itemData(self._ui.deviceComboBox.currentIndex)
+    def request(self, smoothing: float | None) -> SegmentationRequest:
+        """What is chosen. The device is the one that is shown: one that a scene names and this computer lacks is not.
+
+        :param smoothing: of the 3D surfaces to make along with the result; None makes none
+        """
+        device = self._ui.deviceComboBox.itemData(self._ui.deviceComboBox.currentIndex)
+        return SegmentationRequest(self.model, device, organs=self.organs, smoothing=smoothing)
 
     @property
     def model(self) -> Path:

@@ -2,7 +2,8 @@
 evaluation's report.
 
 Arrays in, arrays out: SimpleITK resamples, VTK's FreeType writes the text; no window, display, OpenGL or scene is
-needed. All pictures follow the radiological convention: the patient's right is on the left.
+needed, while Slicer's ScreenCapture takes the views of a main window, and matplotlib is not in Slicer's Python. All
+pictures follow the radiological convention: the patient's right is on the left.
 """
 
 from __future__ import annotations

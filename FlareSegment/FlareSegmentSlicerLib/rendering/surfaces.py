@@ -169,6 +169,16 @@ class OrganView:
         return pixels.reshape(height, width, -1)[::-1, :, :3].copy()
 
 
+def side_seen(degrees: float) -> tuple[str, tuple[str, str, str, str]]:
+    """From where one looks, and the letters at the picture's left, right, top and bottom; two letters, as in DICOM's
+    patient orientation, where one looks from between two sides.
+    """
+    eighth = round(degrees / 45) % 8
+    names = ("the front", "the front left", "the left", "behind, left", "behind", "behind, right", "the right")
+    edges = ("R", "RA", "A", "AL", "L", "LP", "P", "PR")
+    return f"From {(*names, 'the front right')[eighth]}", (edges[eighth], edges[(eighth + 4) % 8], "S", "I")
+
+
 def surface(volume: Volume, mask: np.ndarray, grid_mm: float = 2.0):
     """vtkPolyData of a mask (z, y, x) in LPS mm with normals, or None for an empty mask.
 

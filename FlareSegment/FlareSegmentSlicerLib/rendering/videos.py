@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from FlareSegmentLib.errors import FlareSegmentError
 from FlareSegmentLib.organs import ORGANS, Organ
-from FlareSegmentLib.processes import private_folder
+from FlareSegmentLib.processes import private_folder, python_executable
 from FlareSegmentLib.volume import Volume
 from FlareSegmentSlicerLib.rendering.drawing import (
     FAINT,
@@ -33,9 +33,9 @@ from FlareSegmentSlicerLib.rendering.drawing import (
     draw_plane,
     position_text,
 )
-from FlareSegmentSlicerLib.rendering.surfaces import OrganView, surface
+from FlareSegmentSlicerLib.rendering.surfaces import OrganView, side_seen, surface
 
-Progress = Callable[[float], None]
+Tick = Callable[[float], None]
 """Called with the fraction done, 0 to 1; an exception that it raises ends the work, and no file is left."""
 
 _WIDTH, _HEIGHT = 1280, 720
@@ -61,7 +61,7 @@ def write_slices_video(
     reference: np.ndarray | None = None,
     *,
     organs: Sequence[Organ] = ORGANS,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> None:
     """Write a video of the axial slices from head to feet with the organs' outlines; beside them a coronal slice shows
     the height.
@@ -126,7 +126,7 @@ def write_turntable_video(
     labels: np.ndarray,
     *,
     organs: Sequence[Organ] = ORGANS,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> None:
     """Write a video of the organs in one turn about the body's long axis, from the front by the patient's left, inside
     the faint body.
@@ -150,21 +150,11 @@ def write_turntable_video(
             for number in range(count):
                 degrees = 360 * number / count
                 canvas.pixels[:] = still
-                canvas.panel(scene.picture(degrees), _GAP, _TOP, *_side_seen(degrees))
+                canvas.panel(scene.picture(degrees), _GAP, _TOP, *side_seen(degrees))
                 canvas.scale_bar(_GAP + 14, _HEIGHT - _GAP - 16, 50 / pixel_mm, "5 cm")
                 yield canvas.pixels
 
         _write(Path(path), frames(), count, progress)
-
-
-def _side_seen(degrees: float) -> tuple[str, str]:
-    """From where one looks, and the letters at the picture's left, right, top and bottom; two letters, as in DICOM's
-    patient orientation, where one looks from between two sides.
-    """
-    eighth = round(degrees / 45) % 8
-    names = ("the front", "the front left", "the left", "behind, left", "behind", "behind, right", "the right")
-    edges = ("R", "RA", "A", "AL", "L", "LP", "P", "PR")
-    return f"From {(*names, 'the front right')[eighth]}", (edges[eighth], edges[(eighth + 4) % 8], "S", "I")
 
 
 def _legend(
@@ -218,14 +208,22 @@ def _frames_per_second(path: str | os.PathLike) -> int:
     return _FRAMES_PER_SECOND[suffix]
 
 
+def _how_to_install(package: str) -> str:
+    """What a user does to get a package into this very Python, an installed Slicer's or another."""
+    python = python_executable()
+    if Path(python).stem == "PythonSlicer":
+        return f"In Slicer's Python console: slicer.util.pip_install('{package}')."
+    return f'In a terminal: "{python}" -m pip install {package}.'
+
+
 def _ffmpeg():
     """The package that brings ffmpeg. Raises VideoUnavailable."""
     try:
         import imageio_ffmpeg
     except ImportError as error:
         raise VideoUnavailable(
-            "No video was made: the package imageio-ffmpeg is missing. In Slicer's Python console: "
-            "slicer.util.pip_install('imageio-ffmpeg'). An animation (.gif) needs none."
+            f"No video was made: the package imageio-ffmpeg is missing. {_how_to_install('imageio-ffmpeg')} "
+            "An animation (.gif) needs none."
         ) from error
     return imageio_ffmpeg
 
@@ -236,13 +234,12 @@ def _pillow_image():
         from PIL import Image
     except ImportError as error:
         raise VideoUnavailable(
-            "No animation was made: the package pillow is missing. In Slicer's Python console: "
-            "slicer.util.pip_install('pillow')."
+            f"No animation was made: the package pillow is missing. {_how_to_install('pillow')}"
         ) from error
     return Image
 
 
-def _write(path: Path, frames: Iterable[np.ndarray], count: int, progress: Progress | None) -> None:
+def _write(path: Path, frames: Iterable[np.ndarray], count: int, progress: Tick | None) -> None:
     """Encode `count` frames, uint8 (rows, columns, 3) with even sides. Raises VideoUnavailable, OSError."""
 
     def told() -> Iterator[np.ndarray]:

@@ -10,7 +10,7 @@ from vtkmodules.vtkCommonDataModel import vtkImageData
 
 from FlareSegmentLib.files.disk_space import why_not_written
 from FlareSegmentLib.files.file_headers import packed_completely
-from FlareSegmentLib.files.image_io import quiet_itk
+from FlareSegmentLib.files.itk_reading import quiet_itk
 from FlareSegmentLib.volume import Volume
 from FlareSegmentSlicerLib.scene.segmentation_nodes import create_segmentation
 

@@ -79,11 +79,25 @@ def _dataset_json_above(folder: Path) -> dict | None:
 
 
 def read_json(file: Path) -> object:
-    """The content of a JSON file. Raises InputError."""
+    """The content of a JSON file, in UTF-8 or UTF-16, with or without a mark. Raises InputError."""
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
+        return json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} is not valid JSON: {error}.") from error
+
+
+def decoded(content: bytes) -> str:
+    """Text of a list or table: UTF-8, UTF-16 with its mark, or what Windows programs write in Western Europe.
+
+    Raises:
+        UnicodeError: it is none of these.
+    """
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeError:
+        return content.decode("cp1252")
 
 
 def _candidates(folder: Path) -> list[Path]:
@@ -109,7 +123,7 @@ def _read_table(file: Path) -> LabelMap | None:
     try:
         if not file.is_file() or file.stat().st_size > _LARGEST_TABLE:
             return None
-        text = file.read_text(encoding="utf-8-sig")
+        text = decoded(file.read_bytes())
     except (OSError, UnicodeError):
         return None
     names: dict[str, object] = {}

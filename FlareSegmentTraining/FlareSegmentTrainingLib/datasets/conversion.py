@@ -25,7 +25,7 @@ import secrets
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,12 +152,17 @@ class _Converted:
     files: dict[str, Path] = field(default_factory=dict)
 
 
+def _state(content: str, grades: Mapping[str, str]) -> str:
+    """What makes a case another one than before."""
+    return json.dumps([content, sorted(grades.items())])
+
+
 def convert(case: Case, settings: Settings, private: Path, complete: frozenset[str]) -> _Converted:
     """Read a case, check it and write it into the folder `private`; only its hash where that is among `complete`."""
     converted = _Converted()
     try:
         converted.content = case.content_hash()
-        if converted.content in complete:
+        if _state(converted.content, case.grades) in complete:
             return converted
         values = settings.values
         if not settings.unlabeled and not case.labeled & set(values):
@@ -172,6 +177,8 @@ def convert(case: Case, settings: Settings, private: Path, complete: frozenset[s
             "spacing_mm": [round(value, 4) for value in volume.spacing],
             "organs_ml": {key: item["volume_ml"] for key, item in converted.entry.items() if "volume_ml" in item},
         }
+        if case.grades:
+            converted.facts["grades"] = dict(case.grades)
         ignored = 0 if labels is None else int(np.count_nonzero(labels == IGNORED))
         if ignored:
             converted.facts["ignored_ml"] = round(ignored * volume.voxel_volume_ml, 2)
@@ -267,11 +274,11 @@ class _Conversion:
         earlier = self._taken()
         self._write_meaning(any(facts.get("ignored_ml") for facts in self.done.values()))
         try:
-            complete = frozenset(
-                facts["content_sha256"]
+            states = {
+                name: _state(facts.get("content_sha256", ""), facts.get("grades", {}))
                 for name, facts in self.done.items()
-                if self._is_complete(name, facts.get("content_sha256", ""))
-            )
+            }
+            complete = frozenset(state for name, state in states.items() if self._is_complete(name, state))
             work = outcomes_in_order(self.client, convert, cases, self.settings, self.private.absolute(), complete)
             for number, found in enumerate(work, start=1):
                 case = found.item
@@ -365,7 +372,7 @@ class _Conversion:
             source = name if self.settings.keep_names else self._anonymous("case", name)
             if not (self.settings.keep_names or PUBLIC_NAME.fullmatch(name)):
                 name = self.by_content.get(content) or f"case_{content[:12]}"
-            if self._is_complete(name, content):
+            if self._is_complete(name, _state(content, case.grades)):
                 if name in self.met:
                     raise InputError(f"its image is that of {name}")
                 self.met.add(name)
@@ -394,12 +401,12 @@ class _Conversion:
         facts = {"content_sha256": content, "scan_sha256": converted.scan, "source": source, **converted.facts}
         return Outcome(name, case.name, "updated" if updated else "taken", "", facts, converted.warnings)
 
-    def _is_complete(self, name: str, content: str) -> bool:
-        """Whether an earlier case of this name and content is there with all that belongs to it."""
+    def _is_complete(self, name: str, state: str) -> bool:
+        """Whether an earlier case of this name, content and grades is there with all that belongs to it."""
         earlier = self.done.get(name, {})
         suffixes = (IMAGE_SUFFIX, LABELS_SUFFIX) if earlier.get("organs_ml") else (IMAGE_SUFFIX,)
         files = [self.output / (name + suffix) for suffix in suffixes]
-        same = earlier.get("content_sha256") == content
+        same = _state(earlier.get("content_sha256", ""), earlier.get("grades", {})) == state
         return same and name in self.quality and all(file.is_file() for file in files)
 
     def _name_for(self, name: str, scan: str, source: str) -> tuple[str, bool]:

@@ -13,7 +13,8 @@ import SimpleITK as sitk
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.dicom_folder import find_series, read_series
 from FlareSegmentLib.files.file_headers import file_type
-from FlareSegmentLib.files.image_io import check_file_header, quiet_itk, read_labels
+from FlareSegmentLib.files.image_io import check_file_header, read_labels
+from FlareSegmentLib.files.itk_reading import quiet_itk
 from FlareSegmentLib.organs import organ_by_key
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.class_tables import label_map_of_file
@@ -52,7 +53,21 @@ def meaning_of(labels: Path, label_map: LabelMap | None, given: LabelMap | None 
     told = given or (label_map if label_map is not None and not label_map.conventional else None) or own
     if segments:
         return _meaning_of_segments(labels, segments, told)
+    if given is not None:
+        _check_agreement(given, own, label_map)
     return given or own or label_map
+
+
+def _check_agreement(given: LabelMap, *others: LabelMap | None) -> None:
+    """Raise InputError where the user's table and the data set's call one value two organs."""
+    for other in (other for other in others if other is not None and not other.conventional):
+        table = dict(other.organs)
+        for value, key in given.organs:
+            if table.get(value, key) != key:
+                raise InputError(
+                    f"{given.source or given.name} calls value {value} {key.replace('_', ' ')}, "
+                    f"{other.source or other.name} calls it {table[value].replace('_', ' ')}: correct one of them"
+                )
 
 
 def _meaning_of_segments(labels: Path, segments: Sequence[Segment], told: LabelMap | None) -> LabelMap:
@@ -72,6 +87,9 @@ def _meaning_of_segments(labels: Path, segments: Sequence[Segment], told: LabelM
                 f"the header of {labels.name} calls value {segment.value} {organ.replace('_', ' ')}, "
                 f"{told.source or told.name if told else ''} calls it {other.replace('_', ' ')}"
             )
+        if told and segment.value in told.ignored:
+            ignored.add(value)
+            continue
         if told and segment.value in told.others:
             organ = None
         organ = organ or (None if layered else other)

@@ -270,7 +270,7 @@ def parse_label_map(text: str) -> LabelMap:
 def read_label_map(file: Path) -> LabelMap:
     """A label map from a JSON file. Raises InputError."""
     try:
-        names = json.loads(file.read_text(encoding="utf-8"))
+        names = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read as a JSON label map: {error}.") from error
     if not isinstance(names, dict):

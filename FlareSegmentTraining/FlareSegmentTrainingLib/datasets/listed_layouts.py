@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from FlareSegmentLib.errors import InputError
-from FlareSegmentTrainingLib.datasets.class_tables import DATASET_FILE, read_dataset_json, read_json
+from FlareSegmentTrainingLib.datasets.class_tables import DATASET_FILE, decoded, read_dataset_json, read_json
 from FlareSegmentTrainingLib.datasets.file_pairs import (
     CHANNEL,
     Found,
@@ -245,7 +245,7 @@ def listed_rows(file: Path) -> Iterator[dict]:
 def _rows_of_csv(file: Path, labels: bool = True) -> Iterator[dict]:
     """The rows of a table with the column image and, unless they may be missing, labels. Raises InputError."""
     try:
-        text = _decoded(file.read_bytes())
+        text = decoded(file.read_bytes())
         first = text.split("\n", 1)[0]
         delimiter = max(_DELIMITERS, key=lambda character: (len(_columns(first, character)), first.count(character)))
         reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, delimiter=delimiter)
@@ -267,16 +267,6 @@ def _columns(line: str, delimiter: str) -> set[str]:
         "case",
         "id",
     }
-
-
-def _decoded(content: bytes) -> str:
-    """Text of a list: UTF-8, UTF-16 with its mark, or what Windows programs write in Western Europe."""
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return content.decode("utf-16")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeError:
-        return content.decode("cp1252")
 
 
 def _rows_of_json(file: Path) -> tuple[list[dict], LabelMap | None]:

@@ -20,7 +20,8 @@ import SimpleITK as sitk
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.file_headers import file_type
-from FlareSegmentLib.files.image_io import check_file_header, quiet_itk, read_volume
+from FlareSegmentLib.files.image_io import check_file_header, read_volume
+from FlareSegmentLib.files.itk_reading import quiet_itk
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import Case
 from FlareSegmentTrainingLib.datasets.file_pairs import LeftOut

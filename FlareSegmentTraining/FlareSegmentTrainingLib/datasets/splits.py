@@ -74,6 +74,19 @@ def check_apart(training: Sequence[Case], validation: Sequence[Case]) -> None:
         raise InputError(f"Validation images must never be trained on: {_some(sorted(str(file) for file in files))}.")
 
 
+def remarks_on_split(split: Split, cases: Sequence[Case]) -> list[str]:
+    """What nobody would expect of a split, a line each: validation cases of a data set that train, cases on no side."""
+    training, used = set(split.training), {*split.training, *split.validation}
+    moved = [case.name for case in cases if case.fixed_set == "val" and case.name in training]
+    unused = [case.name for case in cases if case.name not in used]
+    lines = []
+    if moved:
+        lines.append(f"Warning: validation cases of their data set train here ({split.method}): {_some(moved)}")
+    if unused:
+        lines.append(f"Not used, for this split ({split.method}) does not name them: {_some(unused)}")
+    return lines
+
+
 def read_split(file: Path, fold: str | None = None) -> Split:
     """A split from `split.json`, a list {"training": [...], "validation": [...]} by hand, or nnU-Net's
     `splits_final.json` ([{"train": [...], "val": [...]}, ...]).
@@ -86,7 +99,7 @@ def read_split(file: Path, fold: str | None = None) -> Split:
     """
     name = Path(file).name
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        content = json.loads(Path(file).read_bytes())
         if isinstance(content, list) and content:
             number = _fold_number(name, len(content), fold)
             training, validation, method = content[number]["train"], content[number]["val"], f"fold {number} of {name}"

@@ -65,7 +65,7 @@ class LabelFolder:
     def meaning(self, file: Path) -> LabelMap:
         """What the values of one file, or of one case's masks, mean. Raises InputError."""
         if file.is_dir():
-            return table_of_masks(file)
+            return table_of_masks(file).from_source("names of the masks")
         return meaning_of(file, self.label_map, self._given) or self.label_map
 
     def meanings(self) -> list[str]:
@@ -80,7 +80,8 @@ class LabelFolder:
             tables[line] = tables.get(line, 0) + 1
         if len(tables) < 2:
             return list(tables)
-        return [f"{line} ({count} files)" for line, count in tables.items()][:4]
+        lines = [f"{line} ({count} of {len(self.files)} cases)" for line, count in tables.items()]
+        return lines[:4] + ([f"label values in {len(lines) - 4} other ways"] if len(lines) > 4 else [])
 
     def stem_of(self, case: str) -> str | None:
         """The label map of a case: of its name, or with what says "labels" or "ct" around it; None where there is none.

@@ -201,7 +201,7 @@ class FolderPredictor:
     def identity_of(self, case: str) -> str:
         file = self._file(case)
         meaning = self.folder.meaning(file)
-        return _digest([*map(sha256, files_of(file, meaning)), meaning.organs])
+        return _digest([*map(sha256, files_of(file, meaning)), meaning.organs, sorted(self.organs - meaning.labeled)])
 
     def role_of(self, case: str) -> str | None:
         return None
@@ -209,10 +209,15 @@ class FolderPredictor:
     def predict(self, case: str, volume: Volume) -> Prediction:
         file = self._file(case)
         try:
-            labels, remarks = read_case_labels(file, self.folder.meaning(file), volume, file)
+            meaning = self.folder.meaning(file)
+            labels, remarks = read_case_labels(file, meaning, volume, file)
             if (labels == IGNORED).any():
                 raise InputError("it holds voxels to be ignored, which only a reference can have")
-            return Prediction(labels, remarks)
+            names = ", ".join(
+                organ.name.lower() for organ in FLARE22_ORGANS if organ.key in self.organs - meaning.labeled
+            )
+            lacking = [f"Its prediction names no {names}, which counts as not found."] if names else []
+            return Prediction(labels, [*remarks, *lacking])
         except InputError as error:
             raise InputError(f"its prediction: {error}".replace(" --label-map", " --prediction-label-map")) from error
 
@@ -437,6 +442,12 @@ def organs_to_measure(predictor: Predictor, cases: Sequence[Case], keys: Iterabl
     return organs
 
 
+def organs_not_found(predictor: Predictor, cases: Sequence[Case]) -> list[str]:
+    """Names of the organs that are labeled in some case and that the predictor does not know."""
+    labeled = frozenset().union(*(case.labeled for case in cases))
+    return [organ.name.lower() for organ in FLARE22_ORGANS if organ.key in labeled - predictor.organs]
+
+
 def evaluate_cases(
     cases: Sequence[Case],
     predictor: Predictor,
@@ -476,7 +487,7 @@ def evaluate_cases(
             continue
         evaluation.cases[case.name] = record
         known = getattr(predictor, "made_with", None) if scan is not None else None
-        role = known.role_of(scan, case.patient) if known else predictor.role_of(case.name)
+        role = known.role_of(scan, case.patient, case.name) if known else predictor.role_of(case.name)
         if role is not None:
             evaluation.roles[case.name] = role
         evaluation.reused += reused

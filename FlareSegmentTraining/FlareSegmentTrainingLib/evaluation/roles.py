@@ -28,17 +28,19 @@ class MadeWith:
     Attributes:
         trained, validated: the first `SHORT` digits of the scans' hashes.
         patients: names of patients that were trained on, where they are more than the names of their cases.
+        named: those that are the names of their cases: a prepared folder calls a patient after the first scan.
     """
 
     trained: frozenset[str]
     validated: frozenset[str]
     patients: frozenset[str] = frozenset()
+    named: frozenset[str] = frozenset()
 
-    def role_of(self, scan: str, patient: str) -> str:
-        """What a scan was."""
+    def role_of(self, scan: str, patient: str, case: str) -> str:
+        """What a scan was; a patient's name that is only the case's own says nothing of other scans."""
         if scan[:SHORT] in self.trained:
             return TRAINED
-        if patient in self.patients:
+        if patient in self.patients or patient != case and patient in self.named:
             return SAME_PATIENT
         return VALIDATED if scan[:SHORT] in self.validated else NEW
 
@@ -61,10 +63,12 @@ def made_with(model: Path, facts: Mapping[str, object]) -> MadeWith | None:
     elif not known:
         return None
     patients = {
-        str(entry.get("patient")) for name, entry in known.items()
-        if entry.get("side") == TRAINING and entry.get("patient") not in (None, name)
-    }  # fmt: skip
-    return MadeWith(sides[TRAINING], sides[VALIDATION], frozenset(patients))
+        name: str(entry["patient"])
+        for name, entry in known.items()
+        if entry.get("side") == TRAINING and entry.get("patient") is not None
+    }
+    more = frozenset(patient for name, patient in patients.items() if patient != name)
+    return MadeWith(sides[TRAINING], sides[VALIDATION], more, frozenset(patients.values()) - more)
 
 
 def roles_of_cases(model: Path, facts: Mapping[str, object]) -> dict[str, str] | None:

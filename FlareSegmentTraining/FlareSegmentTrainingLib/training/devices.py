@@ -14,7 +14,7 @@ COMPILE_FROM_STEPS = 1500
 """Compiling costs about a minute and a half of a run on a CPU; shorter runs do not earn it back."""
 
 
-def choose_device(name: str, local_rank: int) -> torch.device:
+def training_device(name: str, local_rank: int) -> torch.device:
     """Return the device named "auto", "cpu", "cuda", "cuda:N" or "mps"; "cuda" is the GPU of this process's number.
 
     Raises:

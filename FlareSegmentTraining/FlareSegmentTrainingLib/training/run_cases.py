@@ -40,6 +40,7 @@ def write_cases(
             "side": side,
             "patient": by_name[prepared.name].patient,
             "content_sha256": by_name[prepared.name].content_hash(),
+            "weights": dict(by_name[prepared.name].weights),
             "scan_sha256": prepared.scan,
         }
         for side, part in ((TRAINING, training), (VALIDATION, validation))
@@ -67,7 +68,7 @@ def cases_of_run(
         say: told which cases are there that are not the run's.
 
     Raises:
-        InputError: cases of the run are missing, or have other images, labels or meanings than before.
+        InputError: cases of the run are missing, or have other images, labels, meanings or grades than before.
     """
     known = read_cases(folder.path)
     by_name = {case.name: case for case in cases}
@@ -80,19 +81,22 @@ def cases_of_run(
                 continue  # if it is one of the run's it will be missed
     result: list[Case] = []
     changed: list[str] = []
+    graded: list[str] = []
     missing: list[str] = []
     for name in (*split.training, *split.validation):
         entry = known.get(name)
         own = by_name.get(name) if entry is None else by_content.get(str(entry.get("content_sha256")))
-        if own is not None:
+        if own is not None and entry is not None and entry.get("weights", own.weights) != own.weights:
+            graded.append(name)
+        elif own is not None:
             patient = own.patient if entry is None else str(entry.get("patient", own.patient))
             result.append(replace(own, name=name, patient=patient))
         else:
             (changed if name in by_name else missing).append(name)
-    if changed or missing:
+    if changed or graded or missing:
         raise InputError(
-            f"The data of {folder.path} are not what they were: {_differences(changed, missing)}. Put them back, or "
-            f"train on with --start-from {folder.best} and a new --output."
+            f"The data of {folder.path} are not what they were: {_differences(changed, graded, missing)}. "
+            f"Put them back, or train on with --start-from {folder.best} and a new --output."
         )
     taken = {_place(case) for case in result}
     new = [case.name for case in cases if _place(case) not in taken]
@@ -105,10 +109,12 @@ def _place(case: Case) -> object:
     return case.phantom_seed if case.image is None else case.image
 
 
-def _differences(changed: Sequence[str], missing: Sequence[str]) -> str:
+def _differences(changed: Sequence[str], graded: Sequence[str], missing: Sequence[str]) -> str:
     parts = []
     if changed:
         parts.append(f"image, labels or their meaning changed of {_some(changed)}")
+    if graded:
+        parts.append(f"grades of the labels changed of {_some(graded)}")
     if missing:
         parts.append(f"missing: {_some(missing)}")
     return "; ".join(parts)

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.model.intensity import AIR, Intensity, network_input
@@ -124,7 +126,9 @@ class StageTrainer:
         self.precision = self._reliable_precision(precision, network)
         self._model = _Supervised(network, len(training.loss.deep_supervision), len(organs) + 1)
         self.network = self._model.network
-        self._average = build_network(settings.stage.network).requires_grad_(False)
+        self._average = AveragedModel(network, multi_avg_fn=self._average_tensors, use_buffers=True)
+        self._average.requires_grad_(False)
+        self._average.n_averaged.fill_(1)  # the first weights count; without them torch begins after the first step
         if group.size > 1:
             synchronize_normalization(self._model)
         for module in self._model.modules():
@@ -133,8 +137,7 @@ class StageTrainer:
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # few shapes, many steps
         _place(self._model, device)
-        self._average.to(device)
-        self._average.load_state_dict(self.network.state_dict())
+        _place(self._average.module, device)  # n_averaged stays where reading it waits for no GPU
         self._optimizer = _optimizer(self._model, training)
         self._scaler = _grad_scaler(device, self.precision == "fp16")
         self._forward: Callable[[torch.Tensor], list[torch.Tensor]] = self._model
@@ -147,6 +150,9 @@ class StageTrainer:
         self.step = 0
         self.statistics_are_fresh = False
         self._elapsed_share = 0.0
+        self._schedule = LambdaLR(self._optimizer, lambda _step: self._rate_factor())
+        # The first step of a resumed run, and one in fp16 whose gradients overflow, come without a step before them.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
     def _reliable_precision(self, precision: str, network: Network) -> str:
         """Return fp32 instead of bf16 where a CPU's bf16 gradients are wrong for every kind of batch."""
@@ -165,18 +171,18 @@ class StageTrainer:
     def start_from(self, weights: dict[str, torch.Tensor]) -> None:
         """Begin with these weights instead of random ones."""
         self.network.load_state_dict(weights)
-        self._average.load_state_dict(weights)
+        self._average.module.load_state_dict(weights)
 
     def average(self) -> dict[str, torch.Tensor]:
         """Return the averaged weights, which are the stage's result, as tensors on the CPU."""
-        return {key: value.detach().cpu().clone() for key, value in self._average.state_dict().items()}
+        return {key: value.detach().cpu().clone() for key, value in self._average.module.state_dict().items()}
 
     def state(self) -> dict:
         """Return everything that a resumed run needs, as tensors and plain values."""
         return {
             "step": self.step,
             "model": self._model.state_dict(),
-            "average": self._average.state_dict(),
+            "average": self._average.module.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "statistics_are_fresh": self.statistics_are_fresh,
@@ -185,7 +191,7 @@ class StageTrainer:
     def load_state(self, state: dict) -> None:
         """Continue from `state()`."""
         self._model.load_state_dict(state["model"])
-        self._average.load_state_dict(state["average"])
+        self._average.module.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
@@ -209,7 +215,8 @@ class StageTrainer:
         """Whether batch normalization keeps its statistics by now."""
         return self.progress >= self.settings.training.freeze_normalization_at
 
-    def _scheduled_rate(self) -> float:
+    def _rate_factor(self) -> float:
+        """Share of the highest learning rate, by the progress, which may be the clock's: torch's own count steps."""
         training, progress = self.settings.training, self.progress
         factor = {
             "constant": 1.0,
@@ -218,7 +225,7 @@ class StageTrainer:
             "step": training.step_factor ** (self.step // training.step_every),
         }[training.schedule]
         warmup = min(1.0, (self.step + 1) / training.warmup_steps) if training.warmup_steps else 1.0
-        return training.learning_rate * warmup * factor
+        return warmup * factor
 
     def train_step(self, batch: Batch) -> float:
         """Take one gradient step and return the loss of the whole batch.
@@ -228,8 +235,8 @@ class StageTrainer:
         """
         training = self.settings.training
         self._set_modes(frozen=self.freezing)
-        for parameters in self._optimizer.param_groups:
-            parameters["lr"] = self._scheduled_rate()
+        if self.step:
+            self._schedule.step()
         images = batch.images.to(self._device, memory_format=torch.channels_last_3d, non_blocking=True)
         labels = batch.labels.to(self._device, non_blocking=True)
         weights = batch.weights.to(self._device)
@@ -251,7 +258,7 @@ class StageTrainer:
             nn.utils.clip_grad_norm_(self._model.parameters(), training.gradient_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        self._update_average()
+        self._average.update_parameters(self.network)
         self.step += 1
         return loss
 
@@ -265,27 +272,26 @@ class StageTrainer:
     def refresh_statistics(self, batches: Iterable[Batch]) -> None:
         """Make the statistics of batch normalization afresh for the present weights, over these batches."""
         images = (batch.images.to(self._device, memory_format=torch.channels_last_3d) for batch in batches)
-        torch.optim.swa_utils.update_bn(images, self._model)
-        averages = dict(self._average.named_buffers())
+        update_bn(images, self._model)
+        averages = dict(self._average.module.named_buffers())
         for key, value in self.network.named_buffers():
             averages[key].copy_(value)
         self.statistics_are_fresh = True
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        decay = min(self.settings.training.average_decay, (self.step + 1) / (self.step + 10))
-        state = self.network.state_dict()
-        for key, value in self._average.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(state[key], 1.0 - decay)
-            else:
-                value.copy_(state[key])
+    def _average_tensors(self, averages: Sequence[torch.Tensor], values: Sequence[torch.Tensor], count: object) -> None:
+        """Tensors of one type after a step; counted batches are no averages."""
+        if averages[0].is_floating_point():
+            decay = min(self.settings.training.average_decay, (self.step + 1) / (self.step + 10))
+            get_ema_multi_avg_fn(decay)(averages, values, count)
+        else:
+            for average, value in zip(averages, values):
+                average.copy_(value)
 
     @torch.no_grad()
     def evaluate(self, cases: list[PreparedCase]) -> Scores:
         """Return the averaged network's scores on whole prepared cases, in fp32."""
         network = build_network(self.settings.stage.network)
-        network.load_state_dict(self._average.state_dict())
+        network.load_state_dict(self._average.module.state_dict())
         _place(network.fold_normalization(), self._device)
         # Dice and false volume of each organ, right and all voxels; each process fills the rows of its own cases.
         count = len(self.organs)

@@ -14,10 +14,10 @@ torch = pytest.importorskip("torch")
 from FlareSegmentLib.errors import InputError  # noqa: E402
 from FlareSegmentLib.inference import compute_devices as compute_devices_module  # noqa: E402
 from FlareSegmentLib.inference.compute_devices import (  # noqa: E402
+    choose_device,
     compute_devices,
     has_fast_bfloat16,
     number_type,
-    use_device,
 )
 
 
@@ -81,26 +81,26 @@ def test_without_facts_from_the_system_there_is_still_a_name(computer, monkeypat
 
 @pytest.mark.parametrize(
     ("device", "expected", "current"),
-    [("auto", "auto", []), ("cpu", "cpu", []), ("mps", "mps", []), ("cuda", "cuda", []), ("cuda:1", "cuda", [1])],
+    [("auto", "cuda", []), ("cpu", "cpu", []), ("mps", "mps", []), ("cuda", "cuda", []), ("cuda:1", "cuda:1", [1])],
 )
 def test_a_device_becomes_the_current_one(computer, device: str, expected: str, current: list[int]) -> None:
-    made_current = computer(8, 24)
-    assert use_device(device) == expected
+    made_current = computer(8, 24, mps=True)
+    assert choose_device(device) == expected
     assert made_current == current
 
 
-@pytest.mark.parametrize("device", ["cuda:2", "cuda:x", "cuda:-1", "cuda:1.5"])
+@pytest.mark.parametrize("device", ["cuda:2", "cuda:x", "cuda:-1", "cuda:1.5", "cuda:"])
 def test_a_gpu_that_is_not_there_is_one_line(computer, device: str) -> None:
     made_current = computer(8, 24)
-    with pytest.raises(InputError, match=f"no device {device}"):
-        use_device(device)
+    with pytest.raises(InputError, match=f"no {device} device"):
+        choose_device(device)
     assert made_current == []
 
 
 def test_without_gpus_none_can_be_chosen(computer) -> None:
     computer()
     with pytest.raises(InputError, match="cuda:0"):
-        use_device("cuda:0")
+        choose_device("cuda:0")
 
 
 # Precision ----------------------------------------------------------------------------------------
@@ -168,6 +168,7 @@ def test_the_measurement_measures() -> None:
         ("bfloat16", "cpu", torch.bfloat16),
         ("auto", "mps", torch.float32),
         ("auto", "cuda", torch.bfloat16),
+        ("auto", "cuda:1", torch.bfloat16),
     ],
 )
 def test_a_precision_that_is_named(processor, monkeypatch, precision: str, device: str, expected: torch.dtype) -> None:

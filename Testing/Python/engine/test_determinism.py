@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from bad_input import ct_array, ct_image, save
-from test_faults import labels_of
 from test_panel_model import panel, show, untrained_model  # noqa: F401  fixtures
-from test_worker import Client
+from test_worker import Client, prepared, received_labels
 
 from FlareSegmentLib.files.image_io import read_volume
 from FlareSegmentLib.inference.pipeline import Segmenter
@@ -23,7 +22,8 @@ from FlareSegmentLib.measures.metrics import dice
 from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
 from FlareSegmentLib.phantom.torso import make_phantom
 from FlareSegmentLib.volume import Volume
-from FlareSegmentLib.worker.protocol import Result, SegmentRequest, SharedFolder
+from FlareSegmentLib.worker.protocol import Result
+from FlareSegmentLib.worker.shared_files import SharedFolder
 
 RUNS = int(os.environ.get("FLARE_RUNS", "20"))
 REAL_CTS = int(os.environ.get("FLARE_PRECISION", "0"))
@@ -101,9 +101,9 @@ def test_engine_worker_script_and_panel_agree(
     client = Client()
     try:
         with SharedFolder() as folder:
-            request = SegmentRequest.prepare(1, volume, folder, untrained_model, "cpu")
+            request = prepared(1, volume, folder, untrained_model, "cpu")
             client.send(request)
-            worker = labels_of(request, client.wait(Result)[0])
+            worker = received_labels(request, client.wait(Result)[0])
     finally:
         client.process.kill()
         client.process.wait()

@@ -25,15 +25,17 @@ from bad_input import SUFFIXES, contents, save
 from test_panel_worker import is_running, shared_files
 from test_security import LABELS
 from test_training_run import ONE_THREAD, PRESET, TRAIN
-from test_worker import NETWORK, Client
+from test_worker import NETWORK, Client, prepared, received_labels
 
 from FlareSegmentLib.errors import ModelError
 from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.model.intensity import Intensity
 from FlareSegmentLib.model.model_file import ModelDescription, Stage, build_network, load_model, save_model
+from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
-from FlareSegmentLib.worker import protocol as worker_protocol
-from FlareSegmentLib.worker.protocol import Failure, Progress, Result, SegmentRequest, SharedFolder, finish
+from FlareSegmentLib.worker import shared_files as shared_files_module
+from FlareSegmentLib.worker.protocol import Failure, Progress, Result, Segment
+from FlareSegmentLib.worker.shared_files import SharedFolder
 from FlareSegmentTrainingLib.training.reports import read_log
 from FlareSegmentTrainingLib.training.run_folder import RunFolder
 
@@ -93,7 +95,7 @@ def test_a_worker_killed_at_any_moment(slicer_app, model: Path, volume: Volume, 
     """SIGKILL between the start of the process and its answer: one message, no file left, and the next run works."""
     import slicer
 
-    from FlareSegmentSlicerLib.logic.worker_process import SegmentationSettings, WorkerProcess
+    from FlareSegmentSlicerLib.logic.worker_process import WorkerProcess
 
     moments = random.Random(SEED)
     node = slicer.util.addVolumeFromArray(volume.array)
@@ -110,7 +112,7 @@ def test_a_worker_killed_at_any_moment(slicer_app, model: Path, volume: Volume, 
 
     def run() -> Listener:
         listener = Listener()
-        worker.segment(volume, SegmentationSettings(model, "cpu"), listener)
+        worker.segment(volume, SegmentationRequest(model, "cpu"), listener)
         return listener
 
     try:
@@ -156,14 +158,7 @@ def test_a_worker_killed_at_any_moment(slicer_app, model: Path, volume: Volume, 
     assert not shared_files()
 
 
-def labels_of(request: SegmentRequest, result: Result) -> np.ndarray:
-    """The labels on the whole grid."""
-    labels = np.zeros(request.labels.shape, np.uint8)
-    labels[tuple(slice(*sides) for sides in result.box)] = request.labels.read_box(result.box)
-    return labels
-
-
-def run_worker(client: Client, request: SegmentRequest) -> Result | Failure:
+def run_worker(client: Client, request: Segment) -> Result | Failure:
     client.send(request)
     return client.wait(Result, Failure)[0]
 
@@ -176,19 +171,19 @@ def test_memory_that_runs_out_is_told_and_the_worker_lives(
     client = Client()
     try:
         with SharedFolder() as folder:
-            first = SegmentRequest.prepare(1, volume, folder, model, "cpu", 1)
+            first = prepared(1, volume, folder, model, "cpu", 1)
             assert isinstance(run_worker(client, first), Result)
             used = int(Path(f"/proc/{client.process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
             big = Volume(np.tile(volume.array, (8, 8, 8)), (6.0, 6.0, 6.0))
             limits = resource.prlimit(client.process.pid, resource.RLIMIT_AS)
             resource.prlimit(client.process.pid, resource.RLIMIT_AS, (used + (60 << 20), limits[1]))
-            failure = run_worker(client, SegmentRequest.prepare(2, big, folder, model, "cpu", 1))
+            failure = run_worker(client, prepared(2, big, folder, model, "cpu", 1))
             assert isinstance(failure, Failure)
             assert failure.kind == "memory", failure
             assert "memory" in failure.message and "\n" not in failure.message
             resource.prlimit(client.process.pid, resource.RLIMIT_AS, limits)
-            again = SegmentRequest.prepare(3, volume, folder, model, "cpu", 1)
-            np.testing.assert_array_equal(labels_of(again, run_worker(client, again)), expected)
+            again = prepared(3, volume, folder, model, "cpu", 1)
+            np.testing.assert_array_equal(received_labels(again, run_worker(client, again)), expected)
         figures["Memory that runs out"] = "told in one line, and the same worker segments again"
     finally:
         client.process.kill()
@@ -205,8 +200,8 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         disk.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(memory)]
         if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-            pytest.skip("mounting needs a superuser; test_worker_protocol.py simulates it")
-        monkeypatch.setattr(worker_protocol, "_parent_folders", lambda: [memory, disk])
+            pytest.skip("mounting needs a superuser; test_shared_files_module.py simulates it")
+        monkeypatch.setattr(shared_files_module, "_parent_folders", lambda: [memory, disk])
         return memory, disk
 
     yield make
@@ -231,12 +226,12 @@ def test_full_shared_memory_moves_to_the_disk(
     """48 KiB of CT and 24 KiB of labels: each lies in the memory where it has room for it, else on the disk."""
     memory, disk = places(kilobytes)
     with SharedFolder() as folder:
-        request = SegmentRequest.prepare(1, volume, folder, model, "cpu", 1)
-        files = request.volume.path, request.labels.path
+        request = prepared(1, volume, folder, model, "cpu", 1)
+        files = request.volume.voxels.path, request.labels.path
         assert tuple(Path(file).is_relative_to(memory) for file in files) == in_memory
         result = run_worker(one_client, request)
         assert isinstance(result, Result), result
-        np.testing.assert_array_equal(labels_of(request, result), expected)
+        np.testing.assert_array_equal(received_labels(request, result), expected)
     assert not [*memory.iterdir(), *disk.iterdir()]
 
 
@@ -246,20 +241,18 @@ def test_memory_that_fills_up_after_the_copy_has_room_for_the_labels(
     """Somebody else takes the rest of the memory: the labels' room is set aside, the surfaces are left to Slicer."""
     memory, _ = places(96)
     with SharedFolder() as folder:
-        steps = SegmentRequest.prepare_in_pieces(1, volume, folder, model, "cpu", 1, smoothing=0.5)
-        request = finish(steps)
-        assert all(Path(file).is_relative_to(memory) for file in request.files)
+        request = prepared(1, volume, folder, model, "cpu", 1, smoothing=0.5)
+        files = request.volume.voxels.path, request.labels.path, request.surfaces
+        assert all(Path(file).is_relative_to(memory) for file in files)
         with open(memory / "others", "wb", buffering=0) as others, pytest.raises(OSError, match="No space"):
             while True:
                 others.write(bytes(4096))
         result = run_worker(one_client, request)
         assert isinstance(result, Result), result
-        np.testing.assert_array_equal(labels_of(request, result), expected)
+        np.testing.assert_array_equal(received_labels(request, result), expected)
         assert not result.surfaces
         (memory / "others").unlink()
-        again = run_worker(
-            one_client, finish(SegmentRequest.prepare_in_pieces(2, volume, folder, model, "cpu", 1, smoothing=0.5))
-        )
+        again = run_worker(one_client, prepared(2, volume, folder, model, "cpu", 1, smoothing=0.5))
         assert isinstance(again, Result), again
     figures["Shared memory that is full"] = "the CT, the labels or both lie on the disk; the labels are the same"
 
@@ -268,7 +261,7 @@ def test_no_room_anywhere_is_an_error_that_leaves_nothing(places, volume: Volume
     memory, disk = places(16)
     disk.rmdir()
     with SharedFolder() as folder, pytest.raises(OSError):
-        SegmentRequest.prepare(1, volume, folder, model)
+        prepared(1, volume, folder, model)
     assert not list(memory.rglob("*.raw"))
 
 
@@ -281,13 +274,13 @@ def test_a_model_that_is_swapped_or_damaged_while_it_is_used(
     client = Client()
     try:
         with SharedFolder() as folder:
-            first = SegmentRequest.prepare(1, volume, folder, place, "cpu", 1)
+            first = prepared(1, volume, folder, place, "cpu", 1)
             client.send(first)
             client.wait(Progress)
             (place / "weights.pt").write_bytes((place / "weights.pt").read_bytes()[:1000])
             ending = client.wait(Result, Failure)[0]
             if isinstance(ending, Result):
-                np.testing.assert_array_equal(labels_of(first, ending), expected)
+                np.testing.assert_array_equal(received_labels(first, ending), expected)
             else:
                 assert ending.kind == "model"
     finally:

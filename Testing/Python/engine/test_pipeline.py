@@ -17,7 +17,7 @@ from torch import nn
 
 from FlareSegmentLib.errors import Cancelled, InputError
 from FlareSegmentLib.files.image_io import read_volume
-from FlareSegmentLib.inference import pipeline, tiled_network
+from FlareSegmentLib.inference import pipeline, stages, tiled_network
 from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.inference.tiled_network import cover, tile_weight
 from FlareSegmentLib.measures.metrics import dice
@@ -237,7 +237,7 @@ class WaveringNetwork(BrightnessNetwork):
 @pytest.fixture
 def narrow_box(monkeypatch: pytest.MonkeyPatch) -> None:
     """The box stays as the first stage finds it, though its network finds but one organ."""
-    monkeypatch.setattr(pipeline, "widened_box", lambda box, *_rest: box)
+    monkeypatch.setattr(stages, "widened_box", lambda box, *_rest: box)
 
 
 @pytest.mark.usefixtures("narrow_box")
@@ -265,7 +265,7 @@ def test_tiles_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiled_network, "_TILE_BYTES", 40_000 * 6 * 4 * 4)
     fractions: list[float] = []
     segmenter = Segmenter(model, "cpu", precision="float32")
-    tiled = segmenter.segment(volume, lambda fraction, stage: fractions.append(fraction))
+    tiled = segmenter.segment(volume, progress=lambda fraction, stage: fractions.append(fraction))
     assert len(model.networks["fine"].shapes) > 8
     assert max(math.prod(shape) for shape in model.networks["fine"].shapes) <= 40_000
     np.testing.assert_array_equal(tiled.labels, whole.labels)
@@ -344,7 +344,7 @@ def test_nothing_found_is_an_empty_result_with_a_warning(segmenter: Segmenter) -
     array[:, :8] = -1000
     fractions: list[float] = []
     result = segmenter.segment(
-        Volume(array.astype(np.int16), (3.0, 3.0, 3.0)), lambda fraction, stage: fractions.append(fraction)
+        Volume(array.astype(np.int16), (3.0, 3.0, 3.0)), progress=lambda fraction, stage: fractions.append(fraction)
     )
     assert not result.labels.any()
     assert result.warnings == ["None of the organs was found in this scan."]
@@ -381,7 +381,7 @@ def test_cut_organs_are_named(segmenter: Segmenter) -> None:
 def test_progress_is_true_and_rises_to_one(segmenter: Segmenter) -> None:
     volume, _ = scan(np.eye(3), (3.0, 3.0, 3.0))
     events: list[tuple[float, str]] = []
-    segmenter.segment(volume, lambda fraction, stage: events.append((fraction, stage)))
+    segmenter.segment(volume, progress=lambda fraction, stage: events.append((fraction, stage)))
     fractions = [fraction for fraction, _ in events]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
@@ -458,7 +458,7 @@ def test_threads_are_set_only_while_it_runs() -> None:
     volume, _ = scan(np.eye(3), (5.0, 5.0, 5.0))
     before, seen = torch.get_num_threads(), set()
     Segmenter(FakeModel(COARSE), "cpu", threads=before + 1).segment(
-        volume, lambda *_: seen.add(torch.get_num_threads())
+        volume, progress=lambda *_: seen.add(torch.get_num_threads())
     )
     assert torch.get_num_threads() == before
     assert before + 1 in seen

@@ -10,10 +10,10 @@ import pytest
 import torch
 from test_volume import SIGNED_PERMUTATIONS, rotation
 
-from FlareSegmentLib.inference.grids import stage_grid, turned, view_grid
+from FlareSegmentLib.inference.grids import Look, stage_grid, stored_grid
 from FlareSegmentLib.inference.localization import body_midline, find_box, organ_pieces, widened_box
 from FlareSegmentLib.inference.oblique_volumes import labels_on_grid_of, straighten
-from FlareSegmentLib.inference.resampling import AxisGrid
+from FlareSegmentLib.inference.resampling import AxisGrid, resample
 from FlareSegmentLib.model.intensity import AIR, Intensity
 from FlareSegmentLib.model.model_file import Stage
 from FlareSegmentLib.organs import ORGANS, organ_by_key
@@ -34,47 +34,44 @@ def stored_as(
     return Volume(order.undo(view), stored, (10, 20, 30), (np.eye(3) if tilt is None else tilt) @ direction, "scan")
 
 
-def stored_grid(volume: Volume, cells_of_view: list[AxisGrid]) -> list[AxisGrid]:
-    """The grid of a view in the stored axes and indices: where the view is flipped, voxel i is its n - 1 - i."""
-    order = volume.axis_order()
-    result = {}
-    for cells, axis, flip in zip(cells_of_view, order.permutation, order.flips):
-        last = volume.array.shape[axis] - 1
-        result[axis] = AxisGrid(last - cells.first, -cells.step, cells.count) if flip else cells
-    return [result[axis] for axis in range(3)]
-
-
 def scores_of(classes: np.ndarray) -> torch.Tensor:
     """Scores whose highest class is the given one, for five classes."""
     return torch.nn.functional.one_hot(torch.from_numpy(classes).long(), 5).permute(3, 0, 1, 2).float()
 
 
-def found_box(scores: torch.Tensor, grid: list[AxisGrid], volume: Volume, margin_mm: float):
+def found_box(scores: torch.Tensor, grid: tuple[AxisGrid, ...], view: Volume, margin_mm: float):
     """The box around the organs that scores tell of."""
-    order = volume.axis_order()
-    return find_box(organ_pieces(scores, grid, order, volume), grid, order, volume, margin_mm)
+    look = Look(torch.zeros(scores.shape[1:]), grid, scores)
+    return find_box(organ_pieces(look, view), grid, view, margin_mm)
 
 
 def test_the_grid_of_a_flipped_axis() -> None:
     cells = AxisGrid(2.0, 1.5, 4)  # voxels 2, 3.5, 5, 6.5 of 20
-    np.testing.assert_array_equal(turned(cells, 20).positions, [17, 15.5, 14, 12.5])
-    assert turned(turned(cells, 20), 20) == cells
+    np.testing.assert_array_equal(cells.turned(20).positions, [17, 15.5, 14, 12.5])
+    assert cells.turned(20).turned(20) == cells
 
 
 @pytest.mark.parametrize("direction", ORDERS)
-def test_a_grid_is_seen_in_the_views_axes(direction: np.ndarray) -> None:
-    volume = stored_as(direction, np.zeros(SHAPE))
-    cells = [AxisGrid(1.0, 2.0, 8), AxisGrid(0.5, 3.0, 9), AxisGrid(2.0, 1.5, 10)]
-    assert view_grid(stored_grid(volume, cells), volume.axis_order(), volume.array.shape) == cells
+def test_a_grid_of_the_view_in_the_stored_axes(direction: np.ndarray) -> None:
+    """What is resampled in the stored axes is, seen in the view's, what would be resampled there."""
+    rng = np.random.default_rng(0)
+    volume = stored_as(direction, rng.normal(size=SHAPE))
+    view, order = volume.to_lps_view()
+    cells = AxisGrid(1.0, 2.0, 8), AxisGrid(0.5, 3.0, 9), AxisGrid(2.0, 1.5, 10)
+    stored = stored_grid(cells, order, volume.array.shape)
+    for axis, flip in zip(order.permutation, order.flips):
+        assert (stored[axis].step < 0) == flip, axis
+    found = resample(volume.array, stored, 0.0).permute(order.permutation)
+    torch.testing.assert_close(found, resample(view.array, cells, 0.0))
 
 
 class TestFindBox:
     """Cells of 2 voxels from the edge of voxel 4 on; their size is x 4, y 6, z 10 mm, 0.24 ml."""
 
     def find(self, classes: np.ndarray, direction: np.ndarray = ORDERS[0], margin_mm: float = 0.0):
-        volume = stored_as(direction, np.zeros(SHAPE))
-        grid = stored_grid(volume, [AxisGrid.over(4, 0, n, 2.0) for n in classes.shape])
-        return found_box(scores_of(classes), grid, volume, margin_mm)
+        view, _ = stored_as(direction, np.zeros(SHAPE)).to_lps_view()
+        grid = tuple(AxisGrid.over(4, 0, n, 2.0) for n in classes.shape)
+        return found_box(scores_of(classes), grid, view, margin_mm)
 
     @pytest.mark.parametrize("direction", ORDERS)
     def test_box_of_all_organs_with_a_margin(self, direction: np.ndarray) -> None:
@@ -104,7 +101,7 @@ class TestFindBox:
         classes = np.zeros((3, 3, 7), np.uint8)
         classes[1, 1, 1:6] = 1
         volume = Volume(np.zeros((3, 3, 7)), (10, 10, 10))
-        grid = [AxisGrid(0.0, 1.0, n) for n in classes.shape]
+        grid = tuple(AxisGrid(0.0, 1.0, n) for n in classes.shape)
         assert found_box(scores_of(classes), grid, volume, 0.0) == ((1, 2), (1, 2), (1, 6))
 
     @pytest.mark.parametrize(
@@ -122,7 +119,7 @@ class TestFindBox:
         far[axis] = slice(away, away + 4)
         classes[tuple(far)] = 2
         volume = Volume(np.zeros(shape), (4, 6, 10))
-        grid = [AxisGrid(0.0, 1.0, n) for n in shape]
+        grid = tuple(AxisGrid(0.0, 1.0, n) for n in shape)
         if within:  # the other axes' offset of half a cell would add to the distance
             classes[tuple(slice(0, 4) if index != axis else far[axis] for index in range(3))] = 2
         box = found_box(scores_of(classes), grid, volume, 0.0)
@@ -135,7 +132,7 @@ class TestFindBox:
         classes[11:14, 16:20, 16:20] = 2  # a smaller one
         classes[50:58, 5:15, 5:15] = 2  # a larger one, but out of reach
         volume = Volume(np.zeros(classes.shape), (10, 10, 10))
-        grid = [AxisGrid(0.0, 1.0, n) for n in classes.shape]
+        grid = tuple(AxisGrid(0.0, 1.0, n) for n in classes.shape)
         box = found_box(scores_of(classes), grid, volume, 0.0)
         assert box == ((0, 13), (0, 10), (0, 10))
 
@@ -160,13 +157,13 @@ class TestWidenedBox:
         for label, place in places.items():
             if label not in left_out:
                 classes[changed.get(f"organ{label}", place)] = label
-        volume = stored_as(direction, np.zeros(image.shape), spacing=(5.0, 5.0, 5.0))
-        grid = stored_grid(volume, [AxisGrid(0.0, 1.0, n) for n in image.shape])
-        scores, order = 20.0 * scores_of(classes), volume.axis_order()
-        pieces = organ_pieces(scores, grid, order, volume)
-        box = find_box(pieces, grid, order, volume, 0.0)
+        view, _ = stored_as(direction, np.zeros(image.shape), spacing=(5.0, 5.0, 5.0)).to_lps_view()
+        grid = tuple(AxisGrid(0.0, 1.0, n) for n in image.shape)
+        look = Look(torch.from_numpy(image), grid, 20.0 * scores_of(classes))
+        pieces = organ_pieces(look, view)
+        box = find_box(pieces, grid, view, 0.0)
         assert box is not None
-        return box, widened_box(box, torch.from_numpy(image), pieces, grid, order, volume, self.ORGANS)
+        return box, widened_box(box, look, pieces, view, self.ORGANS)
 
     def test_where_every_organ_was_found_surely_the_box_stays(self) -> None:
         box, wider = self.widened()
@@ -208,10 +205,8 @@ class TestMidline:
     ) -> tuple[float | None, Volume]:
         classes = np.zeros(self.SHAPE, np.uint8)
         classes[heights, 2, 9] = 1
-        volume = stored_as(direction, np.zeros((6, 5, 36)), tilt=tilt)
-        grid = stored_grid(volume, list(self.CELLS))
-        found = body_midline(torch.from_numpy(image), scores_of(classes), grid, volume.axis_order(), volume)
-        return found, volume.to_lps_view()[0]
+        view, _ = stored_as(direction, np.zeros((6, 5, 36)), tilt=tilt).to_lps_view()
+        return body_midline(Look(torch.from_numpy(image), self.CELLS, scores_of(classes)), view), view
 
     @pytest.mark.parametrize("direction", ORDERS)
     @pytest.mark.parametrize("degrees", [0, 10])
@@ -275,9 +270,8 @@ class TestMidline:
         image[:left, 2, 0] = image[:right, 4, 7] = 0
         classes = np.zeros(image.shape, np.uint8)
         classes[:, 2, 4] = 1
-        volume = Volume(np.zeros(image.shape))
-        grid = [AxisGrid(0.0, 1.0, n) for n in image.shape]
-        found = body_midline(torch.from_numpy(image), scores_of(classes), grid, volume.axis_order(), volume)
+        grid = tuple(AxisGrid(0.0, 1.0, n) for n in image.shape)
+        found = body_midline(Look(torch.from_numpy(image), grid, scores_of(classes)), Volume(np.zeros(image.shape)))
         assert (found is not None) == known
 
     def test_a_cell_centered_on_the_scans_edge_belongs_to_it(self) -> None:
@@ -285,11 +279,10 @@ class TestMidline:
         image[:, :, :2] = image[:, 0, 3:] = 0  # 4 rows in the columns 0 and 1, one row in 3 and 4
         classes = np.zeros(image.shape, np.uint8)
         classes[:, 2, 2] = 1
-        volume = Volume(np.zeros((4, 4, 4)))
-        grid = [AxisGrid(0.0, 1.0, 4), AxisGrid(0.0, 1.0, 4), AxisGrid(-0.5, 1.0, 5)]
+        grid = (AxisGrid(0.0, 1.0, 4), AxisGrid(0.0, 1.0, 4), AxisGrid(-0.5, 1.0, 5))
         image[3] = AIR
         image[2] = AIR  # it touches both sides at half of the heights
-        found = body_midline(torch.from_numpy(image), scores_of(classes), grid, volume.axis_order(), volume)
+        found = body_midline(Look(torch.from_numpy(image), grid, scores_of(classes)), Volume(np.zeros((4, 4, 4))))
         # 8, 8, 0, 2, 2 of 20: half of them lie before a quarter of column 1, which begins at 0.
         assert found == pytest.approx(0.25)
 
@@ -416,20 +409,11 @@ class TestLabelsOnGridOf:
 
 
 class TestGrid:
-    def grid(self, stage: Stage, volume: Volume, box=None, multiple: int = 1) -> list[AxisGrid]:
-        """The stage's grid, in the view's axes."""
-        order = volume.axis_order()
-        grid = stage_grid(stage, multiple, volume, order, box, Intensity(-200.0, 300.0))
-        for cells, axis, flip in zip((grid[axis] for axis in order.permutation), order.permutation, order.flips):
-            assert (cells.step < 0) == flip, axis
-        return [
-            AxisGrid(volume.array.shape[axis] - 1 - grid[axis].first, -grid[axis].step, grid[axis].count)
-            if flip
-            else grid[axis]
-            for axis, flip in zip(order.permutation, order.flips)
-        ]
+    def grid(self, stage: Stage, volume: Volume, box=None, multiple: int = 1) -> tuple[AxisGrid, ...]:
+        """The stage's grid over the volume's view."""
+        return stage_grid(stage, multiple, volume.to_lps_view()[0], box, Intensity(-200.0, 300.0))
 
-    def check(self, grid: list[AxisGrid], expected: list[tuple[float, float, int]]) -> None:
+    def check(self, grid: tuple[AxisGrid, ...], expected: list[tuple[float, float, int]]) -> None:
         """Against (outer edge, step, count) of each axis, an edge being 0 before voxel 0."""
         for cells, (edge, step, count) in zip(grid, expected):
             assert cells.count == count

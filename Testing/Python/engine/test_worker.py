@@ -19,24 +19,25 @@ from FlareSegmentLib.measures.metrics import evaluate
 from FlareSegmentLib.model.intensity import Intensity
 from FlareSegmentLib.model.model_file import ModelDescription, Stage, build_network, load_model, save_model
 from FlareSegmentLib.organs import ORGANS
+from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import (
-    PROTOCOL_VERSION,
+    Cancel,
+    Cancelled,
+    Compare,
     Compared,
-    CompareRequest,
     Event,
     Failure,
+    Hello,
     Progress,
     Ready,
     Request,
     Result,
-    SegmentRequest,
-    SharedFolder,
-    Stopped,
+    Segment,
     decode_event,
-    encode_request,
-    finish,
+    encode,
 )
+from FlareSegmentLib.worker.shared_files import SharedFolder, finish
 from FlareSegmentSlicerLib.logic.worker_entry import worker_command
 from FlareSegmentSlicerLib.rendering.segment_surfaces import read_surfaces
 
@@ -87,8 +88,8 @@ class Client:
             self.events.put(decode_event(line))
         self.events.put(None)
 
-    def send(self, request: Request | SegmentRequest) -> None:
-        self.process.stdin.write(encode_request(request))
+    def send(self, request: Request) -> None:
+        self.process.stdin.write(encode(request))
         self.process.stdin.flush()
 
     def wait(self, *kinds: type) -> tuple[Event, list[Progress]]:
@@ -106,7 +107,7 @@ class Client:
 def shared_client() -> Iterator[Client]:
     client = Client()
     yield client
-    client.send(Request(999, "shutdown"))
+    client.process.stdin.close()
     assert client.process.wait(20) == 0
 
 
@@ -124,21 +125,25 @@ def folder() -> Iterator[SharedFolder]:
         yield folder
 
 
-def received_labels(request: SegmentRequest, result: Result) -> np.ndarray:
+def prepared(id: int, volume: Volume, folder: SharedFolder, model: Path | str, *choices, **wishes) -> Segment:
+    """A message for the worker, its voxels in the folder; choices and wishes as in `SegmentationRequest`."""
+    return finish(Segment.prepare(id, SegmentationRequest(Path(model), *choices, **wishes), volume, folder))
+
+
+def received_labels(message: Segment, result: Result) -> np.ndarray:
     """The whole label map."""
-    labels = np.zeros(request.labels.shape, np.uint8)
-    labels[tuple(slice(*sides) for sides in result.box)] = request.labels.read_box(result.box)
+    labels = np.zeros(message.labels.shape, np.uint8)
+    labels[result.box] = message.labels.read_box(result.box)
     return labels
 
 
 def test_hello_tells_what_is_there(shared_client: Client, model: Path) -> None:
-    shared_client.send(Request(1, "hello"))
-    ready, _ = shared_client.wait(Ready)
-    assert (ready.id, ready.protocol, ready.model) == (1, PROTOCOL_VERSION, None)
-    assert ready.pid == shared_client.process.pid
-    shared_client.send(Request(2, "hello", model=str(model), device="cpu", threads=1))
-    ready, _ = shared_client.wait(Ready)
-    assert (ready.id, ready.device, ready.threads, ready.model) == (2, "cpu", 1, "random 1")
+    for message in (Hello(1), Hello(2, SegmentationRequest(model, "cpu", 1))):
+        shared_client.send(message)
+        ready, _ = shared_client.wait(Ready)
+        assert (ready.id, ready.pid) == (message.id, shared_client.process.pid)
+    shared_client.send(Hello(3, SegmentationRequest(model / "nowhere")))
+    assert shared_client.wait(Failure)[0].kind == "model"
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
@@ -146,7 +151,7 @@ def test_labels_are_those_of_the_engine(
     shared_client: Client, folder: SharedFolder, model: Path, volume: Volume, dtype: type
 ) -> None:
     stored = Volume(volume.array.astype(dtype)[:, :, ::-1], volume.spacing, volume.origin, np.diag([-1.0, 1.0, 1.0]))
-    request = SegmentRequest.prepare(10, stored, folder, model, "cpu", 1)
+    request = prepared(10, stored, folder, model, "cpu", 1)
     shared_client.send(request)
     result, progress = shared_client.wait(Result)
     expected = Segmenter(load_model(model), "cpu", 1).segment(stored)
@@ -170,8 +175,7 @@ def test_only_what_was_asked_for_is_kept_and_measured(
     region = slice(5, 30), slice(10, 60), slice(20, 50)
     label = int(np.bincount(whole[region].ravel(), minlength=5)[1:].argmax()) + 1  # of the organ that chance gave most
     key = ORGANS[label - 1].key
-    wishes = {"organs": [key], "region": region, "smoothing": 0.5}
-    request = finish(SegmentRequest.prepare_in_pieces(11, volume, folder, model, "cpu", 1, **wishes))
+    request = prepared(11, volume, folder, model, "cpu", 1, organs=(key,), region=region, smoothing=0.5)
     shared_client.send(request)
     result, progress = shared_client.wait(Result)
     expected = np.zeros_like(whole)
@@ -193,9 +197,7 @@ def test_only_what_was_asked_for_is_kept_and_measured(
 def test_an_organ_that_the_model_does_not_know_is_an_input_error(
     shared_client: Client, folder: SharedFolder, model: Path, volume: Volume
 ) -> None:
-    shared_client.send(
-        finish(SegmentRequest.prepare_in_pieces(12, volume, folder, model, "cpu", 1, organs=["pancreas"]))
-    )
+    shared_client.send(prepared(12, volume, folder, model, "cpu", 1, organs=("pancreas",)))
     failure, _ = shared_client.wait(Failure)
     assert failure.kind == "input" and "pancreas" in failure.message
 
@@ -208,20 +210,20 @@ def test_a_comparison_gives_the_scores_of_the_metrics_and_the_difference(
     reference[4:10, 4:10, 6:14] = 1
     labels[12:15, 4:8, 4:8] = 2
     reference[12:15, 4:8, 4:8] = 3
-    keys = ["liver", "right_kidney", "left_kidney", "spleen"]
-    request = finish(CompareRequest.prepare_in_pieces(13, labels, reference, (1.0, 2.0, 3.0), keys, folder))
+    keys = ("liver", "right_kidney", "left_kidney", "spleen")
+    request = finish(Compare.prepare(13, labels, reference, (1.0, 2.0, 3.0), keys, folder))
     shared_client.send(request)
     compared, _ = shared_client.wait(Compared)
     assert compared.organs == evaluate(labels, reference, (1.0, 2.0, 3.0))
     difference = np.zeros_like(labels)
-    difference[tuple(slice(*sides) for sides in compared.box)] = request.difference.read_box(compared.box)
+    difference[compared.box] = request.difference.read_box(compared.box)
     expected = np.select([labels == reference, labels == 0, reference == 0], [0, 1, 2], 3)
     np.testing.assert_array_equal(difference, expected)
     assert {1, 2, 3} <= set(np.unique(difference))
 
 
 def test_devices_are_named_with_their_memory(shared_client: Client) -> None:
-    shared_client.send(Request(14, "hello"))
+    shared_client.send(Hello(14))
     ready, _ = shared_client.wait(Ready)
     cpu = ready.devices[0]
     assert cpu["id"] == "cpu" and cpu["name"] and cpu["memory_gb"] > 0.1
@@ -231,7 +233,7 @@ def test_devices_are_named_with_their_memory(shared_client: Client) -> None:
 def test_a_gpu_that_is_not_there_is_an_input_error(
     shared_client: Client, folder: SharedFolder, model: Path, volume: Volume
 ) -> None:
-    shared_client.send(SegmentRequest.prepare(15, volume, folder, model, "cuda:97"))
+    shared_client.send(prepared(15, volume, folder, model, "cuda:97"))
     failure, _ = shared_client.wait(Failure)
     assert failure.kind == "input" and "cuda:97" in failure.message
 
@@ -255,20 +257,20 @@ def test_errors_are_events_and_the_worker_lives_on(
     kind: str,
     message: str,
 ) -> None:
-    shared_client.send(SegmentRequest.prepare(20, Volume(array), folder, model_name or model, "cpu"))
+    shared_client.send(prepared(20, Volume(array), folder, model_name or model, "cpu"))
     failure, _ = shared_client.wait(Failure)
     assert (failure.id, failure.kind) == (20, kind)
     assert message in failure.message
     assert "\n" not in failure.message
-    shared_client.send(Request(21, "hello"))
+    shared_client.send(Hello(21))
     assert shared_client.wait(Ready)[0].id == 21
 
 
 def test_a_missing_block_is_an_internal_error_with_its_trace(
     shared_client: Client, folder: SharedFolder, model: Path, volume: Volume
 ) -> None:
-    request = SegmentRequest.prepare(30, volume, folder, model, "cpu")
-    folder.remove(request.volume.path)
+    request = prepared(30, volume, folder, model, "cpu")
+    Path(request.volume.voxels.path).unlink()
     shared_client.send(request)
     failure, _ = shared_client.wait(Failure)
     assert failure.kind == "internal"
@@ -287,19 +289,19 @@ def test_lines_that_are_no_request_are_answered(shared_client: Client) -> None:
 
 def test_cancel_is_heard_at_once(shared_client: Client, folder: SharedFolder, model: Path) -> None:
     big = Volume(np.random.default_rng(0).normal(20, 150, (120, 160, 160)).astype(np.int16), (2.0, 2.0, 2.0))
-    shared_client.send(SegmentRequest.prepare(40, big, folder, model, "cpu", 1))
+    shared_client.send(prepared(40, big, folder, model, "cpu", 1))
     shared_client.wait(Progress)
     time.sleep(0.3)
     start = time.monotonic()
-    shared_client.send(Request(41, "cancel", target=40))
-    stopped, _ = shared_client.wait(Stopped, Result)
-    assert stopped == Stopped(40)
+    shared_client.send(Cancel(40))
+    stopped, _ = shared_client.wait(Cancelled, Result)
+    assert stopped == Cancelled(40)
     assert time.monotonic() - start < 3  # well below the time of the whole, on a busy machine too
-    shared_client.send(SegmentRequest.prepare(42, big, folder, model, "cpu", 1))
-    shared_client.send(SegmentRequest.prepare(43, big, folder, model, "cpu", 1))
-    shared_client.send(Request(44, "cancel", target=43))
-    shared_client.send(Request(45, "cancel", target=42))
-    assert {shared_client.wait(Stopped)[0].id for _ in range(2)} == {42, 43}
+    shared_client.send(prepared(42, big, folder, model, "cpu", 1))
+    shared_client.send(prepared(43, big, folder, model, "cpu", 1))
+    shared_client.send(Cancel(43))
+    shared_client.send(Cancel(42))
+    assert {shared_client.wait(Cancelled)[0].id for _ in range(2)} == {42, 43}
 
 
 def test_what_is_printed_does_not_reach_the_events(tmp_path: Path) -> None:
@@ -318,17 +320,18 @@ def test_what_is_printed_does_not_reach_the_events(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    output, errors = process.communicate(
-        encode_request(Request(1, "hello")) + encode_request(Request(2, "shutdown")), timeout=60
-    )
-    assert isinstance(decode_event(output), Ready)
+    process.stdin.write(encode(Hello(1)))
+    process.stdin.flush()
+    assert isinstance(decode_event(process.stdout.readline()), Ready)
+    output, errors = process.communicate(timeout=60)
+    assert output == b""
     assert all(text in errors for text in (b"python", b"child", b"c code"))
     assert process.returncode == 0
 
 
 def test_closing_stdin_ends_it_also_while_it_computes(client: Client, folder: SharedFolder, model: Path) -> None:
     big = Volume(np.random.default_rng(0).normal(20, 150, (150, 200, 200)).astype(np.int16), (2.0, 2.0, 2.0))
-    client.send(SegmentRequest.prepare(1, big, folder, model, "cpu", 1))
+    client.send(prepared(1, big, folder, model, "cpu", 1))
     client.wait(Progress)
     client.process.stdin.close()
     assert client.process.wait(5) == 0
@@ -344,7 +347,7 @@ def test_it_ends_with_its_parent_though_stdin_stays_open(tmp_path: Path) -> None
         "worker.stdout.readline()\n"
         f"open({str(pid_file)!r}, 'w').write(str(worker.pid))\n"
     )
-    os.write(write, encode_request(Request(1, "hello")))
+    os.write(write, encode(Hello(1)))
     subprocess.run([sys.executable, "-c", code], pass_fds=[read], check=True, timeout=60)
     pid = int(pid_file.read_text())
     deadline = time.monotonic() + 10

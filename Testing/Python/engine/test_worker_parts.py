@@ -14,23 +14,25 @@ import pytest
 
 pytest.importorskip("torch")
 from test_faults import make_model
+from test_worker import prepared
 
+from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker import main as worker_module
 from FlareSegmentLib.worker.main import Worker
 from FlareSegmentLib.worker.protocol import (
+    Cancelled,
     Event,
     Failure,
+    Hello,
     Progress,
     Ready,
     Request,
     Result,
-    SegmentRequest,
-    SharedFolder,
-    Stopped,
+    Segment,
     decode_event,
-    finish,
 )
+from FlareSegmentLib.worker.shared_files import SharedFolder
 from FlareSegmentSlicerLib.logic.worker_entry import write_surfaces
 
 
@@ -40,11 +42,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def request_with_surfaces(model: Path) -> Iterator[SegmentRequest]:
+def request_with_surfaces(model: Path) -> Iterator[Segment]:
     array = np.random.default_rng(0).normal(20, 150, (16, 20, 20)).astype(np.int16)
     volume = Volume(array, (8.0, 8.0, 8.0))
     with SharedFolder() as folder:
-        yield finish(SegmentRequest.prepare_in_pieces(1, volume, folder, model, "cpu", 1, smoothing=0.5))
+        yield prepared(1, volume, folder, model, "cpu", 1, smoothing=0.5)
 
 
 class Conversation:
@@ -54,7 +56,7 @@ class Conversation:
         self.stream = io.BytesIO()
         self.worker = Worker(io.BytesIO(), self.stream, write_surfaces)
 
-    def answer(self, request: Request | SegmentRequest) -> Event:
+    def answer(self, request: Request) -> Event:
         """The last event of the answer, after nothing but progress."""
         self.stream.seek(0)
         self.stream.truncate()
@@ -65,7 +67,7 @@ class Conversation:
 
 
 def test_without_vtk_there_are_labels_and_no_surfaces(
-    request_with_surfaces: SegmentRequest, monkeypatch: pytest.MonkeyPatch
+    request_with_surfaces: Segment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "FlareSegmentSlicerLib.rendering.segment_surfaces", None)
     result = Conversation().answer(request_with_surfaces)
@@ -75,7 +77,7 @@ def test_without_vtk_there_are_labels_and_no_surfaces(
 
 
 def test_surfaces_without_room_are_left_to_slicer(
-    request_with_surfaces: SegmentRequest, monkeypatch: pytest.MonkeyPatch
+    request_with_surfaces: Segment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from FlareSegmentSlicerLib.rendering import segment_surfaces
 
@@ -91,7 +93,7 @@ def test_surfaces_without_room_are_left_to_slicer(
 
 @pytest.mark.parametrize("moment", ["before the surfaces", "between two surfaces"])
 def test_cancel_is_heard_until_the_last_moment(
-    request_with_surfaces: SegmentRequest, monkeypatch: pytest.MonkeyPatch, moment: str
+    request_with_surfaces: Segment, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     from FlareSegmentLib.measures import organ_statistics
     from FlareSegmentSlicerLib.rendering import segment_surfaces
@@ -108,12 +110,12 @@ def test_cancel_is_heard_until_the_last_moment(
         return real(*arguments, **keywords)
 
     monkeypatch.setattr(module, name, cancel)
-    assert talk.answer(request_with_surfaces) == Stopped(1)
+    assert talk.answer(request_with_surfaces) == Cancelled(1)
     assert os.path.getsize(request_with_surfaces.surfaces) == 0
 
 
 def test_too_little_memory_is_told_with_what_to_do(
-    request_with_surfaces: SegmentRequest, monkeypatch: pytest.MonkeyPatch
+    request_with_surfaces: Segment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     talk = Conversation()
 
@@ -130,9 +132,8 @@ def test_a_warm_model_is_kept_and_another_replaces_it(model: Path, tmp_path: Pat
     talk = Conversation()
     for number, folder in enumerate((model, model, make_model(tmp_path / "second", 1))):
         before = talk.worker._segmenter
-        ready = talk.answer(Request(number, "hello", str(folder), "cpu", 1))
-        assert isinstance(ready, Ready)
-        assert ready.model == ("random 0 1" if number < 2 else "random 1 1")
+        assert isinstance(talk.answer(Hello(number, SegmentationRequest(folder, "cpu", 1))), Ready)
+        assert talk.worker._segmenter.name == ("random 0 1" if number < 2 else "random 1 1")
         assert (talk.worker._segmenter is before) == (number == 1)
 
 
@@ -147,4 +148,4 @@ def test_it_ends_when_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb", buffering=0) as events, pytest.raises(Ended, match="0"):
-        Worker(io.BytesIO(), events)._send(Stopped(1))
+        Worker(io.BytesIO(), events)._send(Cancelled(1))

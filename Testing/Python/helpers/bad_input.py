@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +73,6 @@ def load_script(path: Path):
 def use_known_model(monkeypatch) -> None:
     """A model whose answer is known instead of the bundled one, on one thread, and pictures of one pixel."""
     from FlareSegmentLib.inference import pipeline
-    from FlareSegmentLib.model import model_file
     from FlareSegmentSlicerLib.rendering import pictures, renderer_process
 
     def picture(path: Path, *_arguments: object) -> None:
@@ -89,8 +87,8 @@ def use_known_model(monkeypatch) -> None:
 
         __exit__ = request = __init__
 
-    monkeypatch.setattr(pipeline, "Segmenter", partial(pipeline.Segmenter, threads=1))
-    monkeypatch.setattr(model_file, "load_model", lambda folder: FakeModel(COARSE, FINE, kind=BrightnessNetwork))
+    known = FakeModel(COARSE, FINE, kind=BrightnessNetwork)
+    monkeypatch.setattr(pipeline.Segmenter, "of", lambda request: pipeline.Segmenter(known, request.device, 1))
     monkeypatch.setattr(pictures, "slices_png", picture)
     monkeypatch.setattr(pictures, "surfaces_png", picture)
     monkeypatch.setattr(renderer_process, "RendererProcess", NoRenderer)

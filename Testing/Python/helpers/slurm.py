@@ -1,4 +1,4 @@
-"""A real Slurm of this machine alone: controller and one node on loopback, with files and a MUNGE key of their own."""
+"""A real Slurm of this machine alone: controller and node on loopback, with files and a MUNGE key of their own."""
 
 from __future__ import annotations
 

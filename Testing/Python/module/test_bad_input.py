@@ -186,7 +186,7 @@ def nifti(name: str, expected: str, *fields: tuple[int, str, object], words: str
     return Case(f"nifti {name}{' packed' if packed else ''}", make, expected, words)
 
 
-DIMENSIONS, TYPE, BITS, PIXEL_SIZES, DATA_START, SLOPE = 40, 70, 72, 76, 108, 112
+DIMENSIONS, TYPE, PIXEL_SIZES, DATA_START, SLOPE = 40, 70, 76, 108, 112
 UNITS, FORMS, QUATERNION, OFFSETS, AXES, MAGIC = 123, 252, 256, 268, 280, 344
 NAN, INF = float("nan"), float("inf")
 

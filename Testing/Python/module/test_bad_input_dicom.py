@@ -147,7 +147,6 @@ def flipped(content: bytes, seed: int) -> bytes:
 
 
 OTHER_MODALITIES = ("MR", "PT", "CR", "DX", "US", "XA", "NM", "MG", "SEG", "RTSTRUCT", "RTDOSE", "SR", "OT", "")
-TOPOGRAM = {"0008|0008": "ORIGINAL\\PRIMARY\\LOCALIZER"}
 ROWS, COLUMNS, SAMPLES, ALLOCATED = (0x28, 0x10), (0x28, 0x11), (0x28, 0x02), (0x28, 0x100)
 
 DICOM = [

@@ -81,7 +81,21 @@ JSON = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)),
     max_leaves=8,
 )
-KEYS = ("id", "command", "event", "volume", "labels", "model", "device", "threads", "target", "path", "dtype", "shape")
+KEYS = (
+    "id",
+    "command",
+    "event",
+    "volume",
+    "labels",
+    "model",
+    "device",
+    "threads",
+    "request",
+    "region",
+    "path",
+    "dtype",
+    "shape",
+)
 MESSAGES = st.dictionaries(st.sampled_from(KEYS), st.one_of(JSON, st.sampled_from(["segment", "hello", "ready"])))
 
 

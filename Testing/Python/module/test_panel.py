@@ -476,11 +476,13 @@ def test_the_phantom_is_a_sample_for_python_too(panel):
     import SampleData
     import slicer
 
-    panel.module.register_sample_data()
-    panel.module.register_sample_data()
+    from FlareSegmentSlicerLib.scene.sample_data import PHANTOM, load_sample, register_sample_data
+
+    register_sample_data()
+    register_sample_data()
     assert len(slicer.modules.sampleDataSources["FlareSegment"]) == 1
-    node = SampleData.downloadSample(panel.module.PHANTOM)
-    made = panel.module.load_sample(panel.module.PHANTOM)
+    node = SampleData.downloadSample(PHANTOM)
+    made = load_sample(PHANTOM)
     assert node.GetName() == "Torso phantom"
     np.testing.assert_array_equal(slicer.util.arrayFromVolume(node), slicer.util.arrayFromVolume(made))
     for volume in (node, made):

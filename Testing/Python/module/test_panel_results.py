@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -301,7 +302,7 @@ def test_a_comparison_can_be_cancelled(panel):
     panel.click(panel.ui.compareButton)  # of the spleen alone, which this worker never ends
     assert panel.ui.compareButton.text == "Cancel" and panel.ui.compareButton.enabled
     assert panel.message == "Comparing with Drawn by hand…"
-    panel.until(lambda: panel.logic._worker._tasks)
+    panel.until(lambda: any(one.request for one in panel.logic._worker._conversations.values()))
     table = panel.table
     panel.click(panel.ui.compareButton)
     assert (panel.ui.compareButton.text, panel.message) == (
@@ -447,9 +448,9 @@ def test_only_chosen_organs_are_kept(panel):
     found = []
     worker = panel.logic._worker
     segment = worker.segment
-    worker.segment = lambda volume, settings, listener: (
-        found.append(settings),
-        segment(volume, type(settings)(Path("good"), settings.device, settings.organs), listener),
+    worker.segment = lambda volume, request, listener: (
+        found.append(request),
+        segment(volume, replace(request, model=Path("good")), listener),
     )
     panel.click(panel.ui.segmentButton)
     panel.until(lambda: not panel.logic.isRunning)
@@ -587,7 +588,9 @@ def test_cancelling_several_cts_keeps_what_was_done(panel):
     choose(panel, panel.ui.volumesButton, "Second")
     worker = panel.logic._worker
     segment, kinds = worker.segment, iter(["good", "slow"])
-    worker.segment = lambda volume, settings, listener: segment(volume, type(settings)(Path(next(kinds))), listener)
+    worker.segment = lambda volume, request, listener: segment(
+        volume, replace(request, model=Path(next(kinds))), listener
+    )
     panel.click(panel.ui.segmentButton)
     panel.until(lambda: panel.ui.progressBar.value > 51)
     panel.click(panel.ui.segmentButton)
@@ -911,7 +914,7 @@ def test_a_sample_is_one_click_away(panel):
     import slicer
 
     assert panel.ui.sampleButton.visible
-    panel.widget.onSample("CTLiver")
+    panel.widget._samples.load("CTLiver")
     assert "CTLiver could not be loaded" in panel.message and "phantom" in panel.message
     choose(panel, panel.ui.sampleButton, "Torso phantom (no download)")
     assert panel.message == ""

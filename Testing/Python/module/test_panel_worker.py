@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 
 FAKE_WORKER = Path(__file__).resolve().parents[1] / "helpers" / "fake_worker.py"
@@ -59,15 +60,13 @@ def until(slicer_app):
     return wait
 
 
-def settings(kind):
-    from FlareSegmentSlicerLib.logic.worker_process import SegmentationSettings
-
-    return SegmentationSettings(Path(kind))
+def request(kind):
+    return SegmentationRequest(Path(kind))
 
 
 def shared_files():
     """What this process shares with its workers at the moment."""
-    from FlareSegmentLib.worker.protocol import _parent_folders
+    from FlareSegmentLib.worker.shared_files import _parent_folders
 
     own = f"flaresegment-{os.getpid()}-"
     return [file for parent in _parent_folders() for file in parent.glob(own + "*/*")]
@@ -82,7 +81,7 @@ def is_running(pid):
 
 def test_a_segmentation_reports_progress_and_labels(worker, volume, until):
     listener = Listener()
-    worker.segment(volume, settings("good"), listener)
+    worker.segment(volume, request("good"), listener)
     until(lambda: listener.results)
     found, result = listener.results[0]
     assert found.box == (slice(1, 3), slice(1, 4), slice(0, 2))
@@ -96,12 +95,12 @@ def test_a_segmentation_reports_progress_and_labels(worker, volume, until):
 
 def test_the_process_stays_warm(worker, volume, until):
     ready, listener = [], Listener()
-    worker.warm_up(Path("good"), ready.append, pytest.fail)
+    worker.warm_up(request("good"), ready.append, pytest.fail)
     until(lambda: ready)
     pid = worker.process_id()
     assert ready[0].pid == pid
     for expected in (1, 2):
-        worker.segment(volume, settings("good"), listener)
+        worker.segment(volume, request("good"), listener)
         until(lambda expected=expected: len(listener.results) == expected)
         assert worker.process_id() == pid
 
@@ -111,13 +110,13 @@ def test_after_cancel_the_listener_hears_nothing_and_the_next_run_works(worker, 
     from FlareSegmentSlicerLib.logic import worker_process
 
     cancelled, after = Listener(), Listener()
-    worker.segment(volume, settings(kind), cancelled)
+    worker.segment(volume, request(kind), cancelled)
     until(lambda: len(cancelled.progress) > 2)
     pid = worker.process_id()
     worker.cancel()
     heard = len(cancelled.progress)
     start = time.monotonic()
-    worker.segment(volume, settings("good"), after)
+    worker.segment(volume, request("good"), after)
     until(lambda: after.results)
     patience = worker_process.CANCEL_PATIENCE_MS / 1000
     assert len(cancelled.progress) == heard
@@ -142,7 +141,7 @@ def test_cancel_while_the_result_is_read_drops_the_result(worker, volume, until,
             yield
 
     monkeypatch.setattr(worker_process, "_read", read)
-    worker.segment(volume, settings("good"), listener)
+    worker.segment(volume, request("good"), listener)
     until(lambda: len(pieces) > 2)
     assert shared_files()
     pid = worker.process_id()
@@ -150,7 +149,7 @@ def test_cancel_while_the_result_is_read_drops_the_result(worker, volume, until,
     assert not shared_files()
     monkeypatch.undo()
     after = Listener()
-    worker.segment(volume, settings("good"), after)
+    worker.segment(volume, request("good"), after)
     until(lambda: after.results)
     assert not listener.results
     assert not listener.failures
@@ -167,28 +166,44 @@ def test_a_result_that_cannot_be_read_is_one_line(worker, volume, until, monkeyp
 
     listener = Listener()
     monkeypatch.setattr(worker_process, "_read", read)
-    worker.segment(volume, settings("good"), listener)
+    worker.segment(volume, request("good"), listener)
     until(lambda: listener.failures)
     assert listener.failures == [f"The result could not be read: {words}"]
     assert not listener.results
     assert not shared_files()
 
 
+def test_without_room_for_the_copy_there_is_one_line_and_no_file(worker, volume, until, monkeypatch):
+    from FlareSegmentLib.worker.shared_files import SharedFolder
+
+    def full(self, size):
+        raise OSError("No space left on device")
+
+    listener, failures = Listener(), []
+    monkeypatch.setattr(SharedFolder, "reserve", full)
+    worker.segment(volume, request("good"), listener)
+    labels = np.zeros((2, 3, 4), np.uint8)
+    worker.compare(labels, labels, (1.0, 1.0, 1.0), ("liver",), pytest.fail, failures.append)
+    until(lambda: listener.failures and failures)
+    assert listener.failures == failures == ["There is no room for the volume's copy: No space left on device"]
+    assert not shared_files()
+
+
 def test_a_dead_worker_says_its_last_words_and_the_next_run_works(worker, volume, until):
     listener, after = Listener(), Listener()
-    worker.segment(volume, settings("dying"), listener)
+    worker.segment(volume, request("dying"), listener)
     until(lambda: listener.failures)
     assert "out of breath" in listener.failures[0]
     assert "\n" not in listener.failures[0]
     assert not shared_files()
-    worker.segment(volume, settings("good"), after)
+    worker.segment(volume, request("good"), after)
     until(lambda: after.results)
     assert len(listener.failures) == 1
 
 
 def test_a_killed_worker_is_reported_once(worker, volume, until):
     listener = Listener()
-    worker.segment(volume, settings("slow"), listener)
+    worker.segment(volume, request("slow"), listener)
     until(lambda: len(listener.progress) > 1)
     os.kill(worker.process_id(), 9)
     until(lambda: listener.failures)
@@ -202,7 +217,7 @@ def test_a_program_that_does_not_start_is_reported(slicer_app, volume, until):
     from FlareSegmentSlicerLib.logic.worker_process import WorkerProcess
 
     worker, listener = WorkerProcess(["/no/such/python", "worker.py"]), Listener()
-    worker.segment(volume, settings("good"), listener)
+    worker.segment(volume, request("good"), listener)
     until(lambda: listener.failures)
     assert "/no/such/python" in listener.failures[0]
     worker.close()
@@ -210,14 +225,14 @@ def test_a_program_that_does_not_start_is_reported(slicer_app, volume, until):
 
 def test_an_error_of_the_engine_arrives_as_one_line(worker, volume, until):
     listener = Listener()
-    worker.segment(volume, settings("wrong"), listener)
+    worker.segment(volume, request("wrong"), listener)
     until(lambda: listener.failures)
     assert listener.failures == ["This is not a CT."]
 
 
 def test_close_leaves_no_process_and_no_file(worker, volume, until):
     listener = Listener()
-    worker.segment(volume, settings("deaf"), listener)
+    worker.segment(volume, request("deaf"), listener)
     until(lambda: len(listener.progress) > 1)
     pid = worker.process_id()
     assert shared_files()
@@ -229,7 +244,7 @@ def test_close_leaves_no_process_and_no_file(worker, volume, until):
 
 def test_the_worker_ends_with_its_client(worker, volume, until):
     listener = Listener()
-    worker.segment(volume, settings("slow"), listener)
+    worker.segment(volume, request("slow"), listener)
     until(lambda: len(listener.progress) > 1)
     pid = worker.process_id()
     worker._process.closeWriteChannel()
@@ -245,7 +260,7 @@ def test_the_worker_runs_at_the_priority_that_was_asked_for(slicer_app, until):
 
     def niceness():
         ready.clear()
-        process.warm_up(Path("good"), ready.append, pytest.fail)
+        process.warm_up(request("good"), ready.append, pytest.fail)
         until(lambda: ready)
         return ready[0].niceness
 
@@ -266,7 +281,7 @@ def test_the_worker_runs_at_the_priority_that_was_asked_for(slicer_app, until):
 def test_no_file_of_a_result_is_held_while_its_labels_live(worker, volume, until, monkeypatch):
     """Windows cannot remove a file that is mapped into memory."""
     listener = Listener()
-    worker.segment(volume, settings("good"), listener)
+    worker.segment(volume, request("good"), listener)
     until(lambda: listener.results)
     array = listener.results[0][0].array
     while array is not None:

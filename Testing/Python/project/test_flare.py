@@ -59,7 +59,7 @@ if words[:2] == ["-I", "-c"]:
 if words[:1] == ["-m"] and words[1] in ("slicerhost", "pytest"):
     print("ran", words[1], *([os.environ["SLICER"]] if "SLICER" in os.environ else []))
     sys.exit(int(os.environ.get("FLARE_TEST_STATUS", "0")))
-if words[:1] == ["-m"] and words[1] in ("ruff", "mypy", "apilint"):
+if words[:1] == ["-m"] and words[1] in ("ruff", "mypy", "apilint", "import_lint"):
     sys.exit(words[1] == os.environ.get("FLARE_TEST_FINDINGS"))
 """
 
@@ -605,10 +605,10 @@ def test_the_whole_suite_uses_several_processors(tree):
     assert tree.run("test").started[-1][6:] == ["-n", "auto", "--maxprocesses=4", "--dist", "loadfile"]
 
 
-@pytest.mark.parametrize("finding", ["ruff", "mypy", "apilint", ""])
+@pytest.mark.parametrize("finding", ["ruff", "mypy", "apilint", "import_lint", ""])
 def test_lint_runs_every_check_and_fails_if_one_does(tree, finding):
     result = tree.run("lint", FLARE_TEST_FINDINGS=finding)
-    assert [words[1] for words in result.started[-3:]] == ["ruff", "mypy", "apilint"]
+    assert [words[1] for words in result.started[-4:]] == ["ruff", "mypy", "apilint", "import_lint"]
     assert result.returncode == bool(finding)
 
 

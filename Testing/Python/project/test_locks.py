@@ -180,7 +180,7 @@ def test_pinned_packages_satisfy_what_the_extension_needs():
 # ---------------------------------------------------------------- installing
 
 
-MODULES = {"pyqt5": ("PyQt5", "PyQt5/QtWidgets"), "simpleitk": ("SimpleITK",)}
+MODULES = {"pyqt5": ("PyQt5", "PyQt5/QtWidgets"), "simpleitk": ("SimpleITK",), "pytest-xdist": ("xdist",)}
 REACHES_NO_INDEX = "import sys; sys.exit('error sending request')"
 
 

@@ -13,8 +13,8 @@ import pytest
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.image_io import read_labels, read_volume
 from FlareSegmentLib.volume import Volume
-from FlareSegmentTrainingLib.datasets import slice_blocks
-from FlareSegmentTrainingLib.datasets.slice_blocks import join, join_blocks, read_list, split, write_blocks
+from FlareSegmentTrainingLib.dicom import slice_blocks
+from FlareSegmentTrainingLib.dicom.slice_blocks import join, join_blocks, read_list, split, write_blocks
 
 DIRECTION = np.array([[0.8, 0.0, 0.6], [0.0, -1.0, 0.0], [0.6, 0.0, -0.8]])
 

@@ -107,6 +107,11 @@ def test_corrected_labels_replace_the_earlier_ones(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_labels(case.labels).array, truth)
     assert case.grades.get("spleen") is None
     assert prepared(source, output)["b"][0] == "present"
+    (source / "quality.json").write_text('{"b": {"liver": {"grade": "ignore"}}}')
+    assert prepared(source, output)["b"][0] == "updated"
+    (case,) = (case for case in find_cases(output) if case.grades.get("liver") == "ignore")
+    assert case.labeled == {"right_kidney", "left_kidney", "spleen"}
+    assert prepared(source, output)["b"][0] == "present"
 
 
 def test_the_same_scan_of_other_data_replaces_nothing(tmp_path: Path) -> None:
@@ -170,6 +175,13 @@ def test_a_run_knows_its_cases_by_content(tmp_path: Path) -> None:
     assert [(case.name, case.image.name) for case in found] == [("a", "other_ct.nii.gz"), ("b", "b_ct.nii.gz")]
     assert said == ["Warning: new is not in this run and not used."]
 
+    content = json.loads((folder.path / CASES_FILE).read_text())
+    folder.write_json(CASES_FILE, {name: {**e, "weights": dict(cases[0].weights)} for name, e in content.items()})
+    assert len(cases_of_run(folder, split, find_cases(tmp_path / "there"))) == 2
+    (tmp_path / "there/quality.json").write_text('{"b": {"liver": {"grade": "ignore"}}}')
+    with pytest.raises(InputError, match="grades of the labels changed of b. Put them back"):
+        cases_of_run(folder, split, find_cases(tmp_path / "there"))
+
     layouts.write_pair(tmp_path / "there/b_ct.nii.gz", tmp_path / "there/b_labels.nii.gz", 1, (1, 2, 3, 0))
     for kind in ("ct", "labels"):
         (tmp_path / f"there/other_{kind}.nii.gz").unlink()
@@ -195,19 +207,23 @@ def test_trained_scans_are_known_after_prepare_and_under_other_names(tmp_path: P
     known = made_with(folder.best, {})
     roles = {}
     for case in (*find_cases(tmp_path / "out"), *find_cases(tmp_path / "out2")):
-        roles[scan_hash(case.read()[0])] = known.role_of(scan_hash(case.read()[0]), case.patient)
+        roles[scan_hash(case.read()[0])] = known.role_of(scan_hash(case.read()[0]), case.patient, case.name)
     assert sorted(roles.values()) == ["new", "trained on", "validated on"]
     assert made_with(tmp_path / "elsewhere/model", {}) is None
-    told = {"scans": {"trained": [scan_hash(cases[0].read()[0])[:16]], "validated": []}}
-    assert made_with(tmp_path / "elsewhere/model", told).role_of(scan_hash(cases[0].read()[0]), "x") == "trained on"
+    scan = scan_hash(cases[0].read()[0])
+    told = {"scans": {"trained": [scan[:16]], "validated": []}}
+    assert made_with(tmp_path / "elsewhere/model", told).role_of(scan, "x", "x") == "trained on"
 
 
 def test_another_scan_of_a_trained_patient_is_not_new(tmp_path: Path) -> None:
-    RunFolder(tmp_path).write_json(
-        CASES_FILE, {"a": {"side": "training", "patient": "P1", "content_sha256": "", "scan_sha256": "1" * 64}}
-    )
+    facts = {"side": "training", "content_sha256": "", "scan_sha256": "1" * 64}
+    entries = {"a": {**facts, "patient": "P1"}, "case_1": {**facts, "patient": "case_1"}}
+    RunFolder(tmp_path).write_json(CASES_FILE, entries)
     known = made_with(tmp_path / "best", {})
-    assert (known.role_of("2" * 64, "P1"), known.role_of("2" * 64, "P2")) == ("patient trained on", "new")
+    assert (known.role_of("2" * 64, "P1", "b"), known.role_of("2" * 64, "P2", "b")) == ("patient trained on", "new")
+    # a prepared folder calls a patient after the first scan; a case of the same name elsewhere is not that patient's
+    followed = [known.role_of("2" * 64, "case_1", name) for name in ("case_2", "case_1")]
+    assert followed == ["patient trained on", "new"]
 
 
 class Nothing:

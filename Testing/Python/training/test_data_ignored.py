@@ -26,7 +26,7 @@ from FlareSegmentTrainingLib.augmentation.patches import Cut, sample_patches
 from FlareSegmentTrainingLib.datasets.cases import find_cases, label_maps_in_use
 from FlareSegmentTrainingLib.datasets.conversion import Settings, convert_cases
 from FlareSegmentTrainingLib.datasets.label_maps import IGNORED, label_map_of_names, parse_label_map
-from FlareSegmentTrainingLib.datasets.volume_sources import find_sources
+from FlareSegmentTrainingLib.dicom.volume_sources import find_sources
 from FlareSegmentTrainingLib.evaluation.measurements import FolderPredictor, evaluate_cases, measure
 from FlareSegmentTrainingLib.synthesis.made_cases import SyntheticCase, deformed_cases
 from FlareSegmentTrainingLib.training.configuration import AugmentationSettings, LossSettings

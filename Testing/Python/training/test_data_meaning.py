@@ -17,7 +17,7 @@ from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import find_cases, label_maps_in_use
 from FlareSegmentTrainingLib.datasets.file_pairs import LeftOut
 from FlareSegmentTrainingLib.datasets.label_checks import doubts_of_labels
-from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
+from FlareSegmentTrainingLib.datasets.label_maps import IGNORED, parse_label_map
 
 KEYS = [organ.key for organ in ORGANS]
 TRUE = {organ.label: organ.key for organ in ORGANS}
@@ -77,6 +77,41 @@ def test_a_table_that_contradicts_a_header_leaves_the_case_out(tmp_path: Path) -
     told.clear()
     assert [case.name for case in find_cases(tmp_path, left_out=told.append)] == ["case1"]
     assert told[0].name == "case0" and "labels.json" in told[0].reason
+
+
+def test_a_table_that_contradicts_the_data_set_leaves_its_cases_out(tmp_path: Path) -> None:
+    known, unknown = layouts.nnunet(tmp_path / "known", 2), tmp_path / "unknown"
+    layouts.write_pair(unknown / "images/x.nii.gz", unknown / "labels/x.nii.gz", 9)
+    own = parse_label_map("1=liver,2=right_kidney,3=left_kidney,4=spleen")
+    with pytest.raises(InputError, match=r"calls value 1 liver, dataset.json calls it spleen: correct one of them"):
+        find_cases([unknown, known], label_map=own)
+    less = find_cases(known, label_map=parse_label_map("1=spleen,2=other,3=other,4=liver,5=ignore"))
+    assert [case.labeled for case in less] == [{"spleen", "liver"}] * 2
+
+
+def test_a_table_says_which_segments_are_to_be_ignored(tmp_path: Path) -> None:
+    ct, truth = layouts.ct_and_labels(0)
+    layouts.write(tmp_path / "images/case.nrrd", ct)
+    segments = [(name, value, 0) for value, name in enumerate((*KEYS[:3], "Segment_4"), start=1)]
+    write_segmentation(tmp_path / "labels/case.seg.nrrd", truth, segments)
+    (case,) = find_cases(tmp_path, label_map=parse_label_map("1=liver,4=ignore"))
+    np.testing.assert_array_equal(case.read()[1], np.where(truth == 4, IGNORED, truth))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_of_windows_say_what_values_mean(tmp_path: Path, encoding: str) -> None:
+    layouts.write_pair(tmp_path / "images/x.nii.gz", tmp_path / "labels/x.nii.gz", 0)
+    names = {str(value): key for value, key in enumerate(KEYS[::-1], 1)}
+    tables = {
+        "labels.json": json.dumps(names),
+        "dataset.json": json.dumps({"labels": names}),
+        "classes.tsv": "".join(f"{value}\t{key}\n" for value, key in names.items()),
+    }
+    for name, text in tables.items():
+        (tmp_path / name).write_text(text, encoding=encoding)
+        (case,) = find_cases(tmp_path)
+        assert case.label_map.organs == tuple((int(value), key) for value, key in names.items()), name
+        (tmp_path / name).unlink()
 
 
 def test_segments_in_layers_and_what_they_are_called(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentTrainingLib.datasets.cases import Case, find_cases
-from FlareSegmentTrainingLib.datasets.splits import Split, check_apart, read_split, split_cases
+from FlareSegmentTrainingLib.datasets.splits import Split, check_apart, read_split, remarks_on_split, split_cases
 
 
 def cases_of(patients: list[int]) -> list[Case]:
@@ -113,6 +113,21 @@ def test_written_and_read_back(tmp_path: Path) -> None:
     split = split_cases(cases_of(list(range(9))))
     assert read_split(split.write(tmp_path / "run")) == split
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["split.json"]
+
+
+def test_what_nobody_would_expect_of_a_split_is_said() -> None:
+    sides = ("train", "val", "val", None)
+    cases = [replace(case, fixed_set=side) for case, side in zip(cases_of([0, 1, 2, 3]), sides)]
+    moved, unused = remarks_on_split(Split(("case0", "case1"), ("case2",), "fold 0 of 2"), cases)
+    assert "validation cases of their data set train here (fold 0 of 2): case1" in moved
+    assert "Not used" in unused and unused.endswith(": case3")
+    assert not remarks_on_split(Split(("case0", "case3"), ("case1", "case2"), "list"), cases)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_of_windows(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "split.json").write_text('{"training": ["a"], "validation": ["ü"]}', encoding=encoding)
+    assert read_split(tmp_path / "split.json").validation == ("ü",)
 
 
 def test_nnunets_folds(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from FlareSegmentTrainingLib.evaluation.measurements import (
     file_name,
     find_references,
     measure,
+    organs_not_found,
     organs_to_measure,
     summarize,
 )
@@ -429,6 +430,14 @@ def test_a_folder_of_masks_for_each_case_is_measured(data: Path, tmp_path: Path,
         states = [record["organs"][key]["status"] for key in KEYS]
         assert states == ["measured", "measured", "measured", "missed"]
         assert record["organs"]["liver"]["dice"] == 1.0
+    assert predictor.folder.meanings() == ["label values by names of the masks: 1 liver, 2 right kidney, 3 left kidney"]
+    assert organs_not_found(predictor, cases) == ["spleen"]
+    spleen = tmp_path / "masks/a" / inner / "spleen.nii.gz"
+    layouts.write(spleen, np.zeros(layouts.SHAPE, np.uint8))
+    again = evaluate_cases(cases, FolderPredictor(tmp_path / "masks"), ORGANS, tmp_path / "again", None, say=print)
+    lacking = "Its prediction names no spleen, which counts as not found"
+    assert [lacking in record["warnings"] for record in again.cases.values()] == [False, True, True]
+    spleen.unlink()
     layouts.write(tmp_path / "masks/b" / inner / "liver.nii.gz", np.zeros(layouts.SHAPE, np.uint8))
     assert predictor.identity_of("b") != before
     with pytest.raises(InputError, match="a mask for each organ, which their names tell apart"):

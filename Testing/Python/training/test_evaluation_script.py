@@ -256,7 +256,7 @@ def test_videos_lie_beside_the_report_and_are_made_once(
 
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     status, _, errors = run(capsys, *arguments, "--videos")
-    assert status == 1 and "pip_install('imageio-ffmpeg')" in errors and errors.count("\n") == 1
+    assert status == 1 and f'"{sys.executable}" -m pip install imageio-ffmpeg' in errors and errors.count("\n") == 1
 
 
 def test_the_report_loads_nothing_and_holds_every_picture(
@@ -275,6 +275,8 @@ def test_the_report_loads_nothing_and_holds_every_picture(
     assert str(tmp_path) not in text
     pictures = sorted((output / "pictures").glob("*.jpg"))
     assert len(page.loads) == len(pictures) >= 7  # three planes and four organs; two more where there is OpenGL
+    assert html_report.PICTURED_CASES * len(text) < 10e6
+    assert text.count('class="turned"') == len([picture for picture in pictures if "_3d_" in picture.name])
     for picture in pictures:
         pixels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(picture)))
         assert min(pixels.shape[:2]) >= 100 and pixels.shape[2] == 3 and pixels.std() > 5
@@ -298,6 +300,38 @@ def test_the_worst_slice_is_shown_and_what_differs_is_tinted(tmp_path: Path) -> 
     missed = pixels[pixels.shape[0] // 2 - 20, pixels.shape[1] // 2 - 20]
     gray = (60 - (40 - 200)) / 400 * 255
     np.testing.assert_allclose(missed, 0.6 * gray + 0.4 * np.array(REFERENCE), atol=12)
+
+
+def test_the_organs_turn_by_the_patients_left(tmp_path: Path) -> None:
+    from FlareSegmentLib.organs import ORGANS, picture_color
+    from FlareSegmentLib.volume import Volume
+
+    labels = np.zeros((20, 40, 60), np.uint8)
+    labels[5:15, 15:25, 5:20] = 1  # liver at the patient's right, spleen at the left and behind
+    labels[5:15, 25:35, 45:55] = 4
+    volume = Volume(np.where(labels > 0, 60, -1000).astype(np.int16), (3.0, 3.0, 3.0))
+    pictures, warnings = evaluation_pictures.draw_case(tmp_path, "x", volume, labels, labels, ORGANS)
+    if warnings:
+        pytest.skip(warnings[0])
+    files = [item["file"] for item in pictures if item["kind"] == "turn"]
+    assert files == ["x_3d_reference.jpg", "x_3d_prediction.jpg"]
+    sheet = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / files[1])))
+    columns, rows = evaluation_pictures._SHEET
+    height, width = sheet.shape[0] // rows, sheet.shape[1] // columns
+
+    def place(number: int, organ: int) -> float:
+        """Middle column, -0.5 to 0.5, of an organ in a view, by its color."""
+        row, column = divmod(number, columns)
+        view = sheet[row * height : (row + 1) * height, column * width : (column + 1) * width].astype(float)
+        ratio = view / view.sum(axis=2, keepdims=True).clip(1)
+        wanted = np.array(picture_color(ORGANS[organ])) / sum(picture_color(ORGANS[organ]))
+        near = (np.abs(ratio - wanted).max(axis=2) < 0.03) & (view.max(axis=2) > 60)
+        return float(np.nonzero(near)[1].mean()) / width - 0.5
+
+    front, left, behind = 0, columns * rows // 4, columns * rows // 2
+    assert place(front, 0) < -0.1 < 0.1 < place(front, 3)
+    assert place(behind, 3) < -0.1 < 0.1 < place(behind, 0)
+    assert place(left, 0) < place(left, 3)  # seen from the left, what is in front is at the picture's left
 
 
 def test_names_are_escaped_and_states_are_told(tmp_path: Path) -> None:
@@ -330,6 +364,16 @@ def test_names_are_escaped_and_states_are_told(tmp_path: Path) -> None:
     assert page.open == [] and "<model>" not in text and "<x>" not in text and "<w>" not in text and "<r>" not in text
     assert "2.5 mL predicted" in text and "not labeled, left out" in text and "missed" in text
     assert [link for link in page.links if not link.startswith("#")] == ["videos/x.mp4"]
+
+
+def test_a_missing_template_engine_is_said_before_anything_is_measured(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, predictions = folders
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    status, _, error = run(capsys, "--predictions", predictions, "--data", data, "--output", tmp_path / "out")
+    assert status == 2 and "needs the package jinja2" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_leaves_the_earlier_report(

@@ -173,6 +173,21 @@ def test_without_the_encoder_it_says_what_to_install(phantom, tmp_path: Path, mo
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("python", "words"),
+    [
+        ("/opt/Slicer 5/bin/PythonSlicer", "In Slicer's Python console: slicer.util.pip_install('imageio-ffmpeg')."),
+        ("/home/me/.venv/bin/python", 'In a terminal: "/home/me/.venv/bin/python" -m pip install imageio-ffmpeg.'),
+    ],
+)
+def test_what_is_missing_is_installed_in_this_very_python(monkeypatch, python: str, words: str) -> None:
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    monkeypatch.setattr(sys, "executable", python)
+    with pytest.raises(videos.VideoUnavailable) as caught:
+        videos.require_encoder("x.mp4")
+    assert words in str(caught.value)
+
+
 def test_a_result_without_organs_is_still_a_video(phantom, tmp_path: Path) -> None:
     volume, labels = phantom
     videos.write_slices_video(tmp_path / "empty.mp4", volume, np.zeros_like(labels))

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from FlareSegmentLib.errors import InputError  # noqa: E402
 from FlareSegmentTrainingLib.training import devices  # noqa: E402
-from FlareSegmentTrainingLib.training.devices import choose_compiled, choose_device, choose_precision  # noqa: E402
+from FlareSegmentTrainingLib.training.devices import choose_compiled, choose_precision, training_device  # noqa: E402
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
 )
 def test_the_device_that_is_named_or_the_fastest(machine, gpus, mps, name, rank, expected) -> None:
     current = machine(gpus, mps)
-    device = choose_device(name, rank)
+    device = training_device(name, rank)
     assert device == torch.device(expected)
     assert current == ([device.index] if device.type == "cuda" else [])
 
@@ -67,7 +67,7 @@ def test_the_device_that_is_named_or_the_fastest(machine, gpus, mps, name, rank,
 def test_a_device_that_is_not_there_is_one_line(machine, gpus, name, rank, words) -> None:
     current = machine(gpus)
     with pytest.raises(InputError, match=words) as refusal:
-        choose_device(name, rank)
+        training_device(name, rank)
     assert f"--device {name}" in str(refusal.value) and "\n" not in str(refusal.value)
     assert current == []
 

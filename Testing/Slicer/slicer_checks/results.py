@@ -124,6 +124,6 @@ class TestResults(PanelCheck):
         add_ct()
         self.segment()
         file = output_folder() / "organs.csv"
-        with Answers(sys.modules["FlareSegment"], file):
+        with Answers(sys.modules["FlareSegmentSlicerLib.panel.segmentation_panel"], file):
             self.click(self.ui.saveTableButton)
         self.assertIn("liver", file.read_text(encoding="utf-8-sig").lower())
