@@ -85,10 +85,6 @@ class OutputFolder(RunFolder):
             return {}
         return content if isinstance(content, dict) else {}
 
-    def record_name(self, case: CohortCase) -> str:
-        """The file of a case's record, below the folder."""
-        return f"{RECORDS}/{case.name}.json"
-
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep the folder to this process. Raises InputError where another run works in it."""
