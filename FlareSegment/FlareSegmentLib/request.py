@@ -18,6 +18,7 @@ class SegmentationRequest:
         region: the part (z, y, x) of the volume to keep labels in, as slices with start and stop; what lies around it
             is context for the network. None keeps all.
         smoothing: Slicer's smoothing factor (0 to 1) of the surfaces that the worker makes; None makes none.
+        review: also tell how sure the model is, and where a person should look first.
     """
 
     model: Path | None = None
@@ -26,3 +27,4 @@ class SegmentationRequest:
     organs: tuple[str, ...] | None = None
     region: tuple[slice, slice, slice] | None = None
     smoothing: float | None = None
+    review: bool = False

@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from FlareSegmentLib import command_line
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.files.output_files import OutputFiles, check_writable, not_writable
+from FlareSegmentLib.inference.place_table import place_rows, places_csv
 from FlareSegmentLib.measures.result_table import AT_LEAST, csv_text, organ_rows, text_lines, volume_text
 from FlareSegmentLib.organs import LABEL_TABLES, ORGANS, Organ, organ_by_key
 from FlareSegmentLib.processes import python_executable
@@ -77,6 +78,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         choices=tuple(LABEL_TABLES),
         default="flaresegment",
         help="label values of the written label map and of the reference",
+    )
+    parser.add_argument(
+        "--review", action="store_true", help="also list where to look first, worst first: NAME_places.csv"
     )
     parser.add_argument(
         "--json",
@@ -180,16 +184,20 @@ class Session:
         seconds = {"load": time.monotonic() - start}
         size = " x ".join(str(value) for value in case.volume.array.shape[::-1])
         self.say(f"{case.name}: {size} voxels of {' x '.join(f'{value:.3g}' for value in case.volume.spacing)} mm")
-        segmentation = segmenter.segment(case.volume, progress=self._progress())
+        segmentation = segmenter.segment(case.volume, SegmentationRequest(review=options.review), self._progress())
         if case.reference is not None:
             _check_reference(options, case.reference, segmentation)
         seconds.update(segmentation.seconds)
         warnings = case.warnings + segmentation.warnings
 
+        places = place_rows(segmentation.places, case.volume)
         write_start = time.monotonic()
         with OutputFiles(options.output) as files:
             try:
                 rows = self._write(files, case, segmentation, warnings)
+                if options.review:
+                    path = files.path("places", f"{case.name}_places.csv")
+                    path.write_text(places_csv(places), encoding="utf-8", newline="")
             except OSError as error:
                 raise not_writable(options.output, error) from error
             paths = files.publish()
@@ -205,6 +213,7 @@ class Session:
                 "device": segmentation.device,
                 "model": segmentation.model,
                 "warnings": warnings,
+                **({"places": places} if options.review else {}),
             }
         )
 

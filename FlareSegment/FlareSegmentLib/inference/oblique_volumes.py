@@ -39,6 +39,36 @@ def labels_on_grid_of(volume: Volume, straight: Volume, labels: np.ndarray, orga
     box = bounding_box(labels)
     if not labels[box].size:
         return result
+    place = _place_of(volume, straight, box)
+    rest = np.ones(result[place].shape, np.float32)
+    best = np.zeros_like(rest)
+    for organ in organs:
+        mask = labels == organ.label
+        if not mask.any():
+            continue
+        share = _on_part(volume, place, straight, mask.astype(np.float32), 0.0)
+        result[place][share > best] = organ.label
+        np.maximum(best, share, out=best)
+        rest -= share
+    result[place][rest >= best] = 0
+    return result
+
+
+def values_on_grid_of(
+    volume: Volume, straight: Volume, array: np.ndarray, box: tuple[slice, ...], outside: int
+) -> tuple[np.ndarray, tuple[slice, ...]]:
+    """Values (uint8) in a box of the straightened grid on the volume's own, interpolated linearly, and their box there.
+
+    outside: of what lies outside the box.
+    """
+    if not array.size:
+        return array, box
+    place = _place_of(volume, straight, box)
+    return _on_part(volume, place, straight.part(box), array, outside), place
+
+
+def _place_of(volume: Volume, straight: Volume, box: tuple[slice, ...]) -> tuple[slice, ...]:
+    """The box of the volume's grid around a box of the straightened one."""
     corners = np.array(
         [[(s.start - 1, s.stop)[bit] for s, bit in zip(box[::-1], bits)] + [1] for bits in np.ndindex(2, 2, 2)],
         float,
@@ -47,31 +77,24 @@ def labels_on_grid_of(volume: Volume, straight: Volume, labels: np.ndarray, orga
     size = np.array(volume.array.shape[::-1])
     low = np.clip(np.floor(indices.min(axis=1)), 0, size - 1).astype(int)
     high = np.clip(np.ceil(indices.max(axis=1)) + 1, low + 1, size).astype(int)
-    place = tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1]))
-    origin = (volume.affine_lps @ [*low, 1])[:3]
-    rest = np.ones(result[place].shape, np.float32)
-    best = np.zeros_like(rest)
-    for organ in organs:
-        mask = labels == organ.label
-        if not mask.any():
-            continue
-        share = sitk.GetArrayFromImage(
-            sitk.Resample(
-                _image_of(straight, mask.astype(np.float32)),
-                (high - low).tolist(),
-                sitk.Transform(),
-                sitk.sitkLinear,
-                origin.tolist(),
-                volume.spacing,
-                volume.direction.ravel().tolist(),
-                0.0,
-            )
+    return tuple(slice(a, b) for a, b in zip(low[::-1].tolist(), high[::-1].tolist()))
+
+
+def _on_part(volume: Volume, place: tuple[slice, ...], source: Volume, array: np.ndarray, outside: float) -> np.ndarray:
+    """An array of the source's grid on a part of the volume's, interpolated linearly."""
+    part = volume.part(place)
+    return sitk.GetArrayFromImage(
+        sitk.Resample(
+            _image_of(source, array),
+            part.array.shape[::-1],
+            sitk.Transform(),
+            sitk.sitkLinear,
+            part.origin,
+            part.spacing,
+            part.direction.ravel().tolist(),
+            outside,
         )
-        result[place][share > best] = organ.label
-        np.maximum(best, share, out=best)
-        rest -= share
-    result[place][rest >= best] = 0
-    return result
+    )
 
 
 def _image_of(volume: Volume, array: np.ndarray) -> sitk.Image:

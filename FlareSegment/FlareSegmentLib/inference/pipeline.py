@@ -17,9 +17,11 @@ import torch
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.image_io import checked_ct
 from FlareSegmentLib.inference.compute_devices import choose_device, number_type
+from FlareSegmentLib.inference.confidence import Confidence, Evidence, confidence_of
 from FlareSegmentLib.inference.oblique_volumes import labels_on_grid_of, straighten
 from FlareSegmentLib.inference.plausibility import doubts
 from FlareSegmentLib.inference.postprocessing import describe
+from FlareSegmentLib.inference.review_places import Place, find_places
 from FlareSegmentLib.inference.run_state import Run
 from FlareSegmentLib.inference.stages import SegmentationModel, StagedLabeling
 from FlareSegmentLib.inference.tiled_network import TiledNetwork
@@ -45,6 +47,8 @@ class Segmentation:
         model: the model's name and version.
         organs: what the model can find, in the order of its classes.
         boxes: {organ key: its box (z, y, x)} of those that were found.
+        confidence: how sure the model is; None where nobody asked.
+        places: where to look first, worst first, where the confidence was asked for.
     """
 
     labels: np.ndarray
@@ -54,6 +58,8 @@ class Segmentation:
     model: str = ""
     organs: tuple[Organ, ...] = ()
     boxes: dict[str, tuple[slice, ...]] = field(default_factory=dict)
+    confidence: Confidence | None = None
+    places: list[Place] = field(default_factory=list)
 
 
 class Segmenter:
@@ -100,7 +106,8 @@ class Segmenter:
 
         Args:
             volume: HU, any orientation, spacing, extent and number type; not changed.
-            request: its organs and region are kept, all without it; where its networks run was said to the segmenter.
+            request: its organs and region are kept, all without it, and a review is made if it says so; where its
+                networks run was said to the segmenter.
             progress: called with the fraction of the work done, rising from 0 to 1, and what is being done.
             cancelled: polled often, also between the network's layers.
 
@@ -111,6 +118,7 @@ class Segmenter:
         """
         run = Run(progress or (lambda fraction, stage: None), cancelled or (lambda: False))
         request = request or SegmentationRequest()
+        run.evidence = Evidence() if request.review else None
         kept, region = self._organs_to_keep(request.organs), request.region
         with run.timed("preprocess"):
             run.begin("Checking the CT", 0.02)
@@ -119,18 +127,26 @@ class Segmenter:
             if max(volume.spacing) > COARSE_SLICES_MM:
                 run.warnings.append(f"Slices are {max(volume.spacing):.1f} mm apart: small organs may be inaccurate.")
         with _threads(self.threads), torch.inference_mode(), torch.backends.cudnn.flags(deterministic=True):
-            labels = self._on_some_device(volume, run)
+            everything = labels = self._on_some_device(volume, run)
         with run.timed("postprocess"):
             if request.organs is not None or region is not None:
                 labels = keep_only(labels, kept, region)
             boxes = organ_boxes(labels, kept)
+            remarks = [*run.warnings, *(against := doubts(volume, labels, kept, boxes))]
             if region is None:
                 run.warnings += describe(labels, kept, volume.voxel_volume_ml, boxes=boxes)
             else:
                 run.warnings += describe(labels[region], kept, volume.voxel_volume_ml, "region")
-            run.warnings += doubts(volume, labels, kept, boxes)
+            run.warnings += against
+            found = Segmentation(labels, run.seconds, run.warnings, self.device, self.name, kept, boxes)
+            if run.evidence is not None:
+                temperatures = self.model.description.temperatures
+                found.confidence = confidence_of(run.evidence, volume, everything, self.organs, temperatures)
+                found.places = find_places(
+                    run.evidence, volume, labels, self.organs, kept, boxes, temperatures, region, remarks
+                )
         run.finish()
-        return Segmentation(labels, run.seconds, run.warnings, self.device, self.name, kept, boxes)
+        return found
 
     def _organs_to_keep(self, keys: Sequence[str] | None) -> tuple[Organ, ...]:
         if keys is None:

@@ -6,7 +6,7 @@ of the CT and no full-size array of probabilities is ever made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -176,19 +176,71 @@ def labels_on_array(
         can.
     """
     any_class = (scores[1:] > scores[:1]).any(dim=0)
-    if not bool(any_class.any()):
-        return np.zeros((0, 0, 0), np.uint8), (slice(0, 0),) * 3
-    box = tuple(
-        _reached(axis, *_span(any_class.any(dim=others[0]).any(dim=others[1])), size)
+    box = _box_of(any_class, grid, shape)
+    labels = np.zeros([extent.stop - extent.start for extent in box], np.uint8)
+    for place, values in _slabs(scores, grid, shape, any_class, box, tick):
+        labels[place] = highest_class(values).cpu().numpy()
+    return labels, box
+
+
+def labels_and_shares_on_array(
+    scores: torch.Tensor,
+    grid: Sequence[AxisGrid],
+    shape: Sequence[int],
+    left_out: Sequence[int] = (),
+    least: float = 0.03,
+    tick: Callable[[float], None] = lambda fraction: None,
+) -> tuple[np.ndarray, np.ndarray, tuple[slice, ...]]:
+    """As `labels_on_array`, of probabilities, with how clearly each class won.
+
+    Args:
+        left_out: classes that shall not win, whatever their scores.
+        least: cells where a class but 0 has this much are computed.
+
+    Returns:
+        Class indices (uint8); ``a / (a + b)`` in 255ths (uint8), a being the probability of that class and b the
+        highest of all others; the box of both. Outside of it class 0 wins with 255.
+    """
+    any_class = (scores[1:] > least).any(dim=0)
+    box = _box_of(any_class, grid, shape)
+    labels = np.zeros([extent.stop - extent.start for extent in box], np.uint8)
+    shares = np.full(labels.shape, 255, np.uint8)
+    for place, values in _slabs(scores, grid, shape, any_class, box, tick):
+        winner, share = _winner_and_share(values, left_out)
+        labels[place], shares[place] = winner.cpu().numpy(), share.cpu().numpy()
+    return labels, shares, box
+
+
+def _box_of(cells: torch.Tensor, grid: Sequence[AxisGrid], shape: Sequence[int]) -> tuple[slice, ...]:
+    """The box of the array that some of the cells have a share of; empty if there are none."""
+    if not bool(cells.any()):
+        return (slice(0, 0),) * 3
+    return tuple(
+        _reached(axis, *_span(cells.any(dim=others[0]).any(dim=others[1])), size)
         for axis, size, others in zip(grid, shape, ((2, 1), (2, 0), (1, 0)))
     )
-    labels = np.zeros([extent.stop - extent.start for extent in box], np.uint8)
-    rows_used, columns_used = any_class.any(dim=2).cpu(), any_class.any(dim=1).cpu()
+
+
+def _slabs(
+    scores: torch.Tensor,
+    grid: Sequence[AxisGrid],
+    shape: Sequence[int],
+    cells: torch.Tensor,
+    box: tuple[slice, ...],
+    tick: Callable[[float], None],
+) -> Iterator[tuple[tuple[slice, ...], torch.Tensor]]:
+    """Yield, slab by slab, a place in the box and the scores interpolated there; together the places hold all voxels
+    that a true one of the cells has a share of.
+    """
+    if box[0].stop == box[0].start:
+        return
+    rows_used, columns_used = cells.any(dim=2).cpu(), cells.any(dim=1).cpu()
     along_0, along_1, along_2 = (_Interpolation.of(axis, size) for axis, size in zip(grid, shape))
     columns = along_2.matrix().to(scores)
+    height, width, depth = (extent.stop - extent.start for extent in box)
     # Several planes at once: small steps cost more in waiting for threads than in computing.
-    thickness = max(1, _SLAB_VOXELS // (len(scores) * labels.shape[1] * labels.shape[2]))
-    for start in range(0, labels.shape[0], thickness):
+    thickness = max(1, _SLAB_VOXELS // max(1, len(scores) * width * depth))
+    for start in range(0, height, thickness):
         planes = slice(box[0].start + start, min(box[0].start + start + thickness, box[0].stop))
         lower, upper = along_0.lower[planes], along_0.upper[planes]
         rows = (rows_used[lower] | rows_used[upper]).any(dim=0)
@@ -209,9 +261,8 @@ def labels_on_array(
                 slice(target.start - extent.start, target.stop - extent.start)
                 for target, extent in ((target_1, box[1]), (target_2, box[2]))
             )
-            labels[start : start + thickness][:, inner[0], inner[1]] = highest_class(values).cpu().numpy()
-        tick(min(1.0, (start + thickness) / labels.shape[0]))
-    return labels, box
+            yield (slice(start, start + len(lower)), *inner), values
+        tick(min(1.0, (start + thickness) / height))
 
 
 def highest_class(scores: torch.Tensor) -> torch.Tensor:
@@ -221,6 +272,20 @@ def highest_class(scores: torch.Tensor) -> torch.Tensor:
         winner.masked_fill_(scores[index] > best, index)
         torch.maximum(best, scores[index], out=best)
     return winner
+
+
+def _winner_and_share(scores: torch.Tensor, left_out: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Index of the highest of (classes, ...) scores but those left out; its share of the two highest, in 255ths."""
+    best, winner = scores[0].clone(), torch.zeros(scores.shape[1:], dtype=torch.uint8, device=scores.device)
+    second = torch.zeros_like(best)
+    for index in range(1, len(scores)):
+        if index in left_out:
+            torch.maximum(second, scores[index], out=second)
+            continue
+        torch.maximum(second, torch.minimum(best, scores[index]), out=second)
+        winner.masked_fill_(scores[index] > best, index)
+        torch.maximum(best, scores[index], out=best)
+    return winner, best.div_(second.add_(best)).mul_(255.0).add_(0.5).to(torch.uint8)
 
 
 @dataclass(frozen=True)

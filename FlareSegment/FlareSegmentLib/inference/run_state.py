@@ -5,14 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from FlareSegmentLib.errors import Cancelled
 
+if TYPE_CHECKING:
+    from FlareSegmentLib.inference.confidence import Evidence
+
 
 class Run:
-    """Progress, cancelling, times and warnings of one call."""
+    """Progress, cancelling, times and warnings of one call.
+
+    Attributes:
+        evidence: keeps what the confidence is made of; None where nobody asked for it.
+    """
 
     def __init__(self, progress: Callable[[float, str], None], cancelled: Callable[[], bool]) -> None:
+        self.evidence: Evidence | None = None
         self.seconds = {"preprocess": 0.0, "network": 0.0, "postprocess": 0.0}
         self.warnings: list[str] = []
         self._progress, self._cancelled = progress, cancelled

@@ -101,6 +101,8 @@ class StagedLabeling:
         look = self._ensemble(last, box, _LABELING if localizing else _LOCALIZING + _LABELING)
         if not localizing:
             midline = body_midline(look, self._view)
+        if self._run.evidence is not None:
+            self._run.evidence.midline_mm = midline
         with self._run.timed("postprocess"):
             return self._cleaned(*self._drawn(look, seen), midline)
 
@@ -218,8 +220,14 @@ class StagedLabeling:
         self._run.begin("Drawing the organs", 0.2)
         shape = self._volume.array.shape
         back = [1 + axis for axis in np.argsort(self._order.permutation).tolist()]
+        grid = stored_grid(look.grid, self._order, shape)
+        evidence = self._run.evidence
+        everything = None if evidence is None else look.scores.clone().permute(0, *back)
         scores = self._without_doubtful(look, seen).permute(0, *back)
-        return labels_on_array(scores, stored_grid(look.grid, self._order, shape), shape, self._run.tick)
+        if evidence is None or everything is None:
+            return labels_on_array(scores, grid, shape, self._run.tick)
+        left_out = [number for number, values in enumerate(scores) if not bool(values.any())]
+        return evidence.draw(self._volume, everything, left_out, grid, self._run.tick)
 
     def _cleaned(self, classes: np.ndarray, place: tuple[slice, ...], midline: float | None) -> np.ndarray:
         """The CT's labels: of each organ one piece, on the side of the body that its name says.

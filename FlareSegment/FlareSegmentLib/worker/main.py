@@ -14,7 +14,10 @@ import sys
 import threading
 import time
 import traceback
+import zlib
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -24,6 +27,7 @@ from FlareSegmentLib.processes import set_priority
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import (
+    Box,
     Cancel,
     Cancelled,
     Compare,
@@ -164,8 +168,33 @@ class Worker:
         surfaces = self._write_surfaces(message, volume, found, cancelled)
         box = bounding_box(found.labels)
         message.labels.write_box(found.labels, box)
+        places = [asdict(place) for place in found.places] if request.review else None
+        confidence_box = self._write_confidence(message, found)
         seconds = found.seconds | {"total": time.perf_counter() - start}
-        return Result(message.id, seconds, found.warnings, found.device, found.model, organs, box, surfaces)
+        return Result(
+            message.id,
+            seconds,
+            found.warnings,
+            found.device,
+            found.model,
+            organs,
+            box,
+            surfaces,
+            places,
+            confidence_box,
+        )
+
+    def _write_confidence(self, message: Segment, found: Segmentation) -> Box | None:
+        """Write the confidence if it was asked for, and say where it lies; without room there is none."""
+        if message.confidence is None or found.confidence is None:
+            return None
+        try:
+            Path(message.confidence).write_bytes(zlib.compress(np.ascontiguousarray(found.confidence.array), 1))
+        except OSError:
+            os.truncate(message.confidence, 0)
+            return None
+        z, y, x = found.confidence.box
+        return z, y, x
 
     def _write_surfaces(
         self, message: Segment, volume: Volume, found: Segmentation, cancelled: Callable[[], bool]

@@ -45,13 +45,16 @@ class Hello:
 
 @dataclass(frozen=True)
 class Segment:
-    """Segment a volume and leave the labels, and the surfaces if there is a file for them, in the shared folder."""
+    """Segment a volume and leave the labels, and what else there is a file for, in the shared folder: the surfaces, the
+    confidence (zlib of (z, y, x) uint8 in `Result.confidence_box`).
+    """
 
     id: int
     request: SegmentationRequest
     volume: SharedVolume
     labels: SharedArray
     surfaces: str | None = None
+    confidence: str | None = None
 
     def __post_init__(self) -> None:
         _check_labels(self.labels, self.volume.voxels.shape)
@@ -64,7 +67,8 @@ class Segment:
         shared = yield from folder.put_volume(volume)
         labels = yield from folder.room_for_labels(volume.array.shape)
         surfaces = None if request.smoothing is None else (yield from folder.reserve(0))
-        return Segment(id, request, shared, labels, surfaces)
+        confidence = (yield from folder.reserve(0)) if request.review else None
+        return Segment(id, request, shared, labels, surfaces, confidence)
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,9 @@ class Result:
         organs: see `organ_statistics`.
         box: the label file holds the labels inside it; all others are 0.
         surfaces: whether they were written.
+        places: where to look first, `review_places.Place` as dictionaries; None where nobody asked.
+        confidence_box: the confidence file holds the confidence (255ths) inside it, all others are sure; None where it
+            was not written.
     """
 
     id: int
@@ -153,6 +160,8 @@ class Result:
     organs: dict[str, dict[str, Any]]
     box: Box
     surfaces: bool = False
+    places: list[dict[str, Any]] | None = None
+    confidence_box: Box | None = None
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from FlareSegmentSlicerLib.logic.segmentation_run import Callbacks, Segmentation
 from FlareSegmentSlicerLib.logic.volume_queue import QueueItem, VolumeQueue
 from FlareSegmentSlicerLib.logic.worker_process import WorkerProcess
 from FlareSegmentSlicerLib.scene import comparison, segmentation_nodes
+from FlareSegmentSlicerLib.scene.review import KeptConfidence, hide_confidence
 from FlareSegmentSlicerLib.scene.volume_sequences import frame_sequence
 
 
@@ -59,6 +60,7 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self._warm = False
         self._undo: dict[str, segmentation_nodes.Snapshot] = {}
         self._onComparisonCancelled: Callable[[str], None] | None = None
+        self._confidence: dict[str, KeptConfidence] = {}
 
     @property
     def isRunning(self) -> bool:
@@ -95,6 +97,7 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         organs: Sequence[str] | None = None,
         roiNode: vtkMRMLMarkupsROINode | None = None,
         smoothing: float | None = None,
+        review: bool = False,
     ) -> None:
         """Segment the organs of a CT and return at once.
 
@@ -109,8 +112,9 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         :param organs: keys of the organs to keep, such as ["liver", "spleen"]; None keeps all that the model knows
         :param roiNode: organs are kept inside this region only
         :param smoothing: also make the 3D surfaces, with Slicer's smoothing factor (0 to 1)
+        :param review: also find the places to look at first (`scene.review.places`)
         """
-        request = self._request(device, model, organs, smoothing)
+        request = self._request(device, model, organs, smoothing, review)
         callbacks = Callbacks(onProgress, onFinished, onError, onCancelled)
         self.start(volumeNode, segmentationNode, request, callbacks, roiNode)
 
@@ -124,13 +128,14 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         organs: Sequence[str] | None = None,
         roiNode: vtkMRMLMarkupsROINode | None = None,
         smoothing: float | None = None,
+        review: bool = False,
     ) -> vtkMRMLSegmentationNode:
         """Segment the organs of a CT and return the segmentation node.
 
         This is `startSegmentation`, waited for in the event loop: the window keeps answering meanwhile. Raises
         Cancelled if the segmentation was given up and FlareSegmentError, with one clear line, if it failed.
         """
-        request = self._request(device, model, organs, smoothing)
+        request = self._request(device, model, organs, smoothing, review)
         return _waitedFor(
             lambda callbacks: self.start(volumeNode, segmentationNode, request, callbacks, roiNode), onProgress
         )
@@ -158,6 +163,7 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             callbacks,
             self._finish,
             self._keepForUndo if frameNode is None else lambda snapshot: None,
+            self._keepConfidence,
             roiNode,
             frameNode,
         )
@@ -259,10 +265,15 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         snapshot = self._undo.get(segmentationNode.GetID()) if segmentationNode else None
         return snapshot is not None and snapshot.node is segmentationNode
 
+    def confidence(self, segmentationNode: vtkMRMLSegmentationNode) -> KeptConfidence | None:
+        """The confidence of a result that was made with it, as long as this program runs."""
+        return self._confidence.get(segmentationNode.GetID())
+
     def undo(self, segmentationNode: vtkMRMLSegmentationNode) -> None:
         """Bring back the organs that the last run replaced; once more, and the new ones are there again."""
         snapshot = self._undo[segmentationNode.GetID()]
         self._undo[segmentationNode.GetID()] = snapshot.restore()
+        self._keepConfidence(segmentationNode, None)
 
     def startComparison(
         self,
@@ -337,6 +348,7 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self.cancel()
         self._onComparisonCancelled = None
         self._undo.clear()
+        self._confidence.clear()
         self._finish()
         self._worker.close()
         self._warm = False
@@ -354,14 +366,28 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self.start(volumeNode, existing, request, callbacks, roiNode)
 
     def _request(
-        self, device: str, model: Path | None, organs: Sequence[str] | None, smoothing: float | None = None
+        self,
+        device: str,
+        model: Path | None,
+        organs: Sequence[str] | None,
+        smoothing: float | None = None,
+        review: bool = False,
     ) -> SegmentationRequest:
         keys = None if organs is None else tuple(organs)
-        return SegmentationRequest(model or self._bundledModel(), device, organs=keys, smoothing=smoothing)
+        return SegmentationRequest(
+            model or self._bundledModel(), device, organs=keys, smoothing=smoothing, review=review
+        )
 
     def _keepForUndo(self, snapshot: segmentation_nodes.Snapshot) -> None:
         self._undo[snapshot.node.GetID()] = snapshot
         self._observeScene()
+
+    def _keepConfidence(self, segmentationNode: vtkMRMLSegmentationNode, confidence: KeptConfidence | None) -> None:
+        hide_confidence(segmentationNode)
+        self._confidence.pop(segmentationNode.GetID(), None)
+        if confidence is not None:
+            self._confidence[segmentationNode.GetID()] = confidence
+            self._observeScene()
 
     def _observeScene(self) -> None:
         """Follow what happens to the CT that is segmented and to the nodes of which organs are kept."""
@@ -371,11 +397,12 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     def _finish(self) -> None:
         self._run = None
-        if not self._undo:
+        if not self._undo and not self._confidence:
             self.removeObservers()
 
     def _onSceneStartClose(self, caller, event) -> None:
         self._undo.clear()
+        self._confidence.clear()
         self.cancel(_("The scene was closed; the segmentation was stopped."))
         self._finish()
 
@@ -384,6 +411,8 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         if self._run is not None and node is self._run.volumeNode:
             self.cancel(_("The CT was removed; the segmentation was stopped."))
         self._undo.pop(node.GetID(), None)
+        if self._confidence.pop(node.GetID(), None) is not None:
+            hide_confidence(node)
 
 
 def _waitedFor(start: Callable[[Callbacks], Any], onProgress: Callable[[float, str], None]) -> vtkMRMLSegmentationNode:

@@ -14,7 +14,7 @@ from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import Result
-from FlareSegmentSlicerLib.scene import display, segmentation_nodes
+from FlareSegmentSlicerLib.scene import display, review, segmentation_nodes
 from FlareSegmentSlicerLib.scene.parent_transform import Pose, pose_in_scene
 from FlareSegmentSlicerLib.scene.region_of_interest import Region, region_of_interest
 from FlareSegmentSlicerLib.scene.segmentation_nodes import OrganLabels, Snapshot
@@ -44,6 +44,7 @@ class SegmentationRun:
         segmentationNode: receives the organs; None makes a new node.
         request: what the user chose; the run adds the region of `roiNode`.
         roiNode: organs are kept inside it only.
+        onConfidence: is given the result and its confidence, None where nobody asked.
     """
 
     volumeNode: slicer.vtkMRMLScalarVolumeNode
@@ -52,6 +53,7 @@ class SegmentationRun:
     callbacks: Callbacks
     onEnd: Callable[[], None]
     onReplaced: Callable[[Snapshot], None]
+    onConfidence: Callable[[slicer.vtkMRMLSegmentationNode, review.KeptConfidence | None], None] = _ignore
     roiNode: slicer.vtkMRMLMarkupsROINode | None = None
     frameNode: slicer.vtkMRMLScalarVolumeNode | None = None
     megavoxels: float = 0.0
@@ -79,7 +81,9 @@ class SegmentationRun:
         self._pose = pose_in_scene(self.volumeNode, volume)
         self._warnings += self._pose.warnings
         seen = self._pose.turned(volume)
-        request = replace(self.request, smoothing=self._smoothing())
+        # The places of one frame would be shown with all of them.
+        review_wanted = self.request.review and self.frameNode is None
+        request = replace(self.request, smoothing=self._smoothing(), review=review_wanted)
         if self.roiNode is not None:
             self._region = region_of_interest(self.volumeNode, volume, self.roiNode)
             seen = self._region.crop(seen)
@@ -97,14 +101,16 @@ class SegmentationRun:
         before = Snapshot(output) if output else None
         try:
             self._check_unchanged()
+            labels = self._in_whole_volume(labels)
             segmentationNode = segmentation_nodes.create_segmentation(
-                self.volumeNode, self._in_whole_volume(labels), output, self._description(result)
+                self.volumeNode, labels, output, self._description(result)
             )
         except FlareSegmentError as error:
             self.callbacks.onError(str(error))
             return
         if before is not None and not before.isEmpty:
             self.onReplaced(before)
+        self.onConfidence(segmentationNode, labels.confidence)
         self.callbacks.onFinished(segmentationNode)
 
     def onFailure(self, message: str) -> None:
@@ -133,12 +139,15 @@ class SegmentationRun:
         if self._region is None:
             return labels
         first = [extent.start for extent in self._region.seen]
-        z, y, x = (slice(extent.start + n, extent.stop + n) for extent, n in zip(labels.box, first, strict=True))
+        z, y, x = review.shifted(labels.box, first)
         organs = {key: _moved(facts, first) for key, facts in labels.organs.items()}
-        return replace(labels, box=(z, y, x), organs=organs)
+        confidence = labels.confidence and replace(labels.confidence, box=review.shifted(labels.confidence.box, first))
+        return replace(labels, box=(z, y, x), organs=organs, confidence=confidence)
 
     def _description(self, result: Result) -> Mapping[str, Any]:
         region = self.roiNode.GetName() if self.roiNode else None
+        first = [extent.start for extent in self._region.seen] if self._region else [0, 0, 0]
+        places = {} if result.places is None else {review.PLACES: review.moved(result.places, first)}
         return {
             "Version": __version__,
             "Model": result.model,
@@ -147,6 +156,7 @@ class SegmentationRun:
             "Seconds": result.seconds,
             segmentation_nodes.ORGAN_TABLE: result.organs,
             segmentation_nodes.WARNINGS: self._warnings + result.warnings,
+            **places,
         }
 
 

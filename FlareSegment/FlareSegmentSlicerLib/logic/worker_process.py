@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -44,6 +45,7 @@ from FlareSegmentLib.worker.protocol import (
 from FlareSegmentLib.worker.shared_files import SharedFolder
 from FlareSegmentSlicerLib.logic.worker_entry import IN_BACKGROUND, worker_command
 from FlareSegmentSlicerLib.rendering.segment_surfaces import read_surfaces, to_polydata
+from FlareSegmentSlicerLib.scene.review import KeptConfidence
 from FlareSegmentSlicerLib.scene.segmentation_nodes import OrganLabels
 
 CANCEL_PATIENCE_MS = 2000
@@ -368,7 +370,10 @@ def _read(message: Segment, result: Result) -> Generator[None, None, OrganLabels
         for key, surface in read_surfaces(message.surfaces):
             surfaces[key] = to_polydata(surface)
             yield
-    return OrganLabels(labels, result.box, result.organs, surfaces)
+    confidence = None
+    if message.confidence is not None and result.confidence_box is not None:
+        confidence = KeptConfidence(Path(message.confidence).read_bytes(), result.confidence_box)
+    return OrganLabels(labels, result.box, result.organs, surfaces, confidence)
 
 
 def _failure(answer: Event) -> str:

@@ -20,6 +20,7 @@ from FlareSegmentSlicerLib.scene.volume_sequences import frame_sequence
 DEVICE_SETTING = "FlareSegment/Device"
 MODEL_SETTING = "FlareSegment/ModelFolder"
 SHOW_3D_SETTING = "FlareSegment/Show3DWhenDone"
+REVIEW_SETTING = "FlareSegment/FindPlaces"
 BACKGROUND_SETTING = "FlareSegment/InBackground"
 _NAMED_ORGANS = 2
 
@@ -57,6 +58,8 @@ class OptionsSection:
         self._volumesMenu.connect("aboutToShow()", self._fillVolumesMenu)
         ui.autoShow3DCheckBox.checked = slicer.util.settingsValue(SHOW_3D_SETTING, True, slicer.util.toBool)
         ui.autoShow3DCheckBox.connect("toggled(bool)", self._onAutoShow3D)
+        ui.reviewCheckBox.checked = slicer.util.settingsValue(REVIEW_SETTING, True, slicer.util.toBool)
+        ui.reviewCheckBox.connect("toggled(bool)", self._onReview)
         ui.backgroundCheckBox.checked = slicer.util.settingsValue(BACKGROUND_SETTING, False, slicer.util.toBool)
         ui.backgroundCheckBox.connect("toggled(bool)", self._onBackground)
         ui.deviceComboBox.connect("activated(int)", self._onDevice)
@@ -123,7 +126,9 @@ class OptionsSection:
         :param smoothing: of the 3D surfaces to make along with the result; None makes none
         """
         device = self._ui.deviceComboBox.itemData(self._ui.deviceComboBox.currentIndex)
-        return SegmentationRequest(self.model, device, organs=self.organs, smoothing=smoothing)
+        return SegmentationRequest(
+            self.model, device, organs=self.organs, smoothing=smoothing, review=self._ui.reviewCheckBox.checked
+        )
 
     @property
     def model(self) -> Path:
@@ -233,6 +238,9 @@ class OptionsSection:
 
     def _onAutoShow3D(self, checked: bool) -> None:
         qt.QSettings().setValue(SHOW_3D_SETTING, checked)
+
+    def _onReview(self, checked: bool) -> None:
+        qt.QSettings().setValue(REVIEW_SETTING, checked)
 
     def _onBackground(self, checked: bool) -> None:
         qt.QSettings().setValue(BACKGROUND_SETTING, checked)

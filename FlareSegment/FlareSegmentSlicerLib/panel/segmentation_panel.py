@@ -37,6 +37,7 @@ from FlareSegmentSlicerLib.panel.message_area import MESSAGE_LINES, MessageArea,
 from FlareSegmentSlicerLib.panel.options_section import OptionsSection, candidate_volumes
 from FlareSegmentSlicerLib.panel.organ_table import OrganTable
 from FlareSegmentSlicerLib.panel.progress_display import ProgressDisplay
+from FlareSegmentSlicerLib.panel.review_section import ReviewSection
 from FlareSegmentSlicerLib.panel.sample_menu import SampleMenu
 from FlareSegmentSlicerLib.rendering.segment_surfaces import DEFAULT_SMOOTHING
 from FlareSegmentSlicerLib.scene import comparison, display, export, segmentation_nodes
@@ -74,6 +75,7 @@ class SegmentationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             keep_place(widget)
         self._warning = MessageArea(self.ui.warningFrame, self.ui.warningBar, self.ui.warningLabel)
         self._table = OrganTable(self.ui.organNames, self.ui.organTable, self._onJump)
+        self._review = ReviewSection(self.ui, self._output, self.logic.confidence)
         self._display = DisplaySection(self.ui, self._output)
         self._comparison = ComparisonSection(
             self.ui,
@@ -392,6 +394,7 @@ class SegmentationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for section in (ui.displayCollapsibleButton, ui.compareCollapsibleButton, ui.exportCollapsibleButton):
             section.setVisible(hasOrgans and not self._table.isEmpty)
             section.enabled = not running
+        self._review.update(running)
         self._display.update()
         self._comparison.update(running)
 

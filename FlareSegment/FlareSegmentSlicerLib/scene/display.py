@@ -81,8 +81,12 @@ def is_volume_rendered(volumeNode: slicer.vtkMRMLScalarVolumeNode | None) -> boo
 def jump_to_organ(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentID: str) -> None:
     """Center all slice views and the 3D views on a segment."""
     center = segmentationNode.GetSegmentCenterRAS(segmentID)
-    if center is None:
-        return
+    if center is not None:
+        jump_to(center)
+
+
+def jump_to(center: Sequence[float]) -> None:
+    """Center all slice views and the 3D views on a place (RAS of the scene, mm)."""
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *center, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
     for camera in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
         _look_at(camera, center)

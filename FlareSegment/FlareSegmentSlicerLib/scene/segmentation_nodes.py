@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import slicer
@@ -24,6 +24,9 @@ from FlareSegmentLib.organs import FLARE22_ORGANS, Organ, terminology_entry
 from FlareSegmentLib.volume import Volume
 from FlareSegmentSlicerLib.scene.kept_display import Look, make_visible
 from FlareSegmentSlicerLib.scene.organ_names import organ_name
+
+if TYPE_CHECKING:
+    from FlareSegmentSlicerLib.scene.review import KeptConfidence
 
 ORGAN_TAG = "FlareSegment.Organ"
 FINGERPRINT_TAG = "FlareSegment.Fingerprint"
@@ -61,12 +64,14 @@ class OrganLabels:
         box: (z, y, x) where the array lies in the CT; everything outside is 0.
         organs: {organ key: facts of `organ_statistics`}; may be empty, then what is needed is measured.
         surfaces: {organ key: closed surface in the CT's own RAS}; may be empty, then Slicer makes them when needed.
+        confidence: how sure the model is, where somebody asked.
     """
 
     array: np.ndarray
     box: tuple[slice, slice, slice]
     organs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     surfaces: Mapping[str, vtk.vtkPolyData] = field(default_factory=dict)
+    confidence: KeptConfidence | None = None
 
     @staticmethod
     def of(labels: np.ndarray) -> OrganLabels:

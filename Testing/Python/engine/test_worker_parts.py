@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ pytest.importorskip("torch")
 from test_faults import make_model
 from test_worker import prepared
 
+from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker import main as worker_module
@@ -32,7 +34,7 @@ from FlareSegmentLib.worker.protocol import (
     Segment,
     decode_event,
 )
-from FlareSegmentLib.worker.shared_files import SharedFolder
+from FlareSegmentLib.worker.shared_files import SharedFolder, finish
 from FlareSegmentSlicerLib.logic.worker_entry import write_surfaces
 
 
@@ -89,6 +91,40 @@ def test_surfaces_without_room_are_left_to_slicer(
     result = Conversation().answer(request_with_surfaces)
     assert isinstance(result, Result) and not result.surfaces
     assert os.path.getsize(request_with_surfaces.surfaces) == 0, "what nobody reads takes no room"
+
+
+def ask_for_a_review(model: Path, folder: SharedFolder, review: bool = True) -> Segment:
+    array = np.random.default_rng(0).normal(20, 150, (16, 20, 20)).astype(np.int16)
+    request = SegmentationRequest(model, "cpu", 1, review=review)
+    return finish(Segment.prepare(1, request, Volume(array, (8.0, 8.0, 8.0)), folder))
+
+
+def test_the_confidence_travels_only_where_it_was_asked_for(model: Path) -> None:
+    with SharedFolder() as folder:
+        result = Conversation().answer(ask_for_a_review(model, folder, review=False))
+        assert result.places is None and result.confidence_box is None
+        message = ask_for_a_review(model, folder)
+        result = Conversation().answer(message)
+        expected = Segmenter.of(message.request).segment(message.volume.map(), message.request)
+        found = np.frombuffer(zlib.decompress(Path(message.confidence).read_bytes()), np.uint8)
+    np.testing.assert_array_equal(found.reshape(expected.confidence.array.shape), expected.confidence.array)
+    assert result.confidence_box == expected.confidence.box
+    assert [place["ml"] for place in result.places] == [place.ml for place in expected.places]
+    assert result.places[0].keys() == {"kind", "organ", "side", "ml", "center", "box", "text"}
+
+
+def test_a_confidence_without_room_is_left_out(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, _data: bytes) -> None:
+        with open(path, "wb") as file:
+            file.write(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with SharedFolder() as folder:
+        message = ask_for_a_review(model, folder)
+        monkeypatch.setattr(worker_module.Path, "write_bytes", full)
+        result = Conversation().answer(message)
+        assert isinstance(result, Result) and result.confidence_box is None and result.places
+        assert os.path.getsize(message.confidence) == 0
 
 
 @pytest.mark.parametrize("moment", ["before the surfaces", "between two surfaces"])

@@ -117,6 +117,16 @@ def test_what_a_segmentation_shall_keep_round_trips(places: list[Path]) -> None:
     assert got.surfaces == sent.surfaces is not None
 
 
+def test_a_review_asks_for_a_file_for_the_confidence(places: list[Path]) -> None:
+    volume = Volume(np.zeros((2, 3, 4)))
+    with SharedFolder() as folder:
+        plain = finish(Segment.prepare(1, SegmentationRequest(Path("m")), volume, folder))
+        sent = finish(Segment.prepare(1, SegmentationRequest(Path("m"), review=True), volume, folder))
+        got = decode_request(encode(sent))
+        assert Path(got.confidence).read_bytes() == b""
+    assert plain.confidence is None and got.request.review and got.confidence == sent.confidence
+
+
 def test_a_comparison_request_round_trips_with_its_label_maps(places: list[Path]) -> None:
     labels, reference = (np.full((2, 3, 4), value, np.uint8) for value in (1, 4))
     with SharedFolder() as folder:

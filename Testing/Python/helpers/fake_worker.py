@@ -16,6 +16,7 @@ import queue
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,24 @@ def segment(message, cancelled) -> None:
     region = request.region or tuple(slice(0, n) for n in labels.shape)
     facts = offset(organ_statistics(volume.part(region), labels[region], organs), region)
     warnings = ["The slices are thick."]
-    emit(Result(message.id, seconds, warnings, "cpu", "fake 1", facts, box, message.surfaces is not None))
+    places, confidence_box = review(message, facts, box) if message.confidence else (None, None)
+    has_surfaces = message.surfaces is not None
+    emit(Result(message.id, seconds, warnings, "cpu", "fake 1", facts, box, has_surfaces, places, confidence_box))
+
+
+def review(message, facts, box):
+    """A doubtful place in the middle of each organ, the largest first, a remark, and doubts all over their box."""
+    places = [
+        {"kind": "doubtful", "organ": key, "side": "", "ml": one["volume_ml"], "center": one["center"], "box": None}
+        for key, one in facts.items()
+        if one["found"]
+    ]
+    places.sort(key=lambda place: -place["ml"])
+    places.append({"kind": "remark", "organ": None, "side": "", "ml": 0.0, "center": None, "box": None})
+    places[-1]["text"] = "The slices are thick."
+    doubts = np.full([extent.stop - extent.start for extent in box], 128, np.uint8)
+    Path(message.confidence).write_bytes(zlib.compress(doubts))
+    return [{"text": "", **place} for place in places], box
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import errno
 import json
 import os
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 pytest.importorskip("slicer_core", reason="slicer-core is not installed")
 
@@ -291,3 +293,29 @@ def test_writers_that_do_not_say_why_are_asked_the_disk(tmp_path, monkeypatch, f
         write_labels(tmp_path / "x.nii.gz", np.zeros((3, 4, 5), np.uint8), Volume(np.zeros((3, 4, 5))))
     assert ("no space left" in str(refusal.value)) == expected
     assert "line 12" not in str(refusal.value)
+
+
+def test_review_writes_where_to_look_first(segment_script, monkeypatch, tmp_path, capsys):
+    from bad_input import save, use_known_model
+
+    use_known_model(monkeypatch)
+    ct = save(tmp_path / "ct.nii.gz")
+    arguments = [str(ct), "--output", str(tmp_path / "out"), "--json"]
+    assert segment_script.main(arguments) == 0
+    assert "places" not in json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert not (tmp_path / "out" / "ct_places.csv").exists()
+    assert segment_script.main([*arguments, "--review"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert Path(result["output"]["places"]) == tmp_path / "out" / "ct_places.csv"
+    rows = list(csv.DictReader((tmp_path / "out" / "ct_places.csv").open(encoding="utf-8", newline="")))
+    assert [row["kind"] for row in rows] == [place["kind"] for place in result["places"]]
+    assert {row["organ"] for row in rows if row["kind"] == "missing"} == {"right_kidney", "left_kidney", "spleen"}
+    image = sitk.ReadImage(str(ct))
+    for row, place in zip(rows, result["places"], strict=True):
+        assert (row["text"], row["side"]) == (place["text"], place["side"])
+        if not row["i"]:
+            assert place["i"] is None and row["right_mm"] == ""
+            continue
+        lps = image.TransformContinuousIndexToPhysicalPoint([float(row[axis]) for axis in "ijk"])
+        found = [float(row[name]) for name in ("right_mm", "anterior_mm", "superior_mm")]
+        np.testing.assert_allclose(found, np.array(lps) * (-1, -1, 1), atol=1)

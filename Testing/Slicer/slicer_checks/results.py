@@ -19,6 +19,7 @@ from slicer_checks.hand import (
     output_folder,
     process_events,
     take_picture,
+    voxels,
 )
 
 
@@ -50,6 +51,62 @@ class TestResults(PanelCheck):
         self.assertEqual(self.ui.referenceSelector.currentNode(), reference)
         self.assertEqual(self.output, own)
         take_picture("compared")
+
+    def test_review_leads_to_the_segment_editor_and_back(self):
+        ct = add_ct()
+        self.segment()
+        self.ui.reviewCollapsibleButton.collapsed = False
+        process_events(0.1)
+        self.assertGreater(self.ui.reviewTable.rowCount, 4)
+        self.click(self.ui.nextPlaceButton)
+        self.assertEqual(self.ui.reviewTable.item(0, 0).text(), "Liver")
+        self.click(self.ui.confidenceCheckBox)
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 2)
+        take_picture("review with confidence")
+        self.click(self.ui.confidenceCheckBox)
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 1)
+        self.click(self.ui.looksRightButton)
+        self.assertEqual(self.ui.reviewTable.currentRow(), 1)
+        self.click(self.ui.previousPlaceButton)
+        node, before = self.output, voxels(self.output, "Liver", ct)
+        if not hasattr(slicer.modules, "segmenteditor"):
+            self.assertFalse(self.ui.editButton.enabled)
+            array = slicer.util.arrayFromSegmentBinaryLabelmap(node, "liver", ct).copy()
+            array[:2, :4, :4] = 1
+            slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, "liver", ct)
+        else:
+            self.paint(node, ct)
+        process_events(1.0)
+        self.assertGreater(voxels(node, "Liver", ct), before)
+        notes = [self.ui.organTable.item(row, self.ui.organTable.columnCount - 1).text() for row in range(4)]
+        self.assertEqual([("edited" in note) for note in notes], [True, False, False, False])
+        self.assertIs(self.output, node)
+        take_picture("edited")
+        after, self.answer = voxels(node, "Liver", ct), False
+        self.click(self.ui.segmentButton)
+        self.assertIn("were edited", self.questions[-1])
+        self.assertEqual(voxels(node, "Liver", ct), after)
+
+    def paint(self, node, ct):
+        """Draw a stroke from the place outwards with the Segment Editor's brush, and come back."""
+        self.click(self.ui.editButton)
+        self.assertEqual(slicer.util.moduleSelector().selectedModule, "SegmentEditor")
+        editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
+        self.assertIs(editor.segmentationNode(), node)
+        self.assertIs(editor.sourceVolumeNode(), ct)
+        self.assertEqual(editor.currentSegmentID(), "liver")
+        self.assertEqual(editor.activeEffect().name, "Paint")
+        process_events(0.3)
+        view = slicer.app.layoutManager().sliceWidget("Red")
+        width, height = view.sliceView().renderWindow().GetSize()
+        slicer.util.clickAndDrag(view, start=(width // 2, height // 2), end=(width // 2, height - 8))
+        process_events(0.3)
+        take_picture("painted")
+        back = slicer.util.findChild(slicer.modules.segmenteditor.widgetRepresentation(), "FlareSegmentBackButton")
+        self.assertTrue(back.visible)
+        back.click()
+        process_events(0.3)
+        self.assertEqual(slicer.util.moduleSelector().selectedModule, "FlareSegment")
 
     def export(self, kind, place):
         import FlareSegmentSlicerLib.panel.export_section as section

@@ -1,0 +1,253 @@
+"""The panel's section "Review": from one doubtful place to another, ticked off, kept; the confidence in the views."""
+
+from __future__ import annotations
+
+import datetime
+import json
+
+import numpy as np
+from panel_driver import add_ct, segmentations
+from test_panel_results import add_region, add_sequence, expected_center, press, slice_centers
+
+from FlareSegmentLib.organs import ORGANS
+
+pytest_plugins = ("panel_driver",)
+
+
+def rows(panel):
+    table = panel.ui.reviewTable
+    return [[table.item(row, column).text() for column in range(3)] for row in range(table.rowCount)]
+
+
+def opened(panel):
+    """A result with its section open."""
+    ct = add_ct()
+    panel.run()
+    panel.ui.reviewCollapsibleButton.collapsed = False
+    panel.app.processEvents()
+    return ct
+
+
+def composites():
+    import slicer
+
+    return slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+
+
+def test_places_are_listed_worst_first_and_the_buttons_lead_there(panel, screenshots):
+    import slicer
+
+    ct = opened(panel)
+    listed = rows(panel)
+    assert [row[0] for row in listed][:1] == ["Liver"] and len(listed) == len(ORGANS) + 1
+    assert listed[-1] == ["Scan", "The slices are thick.", ""]
+    amounts = [float(row[2]) for row in listed[:-1]]
+    assert amounts == sorted(amounts, reverse=True)
+    assert panel.ui.reviewProgressLabel.text == f"0 of {len(listed)} looked at"
+    assert not panel.ui.looksRightButton.enabled
+    panel.click(panel.ui.nextPlaceButton)
+    for center in slice_centers():
+        np.testing.assert_allclose(center, expected_center(ct, 1), atol=1)
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    np.testing.assert_allclose(crosshair.GetCrosshairRAS(), expected_center(ct, 1), atol=1)
+    assert not panel.ui.previousPlaceButton.enabled
+    panel.click(panel.ui.nextPlaceButton)
+    second = [organ for organ in ORGANS if organ.name == listed[1][0]][0]
+    for center in slice_centers():
+        np.testing.assert_allclose(center, expected_center(ct, second.label), atol=1)
+    panel.click(panel.ui.previousPlaceButton)
+    for center in slice_centers():
+        np.testing.assert_allclose(center, expected_center(ct, 1), atol=1)
+    panel.grab(screenshots / "panel_review.png")
+
+
+def test_the_arrow_keys_lead_from_place_to_place(panel):
+    import qt
+
+    ct = opened(panel)
+    panel.click(panel.ui.nextPlaceButton)
+    press(panel, panel.ui.reviewTable, qt.Qt.Key_Down)
+    second = [organ for organ in ORGANS if organ.name == rows(panel)[1][0]][0]
+    for center in slice_centers():
+        np.testing.assert_allclose(center, expected_center(ct, second.label), atol=1)
+    press(panel, panel.ui.reviewTable, qt.Qt.Key_Up)
+    for center in slice_centers():
+        np.testing.assert_allclose(center, expected_center(ct, 1), atol=1)
+
+
+def test_places_follow_a_transform_above_the_ct(panel):
+    import slicer
+    import vtk
+
+    ct = add_ct()
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    matrix = vtk.vtkMatrix4x4()
+    for row, shift in enumerate((10.0, -20.0, 30.0)):
+        matrix.SetElement(row, 3, shift)
+    transform.SetMatrixTransformToParent(matrix)
+    ct.SetAndObserveTransformNodeID(transform.GetID())
+    panel.run()
+    panel.ui.reviewCollapsibleButton.collapsed = False
+    panel.click(panel.ui.nextPlaceButton)
+    for center in slice_centers():
+        np.testing.assert_allclose(center, expected_center(ct, 1) + (10.0, -20.0, 30.0), atol=1)
+
+
+def test_what_looked_right_is_ticked_off_with_the_day_and_survives_the_scene(panel, tmp_path):
+    import slicer
+
+    from FlareSegmentSlicerLib.scene import review
+
+    opened(panel)
+    count = len(rows(panel))
+    panel.click(panel.ui.nextPlaceButton)
+    panel.click(panel.ui.looksRightButton)
+    assert panel.ui.reviewProgressLabel.text == f"1 of {count} looked at"
+    assert panel.ui.reviewTable.currentRow() == 1
+    (node,) = segmentations()
+    today = datetime.date.today().isoformat()
+    assert [place["reviewed"] for place in review.places(node) if place.get("reviewed")] == [today]
+    assert today in panel.ui.reviewTable.item(0, 0).toolTip()
+    kept = json.loads(node.GetAttribute("FlareSegment.Places"))
+    assert set(kept[0]) == {"kind", "organ", "side", "ml", "center", "box", "text", "reviewed"}, "a day, and no name"
+    scene = tmp_path / "scene.mrb"
+    assert slicer.util.saveScene(str(scene))
+    slicer.mrmlScene.Clear(False)
+    panel.app.processEvents()
+    assert not panel.ui.reviewCollapsibleButton.visible
+    slicer.util.loadScene(str(scene))
+    panel.until(lambda: panel.ui.reviewProgressLabel.text == f"1 of {count} looked at")
+    assert panel.ui.reviewTable.rowCount == count
+    assert not panel.ui.confidenceCheckBox.enabled and "Segment again" in panel.ui.confidenceCheckBox.toolTip
+
+
+def test_a_tick_is_taken_back_in_the_table(panel):
+    import qt
+
+    opened(panel)
+    panel.click(panel.ui.nextPlaceButton)
+    panel.click(panel.ui.looksRightButton)
+    item = panel.ui.reviewTable.item(0, 0)
+    assert item.checkState() == qt.Qt.Checked
+    item.setCheckState(qt.Qt.Unchecked)
+    panel.app.processEvents()
+    assert panel.ui.reviewProgressLabel.text.startswith("0 of")
+
+
+def test_the_confidence_is_shown_on_request_and_leaves_nothing(panel, screenshots):
+    import slicer
+
+    ct = opened(panel)
+    before = [(one.GetForegroundVolumeID(), one.GetForegroundOpacity()) for one in composites()]
+    volumes = len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))
+    assert volumes == 1, "it is no node before somebody asks"
+    panel.click(panel.ui.nextPlaceButton)
+    panel.click(panel.ui.confidenceCheckBox)
+    (overlay,) = [one for one in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if one is not ct]
+    assert {one.GetForegroundVolumeID() for one in composites()} == {overlay.GetID()}
+    assert panel.ui.inputSelector.currentNode() is ct
+    organs = slicer.util.arrayFromVolume(ct) >= 1000
+    low = [int(hits.min()) for hits in np.nonzero(organs)]
+    array = slicer.util.arrayFromVolume(overlay)
+    assert array.shape == tuple(int(hits.max() - hits.min() + 1) for hits in np.nonzero(organs))
+    assert set(np.unique(array)) == {50}, "percent"
+    np.testing.assert_allclose(overlay.GetOrigin(), np.diag([-5.0, -5.0, 5.0]) @ low[::-1])
+    panel.grab(screenshots / "panel_confidence.png")
+    panel.click(panel.ui.confidenceCheckBox)
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 1
+    assert [(one.GetForegroundVolumeID(), one.GetForegroundOpacity()) for one in composites()] == before
+
+
+def test_a_new_run_takes_the_old_confidence_out_of_the_views(panel):
+    import slicer
+
+    opened(panel)
+    panel.click(panel.ui.confidenceCheckBox)
+    panel.run()
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 1
+    assert not panel.ui.confidenceCheckBox.checked and panel.ui.confidenceCheckBox.enabled
+    panel.click(panel.ui.confidenceCheckBox)
+    slicer.mrmlScene.RemoveNode(segmentations()[0])
+    panel.app.processEvents()
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 1
+    assert {one.GetForegroundVolumeID() for one in composites()} == {None}
+
+
+def test_a_scene_saved_with_the_confidence_shown_never_costs_a_volume(panel, tmp_path):
+    """The confidence is not saved, but named by its ID, which some other volume may have got when that is seen."""
+    import slicer
+
+    from FlareSegmentSlicerLib.scene import review
+
+    opened(panel)
+    panel.click(panel.ui.confidenceCheckBox)
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(False)
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    (ct,) = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    (node,) = segmentations()
+    node.SetNodeReferenceID("FlareSegmentConfidence", ct.GetID())
+    assert review.overlay(node) is None
+    review.hide_confidence(node)
+    panel.run()
+    assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == [ct]
+
+
+def test_without_the_option_nothing_is_asked(panel):
+    import slicer
+
+    add_ct()
+    panel.ui.advancedCollapsibleButton.collapsed = False
+    panel.click(panel.ui.reviewCheckBox)
+    panel.run()
+    (node,) = segmentations()
+    assert node.GetAttribute("FlareSegment.Places") is None
+    assert panel.logic.confidence(node) is None
+    assert not panel.ui.reviewCollapsibleButton.visible
+    assert slicer.util.settingsValue("FlareSegment/FindPlaces", True, slicer.util.toBool) is False
+    panel.click(panel.ui.reviewCheckBox)
+
+
+def test_places_of_a_region_lie_where_they_are_in_the_ct(panel):
+    from FlareSegmentSlicerLib.scene import review
+
+    ct = add_ct()
+    center = expected_center(ct, 1)
+    panel.widget._parameterNode.roi = add_region(ct, center, (60.0, 60.0, 60.0))
+    panel.run()
+    (node,) = segmentations()
+    first = review.places(node)[0]
+    assert first["organ"] == "liver"
+    np.testing.assert_allclose(np.diag([-5.0, -5.0, 5.0]) @ first["center"], center, atol=15)
+    box = panel.logic.confidence(node).box
+    assert all(extent.start <= value <= extent.stop for extent, value in zip(box, first["center"][::-1], strict=True))
+
+
+def test_where_there_is_no_segment_editor_the_button_says_so(panel):
+    opened(panel)
+    assert not panel.ui.editButton.enabled
+    assert "no Segment Editor" in panel.ui.editButton.toolTip
+
+
+def test_undo_takes_the_places_back_too(panel):
+    opened(panel)
+    panel.click(panel.ui.nextPlaceButton)
+    panel.click(panel.ui.looksRightButton)
+    panel.run()
+    assert panel.ui.reviewProgressLabel.text.startswith("0 of")
+    panel.click(panel.ui.undoButton)
+    assert panel.ui.reviewProgressLabel.text.startswith("1 of")
+    assert not panel.ui.confidenceCheckBox.enabled
+
+
+def test_a_sequence_has_no_places_for_a_frame_is_not_the_others(panel):
+    _browser, ct = add_sequence(2)
+    panel.ui.advancedCollapsibleButton.collapsed = False
+    panel.ui.inputSelector.setCurrentNode(ct)
+    panel.app.processEvents()
+    panel.click(panel.ui.sequenceCheckBox)
+    panel.run()
+    (node,) = segmentations()
+    assert node.GetAttribute("FlareSegment.Seconds")
+    assert node.GetAttribute("FlareSegment.Places") is None
+    panel.click(panel.ui.sequenceCheckBox)
