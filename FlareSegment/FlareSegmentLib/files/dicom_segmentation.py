@@ -385,11 +385,11 @@ def _read(dataset: Any, path: Path, like: Volume | None) -> DicomSegmentation:
             continue
         window = tuple(slice(line[0], line[-1] + 1) for line in drawn)
         values = values[window]
-        place = tuple(np.broadcast_to(index, size)[window] for index in place)
-        before = labels[place]
+        voxels = tuple(np.broadcast_to(index, size)[window] for index in place)
+        before = labels[voxels]
         overlap += int(np.count_nonzero((before > 0) & (values > 0)))
         kept = np.where((before > 0) & ((values == 0) | (before < values)), before, values)
-        labels[place] = kept.astype(labels.dtype)
+        labels[voxels] = kept.astype(labels.dtype)
     known = {0, *(segment.number for segment in segments)}
     if not set(np.unique(labels).tolist()) <= known:
         raise InputError(f"{path} is damaged: it holds voxels of segments that it does not describe.")
