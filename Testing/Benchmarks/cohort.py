@@ -141,7 +141,7 @@ def kills(place: Path) -> list[Row]:
     watcher.start()
     workers, commands, in_flight = 0, 0, 0
     process = start(command(source, output, *options))
-    ended_by_it = 0
+    ended_by_it = seen = 0
     try:
         while True:
             time.sleep(chance.uniform(1.0, 4.0))
@@ -152,9 +152,9 @@ def kills(place: Path) -> list[Row]:
                 ended_by_it += 1
                 process = start(command(source, output, *options))
             own = workers_of(process.pid)
-            if workers < KILLS and own:
+            if workers < KILLS and own and len(done) > seen:  # at work, not just starting
                 os.kill(chance.choice(own), signal.SIGKILL)
-                workers, in_flight = workers + 1, in_flight + 1
+                workers, in_flight, seen = workers + 1, in_flight + 1, len(done)
             if commands < KILLS // 4 and workers >= 3 * (commands + 1):
                 process.kill()
                 process.communicate()
