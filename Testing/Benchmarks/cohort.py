@@ -141,7 +141,7 @@ def kills(place: Path) -> list[Row]:
     watcher.start()
     workers, commands, in_flight = 0, 0, 0
     process = start(command(source, output, *options))
-    ended_by_it = 0
+    ended_by_it = seen = 0
     try:
         while True:
             time.sleep(chance.uniform(1.0, 4.0))
@@ -152,9 +152,9 @@ def kills(place: Path) -> list[Row]:
                 ended_by_it += 1
                 process = start(command(source, output, *options))
             own = workers_of(process.pid)
-            if workers < KILLS and own:
+            if workers < KILLS and own and len(done) > seen:  # at work, not just starting
                 os.kill(chance.choice(own), signal.SIGKILL)
-                workers, in_flight = workers + 1, in_flight + 1
+                workers, in_flight, seen = workers + 1, in_flight + 1, len(done)
             if commands < KILLS // 4 and workers >= 3 * (commands + 1):
                 process.kill()
                 process.communicate()
@@ -287,7 +287,8 @@ def schedule(place: Path) -> list[Row]:
         process = start(stand_in(source, output, "sleep", *options), **with_stand_ins())
         samples = _watched(process, scheduler.pid, output)
         told, errors = process.communicate()
-        middle = samples[len(samples) // 4 :] or samples
+        working = [sample for sample in samples if sample[1] < SLEEPS] or samples  # without tables and report
+        middle = working[len(working) // 4 :]
         half = len(middle) // 2
         rates = [_rate(part) for part in (middle[:half], middle[half:])]
         again, result, more = run(stand_in(source, output, "sleep", *options), **with_stand_ins())
@@ -298,9 +299,9 @@ def schedule(place: Path) -> list[Row]:
             Row("seconds a case, second half", "ms", [1000 / rates[1]]),
             Row("their ratio", "", [rates[0] / rates[1]], at_most=1.2),
             Row("memory of the command, a quarter into the run", "MiB", [middle[0][2]]),
-            Row("memory of the command, at its end", "MiB", [middle[-1][2]]),
+            Row("memory of the command, before tables and report", "MiB", [middle[-1][2]]),
             Row("memory of the scheduler, a quarter into the run", "MiB", [middle[0][3]]),
-            Row("memory of the scheduler, at its end", "MiB", [middle[-1][3]]),
+            Row("memory of the scheduler, then", "MiB", [middle[-1][3]]),
             Row("the same command again: list, what is left, tables, report", "s", [again]),
         ]
     finally:
