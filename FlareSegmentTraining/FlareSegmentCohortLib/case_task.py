@@ -188,14 +188,15 @@ class _Engine:
 
     def __init__(self, model: str | None, identity: str, device: str) -> None:
         from FlareSegmentLib.inference.pipeline import Segmenter
-        from FlareSegmentLib.model.model_file import load_model
+        from FlareSegmentLib.request import SegmentationRequest
         from FlareSegmentLib.worker.main import keep_freed_memory
 
         folder = model_folder(model)
         if model_identity(folder) != identity:
             raise CannotWork(f"The model in {folder} is another one here than where the cohort was started.")
         keep_freed_memory()
-        self._segmenter: Segmenter = Segmenter(load_model(folder), device=device)
+        self._request = SegmentationRequest(model=folder, device=device, review=True)
+        self._segmenter: Segmenter = Segmenter.of(self._request)
         self._device = self._segmenter.device
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.name = self._segmenter.name
@@ -208,7 +209,7 @@ class _Engine:
     def _segment(self, volume: Volume) -> Segmentation:
         if self._segmenter.device != self._device:  # the GPU's memory was too small for the CT before this one
             self._segmenter = type(self._segmenter)(self._segmenter.model, device=self._device)
-        return self._segmenter.segment(volume)
+        return self._segmenter.segment(volume, self._request)
 
 
 _loading = threading.Lock()
@@ -329,19 +330,33 @@ class _Reference:
 def _rows(
     volume: Volume, segmentation: Segmentation, reference: _Reference | None, job: Job
 ) -> dict[str, dict[str, Any]]:
-    """{organ key: columns of `result_table`, and what the reference adds}."""
+    """{organ key: columns of `result_table`, how sure the model is, and what the reference adds}."""
     from FlareSegmentLib.measures.organ_statistics import organ_statistics
     from FlareSegmentLib.measures.result_table import organ_rows
     from FlareSegmentTrainingLib.evaluation.measurements import measure, only_organs
 
     organs = segmentation.organs
     rows = organ_rows(organ_statistics(volume, segmentation.labels, organs), None, LABEL_TABLES[job.label_ids])
+    for key, value in _confidences(segmentation).items():
+        rows[key]["confidence"] = value
     if reference is not None:
         drawn = only_organs(organs, reference.labels)
         found = measure(segmentation.labels, drawn, volume, organs, reference.labeled)
         for key, scores in found.items():
             rows[key].update({name: scores[name] for name in ("dice", "nsd", "hd95_mm", "reference_ml")})
     return {key: {name: _plain(value) for name, value in row.items()} for key, row in rows.items()}
+
+
+def _confidences(segmentation: Segmentation) -> dict[str, float]:
+    """{organ key: mean confidence, 0 to 1, of its voxels} of the organs that were found."""
+    confidence = segmentation.confidence
+    assert confidence is not None
+    found = {}
+    for organ in segmentation.organs:
+        if (box := segmentation.boxes.get(organ.key)) is not None:
+            inner = tuple(slice(p.start - w.start, p.stop - w.start) for p, w in zip(box, confidence.box))
+            found[organ.key] = float(confidence.array[inner][segmentation.labels[box] == organ.label].mean()) / 255
+    return found
 
 
 def _write(case: CohortCase, job: Job, volume: Volume, segmentation: Segmentation) -> tuple[dict[str, str], list[str]]:

@@ -52,6 +52,7 @@ def test_a_record_and_a_label_map_come_of_a_ct(tmp_path: Path, out: Path) -> Non
     record = read_record(out, "c")
     assert liver_dice(read_labels(out / record["files"]["labels"]).array) > 0.8
     assert record["organs"]["liver"]["volume_ml"] > 50 and record["state"] == case.state
+    assert 0.5 < record["organs"]["liver"]["confidence"] <= 1 and "confidence" not in record["organs"]["spleen"]
     assert set(record["seconds"]) == {"read", "preprocess", "network", "postprocess", "measure", "write"}
     assert (out / record["files"]["thumbnails"]).stat().st_size > 500
     assert not list(out.rglob(".*"))
