@@ -15,7 +15,7 @@ SIDES = {
 
 def markdown(report: dict, organs: Sequence[Organ]) -> str:
     """The text of a report, as `Teaching` writes it into report.json."""
-    lines = ["## Teaching", f"Taught from {report['model']} with {report['examples']} examples."]
+    lines = ["## Teaching", f"Taught from {report['model']} with {report['example_count']} examples."]
     if report["offered"]:
         lines.append("The taught model is better, and is offered.")
     else:

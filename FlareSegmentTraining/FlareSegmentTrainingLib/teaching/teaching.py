@@ -1,6 +1,6 @@
 """A teaching in its folder: trains on the examples, measures before and after, and offers only what is better.
 
-``teaching.json``  what is taught: the old model, the recipe, which examples (by content) in which folds
+``config.json``  what is taught: the old model, the recipe, which examples (by content) in which folds
 ``progress.json``  how far it is, as a training run's; ``stop`` asks it to save and end
 ``runs/``          a training run for each fold, in which some examples are held out, and one with all examples
 ``measured/``      Dice, NSD and HD95 of every model and scan (`evaluation.measurements`)
@@ -50,10 +50,9 @@ from FlareSegmentTrainingLib.teaching.stability import stability_set
 from FlareSegmentTrainingLib.training.configuration import parse
 from FlareSegmentTrainingLib.training.devices import choose_device, choose_precision
 from FlareSegmentTrainingLib.training.distributed import Group
-from FlareSegmentTrainingLib.training.run_folder import ProgressReporter, RunFolder, save_whole
+from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, ProgressReporter, RunFolder, save_whole
 from FlareSegmentTrainingLib.training.training_run import Stopped, StopRequest, TrainingRun
 
-TEACHING_FILE = "teaching.json"
 REPORT_FILE = "report.json"
 REPORT_TEXT = "report.md"
 RUNS, MEASURED, MODEL, MODELS = "runs", "measured", "model", "models"
@@ -168,7 +167,7 @@ class Teaching:
         return useful
 
     def _begun(self, cases: Sequence[Case]) -> dict:
-        """What teaching.json holds, written if the teaching is new. Raises InputError where it was begun otherwise."""
+        """What config.json holds, written if the teaching is new. Raises InputError where it was begun otherwise."""
         content: dict[str, Any] = {
             "model": {
                 "name": f"{self._description.name} {self._description.version}",
@@ -180,10 +179,10 @@ class Teaching:
             "recipe": asdict(self._recipe),
             "folds": folds_of(cases),
         }
-        if not (self.folder.path / TEACHING_FILE).is_file():
-            self.folder.write_json(TEACHING_FILE, content)
+        if not (self.folder.path / CONFIGURATION_FILE).is_file():
+            self.folder.write_json(CONFIGURATION_FILE, content)
             return content
-        saved = self.folder.read_json(TEACHING_FILE)
+        saved = self.folder.read_json(CONFIGURATION_FILE)
         if saved.get("examples") != content["examples"] or saved["model"]["sha256"] != content["model"]["sha256"]:
             what = "model" if saved["model"]["sha256"] != content["model"]["sha256"] else "examples"
             raise InputError(
@@ -252,7 +251,7 @@ class Teaching:
                     **{key: told[key] for key in ("step", "steps", "loss") if key in told},
                 ),
             )
-            folder.write_json("config.json", {"configuration": content})
+            folder.write_json(CONFIGURATION_FILE, {"configuration": content})
             run.run(resume=folder.state_file.is_file())
         else:
             self._first_done += steps
@@ -316,7 +315,7 @@ class Teaching:
             "offered": not reasons,
             "reasons": list(reasons),
             "model": self._settings["model"]["name"],
-            "examples": len(self._settings["examples"]),
+            "example_count": len(self._settings["examples"]),
             "held_out_in_folds": len(self._settings["folds"]),
             "recipe": self._settings["recipe"],
             **{
