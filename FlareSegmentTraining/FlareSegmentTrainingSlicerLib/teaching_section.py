@@ -153,8 +153,9 @@ class TeachingSection:
                 for key, grade in example.organs.items()
             ]
             item.setText(1, ", ".join(organs))
-            item.setText(2, " x ".join(str(count) for count in example.size))
+            item.setToolTip(0, " x ".join(str(count) for count in example.size))
             item.setToolTip(1, item.text(1))
+        rows.resizeColumnToContents(0)
 
     def _selected(self) -> str:
         return self._ui.examplesList.selectedItems()[0].text(0)

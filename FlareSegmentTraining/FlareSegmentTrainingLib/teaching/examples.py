@@ -91,7 +91,8 @@ class ExampleFolder:
             grades[key] = LOOKED_AT if (labels == organ_by_key(key).label).any() else ABSENT
         self._make()
         scan = scan_hash(volume)
-        twins = [example.name for example in self.examples() if scan_hash(self._image(example.name)) == scan]
+        alike = [example.name for example in self.examples() if example.size == volume.array.shape[::-1]]
+        twins = [name for name in alike if scan_hash(self._image(name)) == scan]
         name = self._next_name()
         try:
             self._write(name, volume, labels, grades)

@@ -131,6 +131,9 @@ class Teaching:
         self.organs = tuple(organ_by_key(key) for _, key in sorted(self._description.labels.items()))
         cases = self._cases()
         self._settings = self._begun(cases)
+        ended = self._ended()
+        if ended is not None:
+            return ended
         self.folder.forget_old_stop()
         self._progress.begin()
         self._started = time.monotonic()
@@ -191,6 +194,15 @@ class Teaching:
             )
         self._recipe = Recipe(**saved["recipe"])
         return saved
+
+    def _ended(self) -> Taught | None:
+        """How the teaching ended, if it did and what it offered is there."""
+        if not (self.folder.path / REPORT_FILE).is_file():
+            return None
+        report, place = self.folder.read_json(REPORT_FILE), self.folder.path / MODEL
+        if report.get("offered") and not (place / DESCRIPTION_FILE).is_file():
+            return None
+        return Taught(bool(report["offered"]), tuple(report["reasons"]), place if report["offered"] else None, report)
 
     # The way ---------------------------------------------------------------------------------------
 
@@ -270,9 +282,13 @@ class Teaching:
             networks[item.name].load_state_dict(weights[item.name])
         scans = _trained_scans(folder)
         place = self.folder.path / MODELS / name
-        save_model(
-            place, taught_description(self._description, [case.name for case in cases], scans, self._settings), networks
-        )
+        description = taught_description(self._description, [case.name for case in cases], scans, self._settings)
+        try:
+            save_model(place, description, networks)
+        except (OSError, RuntimeError) as error:
+            raise FlareSegmentError(
+                f"{place} could not be written: {error}. Free some space; the same command goes on."
+            ) from error
         return place
 
     def _measure(self, name: str, model: Path, cases: Sequence[Case]) -> dict[str, dict]:

@@ -55,6 +55,7 @@ def test_an_example_comes_back_as_it_was_kept(folder, scan):
 def test_training_reads_the_folder_and_ignores_what_nobody_looked_at(folder, scan):
     volume, labels = scan
     folder.keep(volume, np.where(labels == 2, 0, labels).astype(np.uint8), ["liver", "right_kidney"])
+    (folder.path / "taught" / "001" / "models" / "all").mkdir(parents=True)
     (case,) = find_cases([folder.path])
     assert [case.weights[key] for key in ORGANS] == [1.0, 1.0, 0.0, 0.0]
     assert case.grades["right_kidney"] == "absent" and case.grades["pancreas"] == "ignore"
