@@ -114,5 +114,7 @@ class ExampleSection:
         self._say(_("Kept as {name}; the folder holds {count} now.").format(name=name, count=count), "information")
 
     def _onTeach(self) -> None:
+        """Go to the training module, which shows the folder that is in the settings."""
+        qt.QSettings().setValue(FOLDER_SETTING, self._ui.exampleFolderEdit.currentPath)
         slicer.util.selectModule(_TRAINING)
         slicer.util.getModuleWidget(_TRAINING).ui.teachCollapsibleButton.collapsed = False

@@ -86,7 +86,10 @@ def keep(opened: Panel, name: str, *organs: str) -> None:
 
 
 def show_training(opened: Panel):
-    """Go to the training panel's section."""
+    """Go to the training panel's section, which showed another folder last."""
+    import qt
+
+    qt.QSettings().setValue("FlareSegment/ExamplesFolder", "elsewhere")
     opened.click(opened.ui.openTeachingButton)
     return opened.training.ui
 
