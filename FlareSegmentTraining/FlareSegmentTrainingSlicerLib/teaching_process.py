@@ -20,7 +20,7 @@ from FlareSegmentTrainingSlicerLib.training_process import (
 TEACH_SCRIPT = Path(__file__).resolve().parents[1] / "Scripts" / "teach.py"
 TAUGHT = "taught"
 """Folder of the teachings inside that of their examples; each is called by a number."""
-MODEL, REPORT_FILE, REPORT_TEXT = "model", "report.json", "report.md"  # as `teaching.teaching` calls them
+MODEL, REPORT_FILE = "model", "report.json"  # as `teaching.teaching` calls them
 
 
 class TeachingProcess(TrainingProcess):
@@ -63,11 +63,14 @@ class TeachingProcess(TrainingProcess):
         return content if isinstance(content, dict) else {}
 
     def report_text(self) -> str:
-        """The report as text (Markdown)."""
+        """The report in lines that fit the panel (Markdown); empty before the end."""
+        from FlareSegmentTrainingLib.teaching.report import summary
+
+        report = self.report()
         try:
-            return (self.folder.path / REPORT_TEXT).read_text(encoding="utf-8")
-        except OSError:
-            return ""
+            return summary(report) if report else ""
+        except (LookupError, TypeError, ValueError, AttributeError):
+            return ""  # a report of another version, or damaged
 
     def curves(self) -> Path | None:
         """Curves of the training that is at work or was the last."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from FlareSegmentLib.organs import Organ
+from FlareSegmentLib.organs import Organ, organ_by_key
 from FlareSegmentTrainingLib.evaluation.comparison import CONFIDENCE, FEWEST_CASES
 
 SIDES = {
@@ -36,6 +36,22 @@ def markdown(report: dict, organs: Sequence[Organ]) -> str:
     )
     lines.append("Recipe: " + ", ".join(f"{key} {value:g}" for key, value in report["recipe"].items()))
     return "\n\n".join(lines) + "\n"
+
+
+def summary(report: dict) -> str:
+    """What a report says in lines that fit a narrow panel (Markdown)."""
+    lines = ["The taught model is better." if report["offered"] else "**The taught model is not offered:**"]
+    lines += [f"- {reason}" for reason in report["reasons"]]
+    for side, title in (("examples", "Examples, held out"), ("stability", "Not to be unlearned")):
+        rows = {key: row for key, row in report[side]["organs"].items() if row is not None}
+        if rows:
+            lines.append(f"\n**{title}**, Dice:\n")
+        for key, row in rows.items():
+            interval = "" if row["low"] is None else f" ({row['low']:+.3f} to {row['high']:+.3f})"
+            before, after = row["other_mean"], row["mean"]
+            name = organ_by_key(key).name
+            lines.append(f"- {name}: {before:.3f} → {after:.3f}, {row['difference']:+.3f}{interval}")
+    return "\n".join(lines) + "\n"
 
 
 def table(part: dict, organs: Sequence[Organ]) -> str:

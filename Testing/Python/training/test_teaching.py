@@ -31,6 +31,7 @@ from FlareSegmentTrainingLib.teaching import judgment, stability
 from FlareSegmentTrainingLib.teaching import teaching as teaching_module
 from FlareSegmentTrainingLib.teaching.examples import ExampleFolder
 from FlareSegmentTrainingLib.teaching.recipe import PLAIN, Recipe, averaged, changed, configuration_of
+from FlareSegmentTrainingLib.teaching.report import summary
 from FlareSegmentTrainingLib.teaching.teaching import Teaching, folds_of, taught_description
 from FlareSegmentTrainingLib.training import training_run
 from FlareSegmentTrainingLib.training.configuration import TrainingSettings, parse
@@ -329,6 +330,10 @@ def test_a_network_that_learned_nothing_is_refused_with_the_reason(model, exampl
     assert not taught.offered and taught.model is None and "nothing was learned" in taught.reasons[0]
     assert not (tmp_path / "t" / "model").exists()
     assert taught.reasons[0] in (tmp_path / "t" / "report.md").read_text()
+    lines = summary(taught.report).splitlines()
+    assert "not offered" in lines[0] and f"- {taught.reasons[0]}" in lines
+    liver = taught.report["examples"]["organs"]["liver"]
+    assert f"- Liver: {liver['other_mean']:.3f} → {liver['mean']:.3f}, {liver['difference']:+.3f}" in lines
 
 
 def test_swapped_examples_are_refused_before_anything_is_trained(model, examples, quick, monkeypatch, tmp_path):

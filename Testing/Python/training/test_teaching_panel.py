@@ -31,9 +31,9 @@ while not again and time.monotonic() < end:
         report(state="stopped", fraction=0.4, message="Stopped at step 3.")
         sys.exit(1)
     time.sleep(0.05)
-(folder / "report.md").write_text("## Teaching\\n\\n| Organ | Dice before | Dice after |\\n|---|---|---|\\n"
-    "| Liver | 0.900 | 0.950 |\\n")
-(folder / "report.json").write_text("{\\"offered\\": true}")
+row = {"other_mean": 0.9, "mean": 0.95, "difference": 0.05, "low": 0.01, "high": 0.09}
+sides = {"examples": {"organs": {"liver": row, "spleen": None}}, "stability": {"organs": {}}}
+(folder / "report.json").write_text(json.dumps({"offered": True, "reasons": [], **sides}))
 import shutil
 shutil.copytree(MODEL, folder / "model")
 report(state="finished", fraction=1.0, message="Finished: the taught model is better: mean Dice +0.050.")
@@ -170,7 +170,8 @@ def test_keep_teach_stop_continue_use_and_back(both, screenshots):
     assert "Stopped" in ui.teachMessageLabel.text
     both.click(ui.teachButton)
     until(both, lambda: ui.teachReport.visible)
-    assert "Liver" in ui.teachReport.toPlainText() and "better" in ui.teachMessageLabel.text
+    assert "Liver: 0.900 → 0.950, +0.050 (+0.010 to +0.090)" in ui.teachReport.toPlainText()
+    assert "better" in ui.teachMessageLabel.text
     assert ui.teachButton.text == "Teach" and ui.useTaughtButton.enabled and not ui.formerModelButton.enabled
     both.click(ui.useTaughtButton)
     model = both.folder / "taught" / "001" / "model"
