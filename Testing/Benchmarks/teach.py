@@ -129,10 +129,13 @@ def main() -> None:
             rows += [
                 Row(f"{way}: time", "min", [minutes], at_most=15.0 if bound else None),
                 Row(
-                    f"{way}: Dice, unseen of the kind", "", [float(np.nanmean(gain))], at_least=0.03 if bound else None
+                    f"{way}: gain of Dice, unseen of the kind",
+                    "",
+                    [float(np.nanmean(gain))],
+                    at_least=0.03 if bound else None,
                 ),
-                Row(f"{way}: Dice, others", "", [float(np.nanmean(loss))], at_least=-0.003 if bound else None),
-                Row(f"{way}: Dice, others, worst organ of a scan", "", [float(np.nanmin(loss))]),
+                Row(f"{way}: gain of Dice, others", "", [float(np.nanmean(loss))], at_least=-0.003 if bound else None),
+                Row(f"{way}: gain of Dice, others, worst organ of a scan", "", [float(np.nanmin(loss))]),
             ]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
     rows.append(Row("peak memory", "MiB", [peak], at_most=4096.0))
