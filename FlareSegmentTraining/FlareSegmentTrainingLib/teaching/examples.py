@@ -20,7 +20,8 @@ import SimpleITK as sitk
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.disk_space import why_not_written
-from FlareSegmentLib.files.image_io import checked_ct, quiet_itk, read_labels, read_volume, write_labels
+from FlareSegmentLib.files.image_io import checked_ct, read_labels, read_volume, write_labels
+from FlareSegmentLib.files.itk_reading import quiet_itk
 from FlareSegmentLib.organs import FLARE22_ORGANS, organ_by_key
 from FlareSegmentLib.processes import private_folder
 from FlareSegmentLib.volume import Volume

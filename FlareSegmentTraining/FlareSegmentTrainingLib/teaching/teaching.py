@@ -48,7 +48,7 @@ from FlareSegmentTrainingLib.teaching.recipe import PHANTOMS, Recipe, averaged, 
 from FlareSegmentTrainingLib.teaching.report import markdown
 from FlareSegmentTrainingLib.teaching.stability import stability_set
 from FlareSegmentTrainingLib.training.configuration import parse
-from FlareSegmentTrainingLib.training.devices import choose_device, choose_precision
+from FlareSegmentTrainingLib.training.devices import choose_precision, training_device
 from FlareSegmentTrainingLib.training.distributed import Group
 from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, ProgressReporter, RunFolder, save_whole
 from FlareSegmentTrainingLib.training.training_run import Stopped, StopRequest, TrainingRun
@@ -109,7 +109,7 @@ class Teaching:
     ):
         self.folder = RunFolder(folder)
         self._examples, self._model, self._recipe = Path(examples), Path(model), recipe or Recipe()
-        self._device, self._say = choose_device(device, 0), say
+        self._device, self._say = training_device(device, 0), say
         self.organs: tuple[Organ, ...] = ()
         self._progress = ProgressReporter(self.folder)
         self._stop = StopRequest(self.folder)
