@@ -73,6 +73,7 @@ SCRIPTS = {
     "prepare": ("FlareSegmentTraining/Scripts/prepare.py", "[options]", "prepare labeled CTs for training"),
     "synthesize": ("FlareSegmentTraining/Scripts/synthesize.py", "deform|draw|empty [options]", "make training cases"),
     "train": ("FlareSegmentTraining/Scripts/train.py", "[options]", "train a model"),
+    "teach": ("FlareSegmentTraining/Scripts/teach.py", "[options]", "teach a model with corrected CTs"),
     "evaluate": ("FlareSegmentTraining/Scripts/evaluate.py", "[options]", "measure a model on labeled CTs"),
     "cohort": ("FlareSegmentTraining/Scripts/cohort.py", "FOLDER|LIST [options]", "segment thousands of CTs"),
 }

@@ -11,6 +11,8 @@ from pathlib import Path
 import qt
 import slicer
 from FlareSegmentTrainingSlicerLib import curves_nodes, training_process
+from FlareSegmentTrainingSlicerLib.teaching_logic import TeachingLogic
+from FlareSegmentTrainingSlicerLib.teaching_section import TeachingSection
 from FlareSegmentTrainingSlicerLib.training_process import TrainingProcess
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -45,7 +47,7 @@ class FlareSegmentTraining(ScriptedLoadableModule):
         self.parent.helpText = _("""
 Trains the networks of FlareSegment on labeled CTs: FLARE22, Medical Segmentation Decathlon, nnU-Net folders or your
 own. Choose the data, a preset and a folder, click <b>Start training</b>. The training goes on when this panel or Slicer
-is closed.
+is closed. Results that were corrected and kept as examples teach the model in use within minutes.
 """)
         self.parent.helpText += f'<p><a href="{HOMEPAGE}">{HOMEPAGE}</a></p>'
         self.parent.acknowledgementText = _("""
@@ -72,6 +74,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         self.logic = FlareSegmentTrainingLogic()
         self._message = MessageArea(self.ui.messageFrame, self.ui.messageBar, self.ui.messageLabel, MESSAGE_LINES)
         keep_place(self.ui.progressBar)
+        self._teaching = TeachingSection(self.ui, self.logic, torch_installed)
 
         for name, description in self.logic.presets().items():
             self.ui.presetComboBox.addItem(name, name)
@@ -87,7 +90,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
 
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
-        self._timer.connect("timeout()", self.updateState)
+        self._timer.connect("timeout()", self.onTimer)
         self.ui.startButton.connect("clicked(bool)", self.onStartButton)
         self.ui.stopButton.connect("clicked(bool)", self.onStopButton)
         self.ui.useModelButton.connect("clicked(bool)", self.onUseModelButton)
@@ -116,11 +119,17 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
     def enter(self) -> None:
         """Called each time the user opens this module."""
         self.updateState()
+        self._teaching.enter()
         self._timer.start()
 
     def exit(self) -> None:
         """Called each time the user opens a different module."""
         self._timer.stop()
+
+    def onTimer(self) -> None:
+        """Look how the training and the teaching stand."""
+        self.updateState()
+        self._teaching.update()
 
     def onPresetChanged(self, index: int = 0) -> None:
         """Say what the chosen preset is."""
@@ -261,8 +270,9 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         self._message.show(text, kind)
 
 
-class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic):
-    """Starts, watches and stops the training run of one folder, with or without the panel.
+class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic, TeachingLogic):
+    """Starts, watches and stops the training run of one folder, with or without the panel; for examples and teaching
+    see `TeachingLogic`.
 
     From Python::
 
@@ -273,6 +283,7 @@ class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
+        TeachingLogic.__init__(self)
         self._process: TrainingProcess | None = None
         self._background = False
 

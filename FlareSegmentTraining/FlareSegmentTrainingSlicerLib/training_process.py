@@ -47,6 +47,8 @@ class TrainingProcess:
         background: whether a training that is started lets other programs go first.
     """
 
+    _what = "training"
+
     def __init__(self, folder: str | os.PathLike, python: str | None = None):
         self.folder = RunFolder(folder)
         self._python = python or sys.executable
@@ -125,12 +127,16 @@ class TrainingProcess:
         """Whether a process that was started here is still there."""
         return self._process is not None and self._process.poll() is None
 
+    def _script(self) -> Path:
+        """The script that does the work."""
+        return TRAIN_SCRIPT
+
     def _check_free(self) -> None:
         """Raise InputError while a process trains in the folder, or is ending."""
         if self.state() in (STARTING, RUNNING):
-            raise InputError(f"A process is training in {self.folder.path} already.")
+            raise InputError(f"A process is {self._what} in {self.folder.path} already.")
         if self._launched:
-            raise InputError(f"The training in {self.folder.path} is just ending. Start it again in a moment.")
+            raise InputError(f"The {self._what} in {self.folder.path} is just ending. Start it again in a moment.")
 
     def _launch(self, arguments: Sequence[str]) -> None:
         self._failure_forgotten = False
@@ -145,7 +151,7 @@ class TrainingProcess:
             self._before = self.folder.progress()
             with open(folder / OUTPUT_FILE, "wb") as output:
                 self._process = subprocess.Popen(
-                    [self._python, str(TRAIN_SCRIPT), *arguments, "--output", str(folder), "--priority", priority],
+                    [self._python, str(self._script()), *arguments, "--output", str(folder), "--priority", priority],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -153,7 +159,7 @@ class TrainingProcess:
                 )
         except OSError as error:
             raise FlareSegmentError(
-                f"The training cannot be started in {folder}: {error.strerror or error}."
+                f"The {self._what} cannot be started in {folder}: {error.strerror or error}."
             ) from error
 
     def _last_error(self) -> str:

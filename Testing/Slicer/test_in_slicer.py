@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from slicer_process import ROOT, check_names, modules_options, run_checks, slicer_of_environment
 
-GROUPS = ("start", "panel", "results", "scenes", "quit", "network", "training", "cohort")
+GROUPS = ("start", "panel", "results", "scenes", "quit", "network", "training", "teaching", "cohort")
 CHECKS = [(group, name) for group in GROUPS for name in check_names(group)]
 SEGMENT = ROOT / "FlareSegment" / "Scripts" / "segment.py"
 TRAINING_SCRIPTS = ROOT / "FlareSegmentTraining" / "Scripts"

@@ -31,6 +31,7 @@ from FlareSegmentSlicerLib.panel import installation
 from FlareSegmentSlicerLib.panel.cohort_section import CohortSection
 from FlareSegmentSlicerLib.panel.comparison_section import ComparisonSection
 from FlareSegmentSlicerLib.panel.display_section import DisplaySection
+from FlareSegmentSlicerLib.panel.example_section import ExampleSection
 from FlareSegmentSlicerLib.panel.export_section import ExportSection
 from FlareSegmentSlicerLib.panel.load_section import LoadSection
 from FlareSegmentSlicerLib.panel.message_area import MESSAGE_LINES, MessageArea, breakable, keep_place
@@ -86,6 +87,7 @@ class SegmentationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._onCompared,
         )
         self._export = ExportSection(self.ui, self._output, self._showMessage, self._onExportProgress)
+        self._example = ExampleSection(self.ui, self._output, self._showMessage)
         self._editedTimer = qt.QTimer()
         self._editedTimer.setSingleShot(True)
         self._editedTimer.setInterval(EDITED_AFTER_MS)
@@ -395,11 +397,14 @@ class SegmentationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             section.setVisible(hasOrgans and not self._table.isEmpty)
             section.enabled = not running
         self._review.update(running)
+        ui.exampleCollapsibleButton.setVisible(hasOrgans and not self._table.isEmpty and self._example.available)
+        ui.exampleCollapsibleButton.enabled = not running
         self._display.update()
         self._comparison.update(running)
 
     def _fillOrganTable(self, edited: Collection[str] = ()) -> None:
         self._table.show(self._shownOutput, edited)
+        self._example.update(edited)
         description = segmentation_nodes.read_description(self._shownOutput)
         self._warning.show("\n".join(description.get(segmentation_nodes.WARNINGS, [])), "warning")
         self.ui.resultCollapsibleButton.setVisible(not self._table.isEmpty)

@@ -93,6 +93,8 @@ class TrainingSettings:
         validation_slabs_mm: the validation cases are also cut into slabs of these heights, which count as cases when
             the best epoch is chosen.
         checkpoint_every: epochs between checkpoints that are kept; 0 keeps only the last and the best.
+        starting_point, distillation: weights of the two terms of the loss that keep a network near the weights it began
+            with (`starting_point.StartingPoint`); of no effect where it begins with random ones.
     """
 
     epochs: int = 10
@@ -119,6 +121,8 @@ class TrainingSettings:
     evaluate_every: int = 1
     validation_slabs_mm: tuple[float, ...] = ()
     checkpoint_every: int = 0
+    starting_point: float = 0.0
+    distillation: float = 0.0
     loss: LossSettings = field(default_factory=LossSettings)
 
 

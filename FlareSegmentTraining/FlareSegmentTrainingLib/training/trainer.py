@@ -28,6 +28,7 @@ from FlareSegmentTrainingLib.training.configuration import StageSettings, Traini
 from FlareSegmentTrainingLib.training.distributed import Group, synchronize_normalization
 from FlareSegmentTrainingLib.training.losses import deeply_supervised_loss
 from FlareSegmentTrainingLib.training.preparation import PreparedCase
+from FlareSegmentTrainingLib.training.starting_point import StartingPoint
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -147,6 +148,7 @@ class StageTrainer:
             self._forward = nn.parallel.DistributedDataParallel(self._model, device_ids=ids)
         if compiled:
             self._forward = torch.compile(self._forward, dynamic=False)
+        self._starting_point: StartingPoint | None = None
         self.step = 0
         self.statistics_are_fresh = False
         self._elapsed_share = 0.0
@@ -172,6 +174,11 @@ class StageTrainer:
         """Begin with these weights instead of random ones."""
         self.network.load_state_dict(weights)
         self._average.module.load_state_dict(weights)
+        training = self.settings.training
+        if training.starting_point or training.distillation:
+            frozen = build_network(self.settings.stage.network)
+            _place(frozen, self._device)
+            self._starting_point = StartingPoint(self.network, frozen, weights, training)
 
     def average(self) -> dict[str, torch.Tensor]:
         """Return the averaged weights, which are the stage's result, as tensors on the CPU."""
@@ -244,6 +251,9 @@ class StageTrainer:
         with torch.autocast(self._device.type, _DTYPES.get(self.precision), enabled=reduced):
             outputs = self._forward(images)
         share = deeply_supervised_loss(outputs, labels, weights, training.loss, self._group.total)
+        if self._starting_point is not None:
+            with torch.autocast(self._device.type, _DTYPES.get(self.precision), enabled=reduced):
+                share = share + self._starting_point.penalty(images, outputs[0], labels, weights, self._group.total)
         loss = float(self._group.total(share.detach()))
         if not math.isfinite(loss):
             raise TrainingFailed(

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -94,6 +95,8 @@ class TrainingRun:
         deal: splits cases anew where the split leaves a side without a case that can be used; None where the data or a
             list fix the sides.
         locations: what messages call the places of `Case.location`.
+        stop: asks the run to save and end, in a `with` statement and as a truth value; by default a `StopRequest`.
+        told: given what is new in progress.json, whenever something is.
 
     Raises:
         InputError: when a stage of the configuration cannot be trained, or does not fit its first weights.
@@ -113,6 +116,8 @@ class TrainingRun:
         first_weights: Mapping[str, dict[str, torch.Tensor]] | None = None,
         deal: Callable[[list[Case]], Split] | None = None,
         locations: Sequence[str] = (),
+        stop: AbstractContextManager | None = None,
+        told: Callable[[dict[str, Any]], None] = lambda content: None,
     ):
         self._configuration, self._cases, self._split, self._folder = configuration, cases, split, folder
         self._device, self._precision, self._group, self._cache = device, precision, group, cache
@@ -123,7 +128,8 @@ class TrainingRun:
         self._history: list[dict] = []
         self._weights: dict[str, dict[str, torch.Tensor]] = {}
         self._progress = ProgressReporter(folder)
-        self._stop = StopRequest(folder)
+        self._stop = stop if stop is not None else StopRequest(folder)
+        self._told = told
         self._drawn = -math.inf
         self._epochs_before = 0
         self._source: BatchSource | None = None
@@ -419,6 +425,7 @@ class TrainingRun:
     def _progress_update(self, **content: object) -> None:
         if self._group.is_first:
             self._progress.update(**content)
+            self._told(content)
 
     def _stop_wanted(self) -> bool:
         """Whether any process was asked to stop; all answer alike, so that all end at the same step."""

@@ -1,0 +1,105 @@
+"""A teaching as a process of its own, as `training_process` starts a training, and where teachings lie."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from FlareSegmentLib.errors import InputError
+from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE
+from FlareSegmentTrainingSlicerLib.training_process import (
+    FAILED,
+    LOST,
+    RUNNING,
+    STARTING,
+    STOPPED,
+    TrainingProcess,
+)
+
+TEACH_SCRIPT = Path(__file__).resolve().parents[1] / "Scripts" / "teach.py"
+TAUGHT = "taught"
+"""Folder of the teachings inside that of their examples; each is called by a number."""
+MODEL, REPORT_FILE = "model", "report.json"  # as `teaching.teaching` calls them
+
+
+class TeachingProcess(TrainingProcess):
+    """The teaching of one folder, whoever started it."""
+
+    _what = "teaching"
+
+    def _script(self) -> Path:
+        return TEACH_SCRIPT
+
+    def teach(self, examples: Path, model: Path) -> None:
+        """Begin, or continue. Raises as `TrainingProcess.start` does."""
+        self._check_free()
+        self._launch(["--examples", str(examples), "--model", str(model)])
+
+    @property
+    def active(self) -> bool:
+        """Whether it is at work, or just about to be."""
+        return self.state() in (STARTING, RUNNING)
+
+    @property
+    def model(self) -> Path | None:
+        """Folder of the taught model, where it is offered."""
+        place = self.folder.path / MODEL
+        return place if (place / "model.json").is_file() else None
+
+    def settings(self) -> dict:
+        """What the teaching was begun with; empty where there is none."""
+        try:
+            return self.folder.read_json(CONFIGURATION_FILE)
+        except InputError:
+            return {}
+
+    def report(self) -> dict:
+        """The report of a teaching that ended; empty before."""
+        try:
+            content = json.loads((self.folder.path / REPORT_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def report_text(self) -> str:
+        """The report in lines that fit the panel (Markdown); empty before the end."""
+        from FlareSegmentTrainingLib.teaching.report import summary
+
+        report = self.report()
+        try:
+            return summary(report) if report else ""
+        except (LookupError, TypeError, ValueError, AttributeError):
+            return ""  # a report of another version, or damaged
+
+    def curves(self) -> Path | None:
+        """Curves of the training that is at work or was the last."""
+        runs = self.folder.path / "runs"
+        drawn = sorted(runs.glob("*/curves.png"), key=lambda file: file.stat().st_mtime) if runs.is_dir() else []
+        return drawn[-1] if drawn else None
+
+    def can_continue(self, examples: list[str], model: Path) -> bool:
+        """Whether it ended before its end, and these examples and this model are still what it was begun with."""
+        settings = self.settings()
+        same = sorted(settings.get("examples", {})) == sorted(examples)
+        own = settings.get("model", {}).get("folder") == str(model.resolve())
+        return self.state() in (STOPPED, LOST, FAILED) and not self.report() and same and own
+
+
+def latest_teaching(examples: Path) -> Path | None:
+    """Folder of the last teaching with the examples of a folder; None where there is none."""
+    numbered = _numbered(examples)
+    return numbered[-1] if numbered else None
+
+
+def next_teaching(examples: Path) -> Path:
+    """Folder for another teaching."""
+    numbered = _numbered(examples)
+    number = int(numbered[-1].name) + 1 if numbered else 1
+    return examples / TAUGHT / f"{number:03d}"
+
+
+def _numbered(examples: Path) -> list[Path]:
+    folder = examples / TAUGHT
+    found = [place for place in folder.iterdir() if re.fullmatch(r"\d{3,}", place.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda place: int(place.name))

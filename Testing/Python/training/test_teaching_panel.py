@@ -1,0 +1,238 @@
+"""The panels' way from a corrected result to a taught model: keep, open, remove, teach, use and back. What teaches
+is a script that does in a moment what `teach.py` does in minutes; `Testing/Slicer` runs the real one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+import numpy as np
+import pytest
+from panel_driver import Panel, add_ct, panel  # noqa: F401  a fixture
+
+FAKE_TEACHING = """
+import json, os, sys, time
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index("--output") + 1])
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+def report(**content):
+    (folder / "new").write_text(json.dumps({"pid": os.getpid(), "host": os.uname().nodename, **content}))
+    os.replace(folder / "new", folder / "progress.json")
+names = [file.name.removesuffix("_ct.nii.gz") for file in Path(given["--examples"]).glob("*_ct.nii.gz")]
+settings = {"examples": dict.fromkeys(names, ""), "model": {"folder": str(Path(given["--model"]).resolve())}}
+again = (folder / "config.json").exists()
+(folder / "config.json").write_text(json.dumps(settings))
+end = time.monotonic() + 60
+while not again and time.monotonic() < end:
+    report(state="running", fraction=0.4, remaining_seconds=240.0, message="Teaching with 1 examples: step 3")
+    if (folder / "stop").exists():
+        (folder / "stop").unlink()
+        report(state="stopped", fraction=0.4, message="Stopped at step 3.")
+        sys.exit(1)
+    time.sleep(0.05)
+row = {"other_mean": 0.9, "mean": 0.95, "difference": 0.05, "low": 0.01, "high": 0.09}
+sides = {"examples": {"organs": {"liver": row, "spleen": None}}, "stability": {"organs": {}}}
+(folder / "report.json").write_text(json.dumps({"offered": True, "reasons": [], **sides}))
+import shutil
+shutil.copytree(MODEL, folder / "model")
+report(state="finished", fraction=1.0, message="Finished: the taught model is better: mean Dice +0.050.")
+"""
+
+
+@pytest.fixture
+def both(panel, load_module, repository, monkeypatch, tmp_path):  # noqa: F811
+    """FlareSegment's panel with a result, and the training panel whose teaching takes no time."""
+    import qt
+    import slicer
+
+    load_module(repository / "FlareSegmentTraining" / "FlareSegmentTraining.py")
+    from FlareSegmentTrainingSlicerLib import teaching_process
+
+    from FlareSegmentLib.model.model_card import bundled_model_folder
+
+    script = tmp_path / "fake_teach.py"
+    script.write_text(f"MODEL = {str(bundled_model_folder())!r}\n" + FAKE_TEACHING)
+    monkeypatch.setattr(teaching_process, "TEACH_SCRIPT", script)
+    training = slicer.util.getModuleWidget("FlareSegmentTraining")
+    slicer.util.selectModule("FlareSegment")
+    panel.training, panel.folder = training, tmp_path / "examples"
+    yield panel
+    training.logic.openExamples("")
+    training.ui.examplesPathEdit.currentPath = ""
+    qt.QSettings().remove("FlareSegment")
+
+
+def choose(opened: Panel, *organs: str) -> None:
+    for action in opened.ui.lookedAtButton.menu().actions():
+        action.setChecked(action.data() in organs)
+
+
+def keep(opened: Panel, name: str, *organs: str) -> None:
+    """Segment a CT, noisy as those of scanners are, and keep it through the panel."""
+    import slicer
+
+    node = add_ct(name, (40, 50, 60 + len(name)))
+    array = slicer.util.arrayFromVolume(node)
+    array[array < 1000] += np.random.default_rng(0).integers(-9, 10, array[array < 1000].shape).astype(np.int16)
+    slicer.util.arrayFromVolumeModified(node)
+    opened.ui.inputSelector.setCurrentNode(None)
+    opened.ui.inputSelector.setCurrentNode(slicer.util.getNode(name))
+    opened.run()
+    opened.ui.exampleCollapsibleButton.collapsed = False
+    opened.ui.exampleFolderEdit.currentPath = str(opened.folder)
+    choose(opened, *organs)
+    opened.click(opened.ui.keepExampleButton)
+
+
+def show_training(opened: Panel):
+    """Go to the training panel's section, which showed another folder last."""
+    import qt
+
+    qt.QSettings().setValue("FlareSegment/ExamplesFolder", "elsewhere")
+    opened.click(opened.ui.openTeachingButton)
+    return opened.training.ui
+
+
+def until(opened: Panel, condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain: {opened.training.ui.teachMessageLabel.text!r}"
+        opened.app.processEvents()
+        opened.training._teaching.update()
+        time.sleep(0.02)
+
+
+def test_an_edited_organ_is_chosen_and_kept_as_it_is_now(both):
+    import slicer
+
+    from FlareSegmentTrainingLib.teaching.examples import ExampleFolder
+
+    both.folder.mkdir()
+    add_ct()
+    both.run()
+    ui = both.ui
+    assert ui.exampleCollapsibleButton.visible
+    node = both.ui.outputSelector.currentNode()
+    segment = node.GetSegmentation().GetNthSegmentID(1)
+    volume = both.ui.inputSelector.currentNode()
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, segment, volume)
+    mask[10:14, 5:9, 5:9] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, segment, volume)
+    ui.exampleCollapsibleButton.collapsed = False
+    both.app.processEvents()
+    chosen = [action.data() for action in ui.lookedAtButton.menu().actions() if action.checked]
+    assert chosen == ["right_kidney"] and ui.lookedAtButton.text == "Right kidney"
+    assert not ui.keepExampleButton.enabled and "folder" in ui.keepExampleButton.toolTip
+    ui.exampleFolderEdit.currentPath = str(both.folder)
+    both.click(ui.keepExampleButton)
+    assert "Kept as example-001; the folder holds 1" in both.message
+    opened, labels, organs = ExampleFolder(both.folder).open("example-001")
+    assert organs == {"right_kidney": "B"}
+    assert (labels[10:14, 5:9, 5:9] == 2).all() and (labels == 1).any()
+    assert np.allclose(np.diag(opened.affine_ras), [-5.0, -5.0, 5.0, 1.0])
+
+
+def test_what_cannot_be_kept_is_said(both, tmp_path):
+    (tmp_path / "file").write_text("")
+    both.folder = tmp_path / "file" / "inside"
+    keep(both, "CT", "liver")
+    assert "cannot be kept" in both.message or "could not be written" in both.message
+    choose(both)
+    assert not both.ui.keepExampleButton.enabled and "organs" in both.ui.keepExampleButton.toolTip
+
+
+def test_keep_teach_stop_continue_use_and_back(both, screenshots):
+    import slicer
+
+    both.folder.mkdir()
+    keep(both, "one", "liver", "spleen")
+    ui = show_training(both)
+    assert slicer.util.selectedModule() == "FlareSegmentTraining"
+    assert ui.examplesPathEdit.currentPath == str(both.folder)
+    assert ui.examplesList.topLevelItemCount == 1 and not ui.teachButton.enabled
+    assert "two examples" in ui.teachMessageLabel.text
+    slicer.util.selectModule("FlareSegment")
+    keep(both, "another", "liver", "right_kidney", "left_kidney", "spleen")
+    show_training(both)
+    assert [ui.examplesList.topLevelItem(row).text(1) for row in range(2)] == [
+        "Liver, Spleen",
+        "Liver, Right kidney, Left kidney, Spleen",
+    ]
+    assert ui.teachButton.enabled and ui.teachButton.text == "Teach"
+    both.click(ui.teachButton)
+    until(both, lambda: ui.teachProgressBar.value == 40)
+    assert ui.teachButton.text == "Stop" and "4 min left" in ui.teachMessageLabel.text
+    assert not ui.examplesPathEdit.enabled
+    both.grab(screenshots / "teaching_at_work.png")
+    both.click(ui.teachButton)
+    until(both, lambda: ui.teachButton.text == "Continue teaching" and ui.teachButton.enabled)
+    assert "Stopped" in ui.teachMessageLabel.text
+    both.click(ui.teachButton)
+    until(both, lambda: ui.teachReport.visible)
+    assert "Liver: 0.900 → 0.950, +0.050 (+0.010 to +0.090)" in ui.teachReport.toPlainText()
+    assert "better" in ui.teachMessageLabel.text
+    assert ui.teachButton.text == "Teach" and ui.useTaughtButton.enabled and not ui.formerModelButton.enabled
+    both.click(ui.useTaughtButton)
+    model = both.folder / "taught" / "001" / "model"
+    assert slicer.util.getModuleLogic("FlareSegment").getParameterNode().modelFolder == str(model)
+    assert not ui.useTaughtButton.enabled and ui.formerModelButton.enabled
+    both.grab(screenshots / "teaching_finished.png")
+    both.click(ui.formerModelButton)
+    assert slicer.util.getModuleLogic("FlareSegment").getParameterNode().modelFolder == ""
+    assert ui.useTaughtButton.enabled
+
+
+def test_a_second_teaching_has_a_folder_of_its_own(both):
+    both.folder.mkdir()
+    logic = both.training.logic
+    from FlareSegmentTrainingSlicerLib.teaching_process import latest_teaching, next_teaching
+
+    assert latest_teaching(both.folder) is None and next_teaching(both.folder).name == "001"
+    (both.folder / "taught" / "007").mkdir(parents=True)
+    (both.folder / "taught" / "notes").mkdir()
+    assert latest_teaching(both.folder).name == "007" and next_teaching(both.folder).name == "008"
+    logic.openExamples(str(both.folder))
+    assert logic.teaching.folder.path.name == "007" and not logic.canContinueTeaching() and not logic.usesTaught()
+
+
+def test_examples_are_opened_and_removed(both, monkeypatch):
+    import slicer
+
+    both.folder.mkdir()
+    keep(both, "one", "liver")
+    ui = show_training(both)
+    ui.examplesList.topLevelItem(0).setSelected(True)
+    both.app.processEvents()
+    both.click(ui.openExampleButton)
+    volume = slicer.util.getNode("example-001")
+    original = slicer.util.getNode("one")
+    kept, before = slicer.util.arrayFromVolume(volume), slicer.util.arrayFromVolume(original)
+    measured = before < 1000  # the marks of the organs are of one value each, which a scanner does not measure
+    assert (kept[measured] == before[measured]).all(), np.unique(np.stack([kept, before])[:, kept != before], axis=1)
+    from FlareSegmentSlicerLib.scene import segmentation_nodes
+
+    opened = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[-1]
+    assert segmentation_nodes.reference_volume(opened) is volume
+    assert set(segmentation_nodes.organ_segments(opened)) == {"liver", "right_kidney", "left_kidney", "spleen"}
+    asked = []
+    monkeypatch.setattr(
+        slicer.util, "confirmOkCancelDisplay", lambda text, *_, **__: asked.append(text) or len(asked) > 1
+    )
+    both.click(ui.removeExampleButton)
+    assert "example-001" in asked[0] and ui.examplesList.topLevelItemCount == 1
+    both.click(ui.removeExampleButton)
+    assert ui.examplesList.topLevelItemCount == 0 and not list(both.folder.glob("*_ct.nii.gz"))
+    assert not ui.openExampleButton.enabled
+
+
+def test_a_damaged_folder_is_said_and_harms_nothing(both):
+    both.folder.mkdir()
+    keep(both, "one", "liver")
+    (both.folder / "quality.json").write_text("{")
+    ui = show_training(both)
+    assert "quality.json" in ui.teachMessageLabel.text
+    assert (both.folder / "example-001_ct.nii.gz").is_file()
+    shutil.rmtree(both.folder)
+    both.training._teaching.update()
+    assert both.training.logic.examples() == []
