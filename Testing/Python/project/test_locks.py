@@ -180,7 +180,12 @@ def test_pinned_packages_satisfy_what_the_extension_needs():
 # ---------------------------------------------------------------- installing
 
 
-MODULES = {"pyqt5": ("PyQt5", "PyQt5/QtWidgets"), "simpleitk": ("SimpleITK",), "pytest-xdist": ("xdist",)}
+MODULES = {
+    "pyqt5": ("PyQt5", "PyQt5/QtWidgets"),
+    "simpleitk": ("SimpleITK",),
+    "pytest-xdist": ("xdist",),
+    "import-linter": ("importlinter",),
+}
 REACHES_NO_INDEX = "import sys; sys.exit('error sending request')"
 
 
