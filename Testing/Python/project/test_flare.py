@@ -602,7 +602,7 @@ def test_the_whole_suite_must_run_most_lines(tree):
 
 def test_the_whole_suite_uses_several_processors(tree):
     """Files stay whole: what a file's fixtures make is made once."""
-    assert tree.run("test").started[-1][6:] == ["-n", "auto", "--maxprocesses=4", "--dist", "loadfile"]
+    assert tree.run("test").started[-1][6:] == ["-n", "logical", "--maxprocesses=4", "--dist", "loadfile"]
 
 
 @pytest.mark.parametrize("finding", ["ruff", "mypy", "apilint", "import_lint", ""])
