@@ -124,7 +124,10 @@ class ReviewSection:
             self.update()
 
     def _onClick(self, row: int, column: int) -> None:
-        review.jump_to(self._node, self._shown[row])
+        if row == self._ui.reviewTable.currentRow():
+            review.jump_to(self._node, self._shown[row])
+        else:  # Qt does not go to the row of a box that is clicked
+            self._go(row)
 
     def _onItem(self, item: qt.QTableWidgetItem) -> None:
         if not self._filling and item.column() == 0:

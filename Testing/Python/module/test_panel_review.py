@@ -134,6 +134,23 @@ def test_a_tick_is_taken_back_in_the_table(panel):
     assert panel.ui.reviewProgressLabel.text.startswith("0 of")
 
 
+def test_a_click_on_a_box_makes_its_place_the_one_that_the_buttons_mean(panel):
+    import qt
+    from PyQt5.QtTest import QTest
+
+    ct = opened(panel)
+    panel.click(panel.ui.nextPlaceButton)
+    table = panel.ui.reviewTable
+    row = table.visualItemRect(table.item(2, 0))
+    QTest.mouseClick(table.viewport(), qt.Qt.LeftButton, pos=qt.QPoint(row.left() + 10, row.center().y()))
+    panel.app.processEvents()
+    assert table.item(2, 0).checkState() == qt.Qt.Checked
+    assert table.currentRow() == 2
+    third = [organ for organ in ORGANS if organ.name == rows(panel)[2][0]][0]
+    for center in slice_centers():
+        np.testing.assert_allclose(center, expected_center(ct, third.label), atol=1)
+
+
 def test_the_confidence_is_shown_on_request_and_leaves_nothing(panel, screenshots):
     import slicer
 
