@@ -54,13 +54,14 @@ class ReviewSection:
         ui.confidenceCheckBox.connect("toggled(bool)", self._onConfidence)
 
     def update(self, running: bool = False) -> None:
-        """Show the result's places and what can be done."""
+        """Show the result's places and what can be done: nothing while a run is about to replace them."""
         node = self._output()
         found = review.places(node)
         if node is not self._node or found != self._shown:
             self._fill(node, found)
         ui = self._ui
         ui.reviewCollapsibleButton.setVisible(bool(found))
+        ui.reviewCollapsibleButton.enabled = not running
         done = sum(1 for place in found if place.get(review.REVIEWED))
         ui.reviewProgressLabel.text = _("{done} of {count} looked at").format(done=done, count=len(found))
         row = ui.reviewTable.currentRow()
@@ -68,17 +69,22 @@ class ReviewSection:
         ui.nextPlaceButton.enabled = row < len(found) - 1
         ui.looksRightButton.enabled = 0 <= row < len(found)
         self._updateEdit(node)
-        shown = review.overlay(node) is not None
-        known = node is not None and self._confidence(node) is not None
-        ui.confidenceCheckBox.enabled = shown or known
-        ui.confidenceCheckBox.toolTip = (
-            _("Show over the CT how sure the model is, red (50 % and less) to blue (95 %), nothing where it is surer.")
-            if shown or known
-            else _("Segment again to see it: the confidence is not saved with the scene.")
+        self._updateConfidence(node)
+
+    def _updateConfidence(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
+        box, shown = self._ui.confidenceCheckBox, review.overlay(node) is not None
+        reason = ""
+        if not shown and (node is None or self._confidence(node) is None):
+            reason = _("Segment again to see it: the confidence is not saved with the scene.")
+        elif not shown and segmentation_nodes.reference_volume(node) is None:
+            reason = _("The CT of this result is gone.")
+        box.enabled = not reason
+        box.toolTip = reason or _(
+            "Show over the CT how sure the model is, red (50 % and less) to blue (95 %), nothing where it is surer."
         )
-        blocked = ui.confidenceCheckBox.blockSignals(True)
-        ui.confidenceCheckBox.checked = shown
-        ui.confidenceCheckBox.blockSignals(blocked)
+        blocked = box.blockSignals(True)
+        box.checked = shown
+        box.blockSignals(blocked)
 
     def _updateEdit(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
         reason = segment_editor.missing_reason()
@@ -118,7 +124,10 @@ class ReviewSection:
             self.update()
 
     def _onClick(self, row: int, column: int) -> None:
-        review.jump_to(self._node, self._shown[row])
+        if row == self._ui.reviewTable.currentRow():
+            review.jump_to(self._node, self._shown[row])
+        else:  # Qt does not go to the row of a box that is clicked
+            self._go(row)
 
     def _onItem(self, item: qt.QTableWidgetItem) -> None:
         if not self._filling and item.column() == 0:
@@ -145,7 +154,12 @@ class ReviewSection:
         node, row = self._output(), self._ui.reviewTable.currentRow()
         segments = segmentation_nodes.organ_segments(node)
         organ = self._shown[row]["organ"] if 0 <= row < len(self._shown) else None
-        segment = segments.get(organ) or next(iter(segments.values()), "")
+        if organ is None:
+            segment = next(iter(segments.values()), "")
+        elif organ in segments:
+            segment = segments[organ]
+        else:  # what is drawn there must not become another organ's
+            segment = segmentation_nodes.add_empty_organ(node, organ_by_key(organ))
         segment_editor.edit(node, segmentation_nodes.reference_volume(node), segment)
 
     def _onConfidence(self, checked: bool) -> None:

@@ -41,7 +41,7 @@ from FlareSegmentSlicerLib.panel.progress_display import ProgressDisplay
 from FlareSegmentSlicerLib.panel.review_section import ReviewSection
 from FlareSegmentSlicerLib.panel.sample_menu import SampleMenu
 from FlareSegmentSlicerLib.rendering.segment_surfaces import DEFAULT_SMOOTHING
-from FlareSegmentSlicerLib.scene import comparison, display, export, segmentation_nodes
+from FlareSegmentSlicerLib.scene import comparison, display, export, review, segmentation_nodes
 from FlareSegmentSlicerLib.scene.file_loading import slicer_loads_files
 
 OPTIONAL_NODES = ("outputSegmentation", "roi", "reference")
@@ -155,6 +155,8 @@ class SegmentationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             parameters.outputSegmentation = result
         self._updateOffers()
         self._options.update()
+        if parameters.outputSegmentation is not self._shownOutput:
+            review.hide_confidence_of_others(parameters.outputSegmentation)
         self._observeOutput(parameters.outputSegmentation)
         self._updateState()
 
@@ -208,7 +210,7 @@ class SegmentationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         output = self._output()
         if output is not None and self._mayReplace(output):
             self.logic.undo(output)
-            self._fillOrganTable()
+            self._fillOrganTable(segmentation_nodes.edited_organ_keys(output))
             self._showMessage(_("The organs from before the run are back. Undo again for the new ones."))
             self._updateState()
 

@@ -158,3 +158,10 @@ def hide_confidence(segmentationNode: slicer.vtkMRMLSegmentationNode | None) -> 
             composite.SetForegroundOpacity(opacity)
     segmentationNode.RemoveNodeReferenceIDs(_OVERLAY_ROLE)
     slicer.mrmlScene.RemoveNode(node)
+
+
+def hide_confidence_of_others(segmentationNode: slicer.vtkMRMLSegmentationNode | None) -> None:
+    """Take the confidence of every other result out of the scene: nobody could tell whose it is."""
+    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+        if node is not segmentationNode:
+            hide_confidence(node)

@@ -210,6 +210,16 @@ def organ_segments(segmentationNode: slicer.vtkMRMLSegmentationNode) -> dict[str
     return found
 
 
+def add_empty_organ(segmentationNode: slicer.vtkMRMLSegmentationNode, organ: Organ) -> str:
+    """Add a segment without a voxel, for somebody to draw an organ that was not found; returns its ID."""
+    segmentation = segmentationNode.GetSegmentation()
+    segment_id = segmentation.AddEmptySegment(organ.key)
+    segment = segmentation.GetSegment(segment_id)
+    _name_segment(segment, organ)
+    segment.SetTag(FINGERPRINT_TAG, _fingerprint(segment))
+    return segment_id
+
+
 def edited_organs(segmentationNode: slicer.vtkMRMLSegmentationNode) -> list[str]:
     """Names of the segments that FlareSegment made and that somebody has changed since."""
     segmentation, segments = segmentationNode.GetSegmentation(), organ_segments(segmentationNode)
@@ -329,13 +339,10 @@ def _add_segment(
     # All organs share one label map and keep their label values, as segments of one layer do. Slicer's import function
     # would number the segments anew and take their names from a color table.
     segment = slicer.vtkSegment()
-    segment.SetName(organ_name(organ))
-    segment.SetColor([value / 255 for value in organ.color])
+    _name_segment(segment, organ)
     segment.SetLabelValue(organ.label)
-    segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), terminology_entry(organ))
     segment.SetTag("DICOM.SegmentAlgorithmType", "AUTOMATIC")
     segment.SetTag("DICOM.SegmentAlgorithmName", "FlareSegment")
-    segment.SetTag(ORGAN_TAG, organ.key)
     segment.AddRepresentation(_binary_labelmap(), labelmap)
     facts = labels.organs.get(organ.key)
     segment.SetTag(FINGERPRINT_TAG, _known_fingerprint(labelmap, facts) if facts else _fingerprint(segment))
@@ -343,6 +350,13 @@ def _add_segment(
         segment.AddRepresentation(_closed_surface(), labels.surfaces[organ.key])
     segment_id = organ.key if segmentation.GetSegment(organ.key) is None else ""
     segmentation.AddSegment(segment, segment_id or segmentation.GenerateUniqueSegmentID(organ.key))
+
+
+def _name_segment(segment: slicer.vtkSegment, organ: Organ) -> None:
+    segment.SetName(organ_name(organ))
+    segment.SetColor([value / 255 for value in organ.color])
+    segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), terminology_entry(organ))
+    segment.SetTag(ORGAN_TAG, organ.key)
 
 
 def _shallow_copy(segment: slicer.vtkSegment) -> slicer.vtkSegment:

@@ -134,6 +134,23 @@ def test_a_tick_is_taken_back_in_the_table(panel):
     assert panel.ui.reviewProgressLabel.text.startswith("0 of")
 
 
+def test_a_click_on_a_box_makes_its_place_the_one_that_the_buttons_mean(panel):
+    import qt
+    from PyQt5.QtTest import QTest
+
+    ct = opened(panel)
+    panel.click(panel.ui.nextPlaceButton)
+    table = panel.ui.reviewTable
+    row = table.visualItemRect(table.item(2, 0))
+    QTest.mouseClick(table.viewport(), qt.Qt.LeftButton, pos=qt.QPoint(row.left() + 10, row.center().y()))
+    panel.app.processEvents()
+    assert table.item(2, 0).checkState() == qt.Qt.Checked
+    assert table.currentRow() == 2
+    third = [organ for organ in ORGANS if organ.name == rows(panel)[2][0]][0]
+    for center in slice_centers():
+        np.testing.assert_allclose(center, expected_center(ct, third.label), atol=1)
+
+
 def test_the_confidence_is_shown_on_request_and_leaves_nothing(panel, screenshots):
     import slicer
 
@@ -251,3 +268,93 @@ def test_a_sequence_has_no_places_for_a_frame_is_not_the_others(panel):
     assert node.GetAttribute("FlareSegment.Seconds")
     assert node.GetAttribute("FlareSegment.Places") is None
     panel.click(panel.ui.sequenceCheckBox)
+
+
+def test_what_is_drawn_of_an_organ_that_was_not_found_becomes_no_other_organs(panel, monkeypatch):
+    """Slicer's own editor is not there: the segment that it would be opened on is."""
+    import slicer
+
+    from FlareSegmentSlicerLib.panel import segment_editor
+    from FlareSegmentSlicerLib.scene import review, segmentation_nodes
+
+    edited = []
+    monkeypatch.setattr(segment_editor, "missing_reason", lambda: "")
+    monkeypatch.setattr(segment_editor, "edit", lambda node, volume, segment: edited.append(segment))
+    ct = opened(panel)
+    (node,) = segmentations()
+    node.GetSegmentation().RemoveSegment("spleen")
+    place = {"kind": "missing", "organ": "spleen", "side": "", "ml": 0.0, "center": None, "box": None, "text": ""}
+    segmentation_nodes.set_fact(node, review.PLACES, [place])
+    panel.click(panel.ui.nextPlaceButton)
+    panel.click(panel.ui.editButton)
+    panel.click(panel.ui.editButton)
+    assert edited == ["spleen", "spleen"]
+    assert node.GetSegmentation().GetNumberOfSegments() == len(ORGANS)
+    assert segmentation_nodes.edited_organs(node) == []
+    array = slicer.util.arrayFromSegmentBinaryLabelmap(node, "spleen", ct)
+    assert not array.any()
+    array[:2, :4, :4] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, "spleen", ct)
+    assert segmentation_nodes.edited_organs(node) == ["Spleen"], "another run asks"
+
+
+def test_nothing_is_ticked_off_or_edited_that_a_run_is_about_to_replace(panel):
+    opened(panel)
+    panel.click(panel.ui.nextPlaceButton)
+    panel.start()
+    assert not panel.ui.looksRightButton.enabled
+    panel.click(panel.ui.segmentButton)
+    assert panel.ui.looksRightButton.enabled
+
+
+def test_the_confidence_goes_with_the_result_that_is_chosen(panel):
+    ct = opened(panel)
+    (first,) = segmentations()
+    panel.click(panel.ui.confidenceCheckBox)
+    shown = {one.GetForegroundVolumeID() for one in composites()}
+    assert shown != {None}
+    panel.widget.exit()
+    panel.widget.enter()
+    panel.app.processEvents()
+    assert {one.GetForegroundVolumeID() for one in composites()} == shown, "another module was open meanwhile"
+    panel.ui.outputSelector.setCurrentNode(None)
+    panel.app.processEvents()
+    assert {one.GetForegroundVolumeID() for one in composites()} == {None}
+    panel.ui.outputSelector.setCurrentNode(first)
+    panel.click(panel.ui.confidenceCheckBox)
+    panel.ui.inputSelector.setCurrentNode(add_ct("another CT"))
+    panel.app.processEvents()
+    assert {one.GetForegroundVolumeID() for one in composites()} == {None}
+    panel.ui.inputSelector.setCurrentNode(ct)
+    panel.app.processEvents()
+    assert panel.ui.outputSelector.currentNode() is first
+    assert not panel.ui.confidenceCheckBox.checked
+
+
+def test_without_its_ct_a_result_offers_neither_editing_nor_its_confidence(panel):
+    import slicer
+
+    ct = opened(panel)
+    (node,) = segmentations()
+    slicer.mrmlScene.RemoveNode(ct)
+    panel.ui.outputSelector.setCurrentNode(node)
+    panel.app.processEvents()
+    assert panel.ui.reviewTable.rowCount
+    assert not panel.ui.confidenceCheckBox.enabled and "CT" in panel.ui.confidenceCheckBox.toolTip
+    assert not panel.ui.editButton.enabled
+
+
+def test_edited_organs_that_undo_brings_back_are_marked(panel, monkeypatch):
+    import slicer
+
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text: True)
+    ct = opened(panel)
+    (node,) = segmentations()
+    array = slicer.util.arrayFromSegmentBinaryLabelmap(node, "liver", ct).copy()
+    array[:2, :4, :4] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, "liver", ct)
+    panel.until(lambda: "edited" in panel.table[0][-1])
+    panel.run()
+    assert "edited" not in panel.table[0][-1]
+    panel.click(panel.ui.undoButton)
+    assert "edited" in panel.table[0][-1]
