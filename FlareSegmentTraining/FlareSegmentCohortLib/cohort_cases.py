@@ -59,10 +59,12 @@ class CohortCase:
         return [*self.image_files(), *labels, *meaning]
 
     def state_now(self) -> str:
-        """What changes when one of the files is written, or the list says something else of them. Raises OSError."""
+        """What changes when one of the files is written, another one takes its place in the list (in archives many
+        have the same name, size and time), or the list says something else of them. Raises OSError.
+        """
         digest = hashlib.sha256(self._said())
         for path in self.all_files():
-            digest.update(state_line(path, path.name))
+            digest.update(state_line(path, str(path)))
         return digest.hexdigest()[:32]
 
     def _said(self) -> bytes:
