@@ -125,6 +125,14 @@ class ResultNames:
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
+        self._cases: set[str] = set()
+
+    def told_apart(self, case: str, source: str) -> str:
+        """What a case is called in tables and report: where another one is called so, with a hash of its source."""
+        if case in self._cases:
+            case = f"{case}_{_short_hash(source)}"
+        self._cases.add(case)
+        return case
 
     def of(self, case: str, source: str) -> str:
         """The name of a case's results, / between folders."""
