@@ -166,8 +166,9 @@ def _plain(part: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text without the bytes of names that are no text."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Text of one line without the bytes and control characters of names that are no text."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _short_hash(text: str) -> str:

@@ -10,7 +10,7 @@ import dicom_files
 import pytest
 from bad_input import save
 
-from FlareSegmentCohortLib.cohort_cases import CohortCase, ResultNames
+from FlareSegmentCohortLib.cohort_cases import CohortCase, ResultNames, printable
 from FlareSegmentCohortLib.listing import Listing, make_list
 from FlareSegmentCohortLib.output_folder import OutputFolder
 from FlareSegmentLib.errors import InputError
@@ -213,3 +213,7 @@ def test_names_of_results_suit_every_system_and_never_meet() -> None:
     for name in found:
         assert not set('\\:*?"<>|') & set(name) and not name.startswith((".", "/")) and "/." not in name
         assert all(0 < len(part.encode()) < 200 for part in name.split("/"))
+
+
+def test_names_are_told_in_one_line() -> None:
+    assert printable("größe\n\t\x1b[2J\udcff 1") == "größe\\n\\t\\x1b[2J\\udcff 1"
