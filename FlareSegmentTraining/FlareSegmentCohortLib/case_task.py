@@ -97,8 +97,8 @@ def work_on(case: CohortCase, job: Job) -> dict[str, Any]:
     try:
         state = _state(case)
         digest = case.content_hash()
-        earlier = read_record(folder, case.name)
-        if earlier is not None and is_result(earlier, job, folder) and earlier.get("content") == digest:
+        earlier = _earlier_result(case, job)
+        if earlier is not None and earlier.get("content") == digest:
             write_record(folder, case.name, {**earlier, "state": state})
             return {"result": PRESENT, "seconds": 0.0}
         record = _segment(case, job, engine)
@@ -155,11 +155,24 @@ def fail(case: CohortCase, job: Job, reason: str) -> None:
 def _fail(case: CohortCase, job: Job, reason: str, begun: float, state: str | None = None) -> dict[str, Any]:
     folder = Path(job.output)
     reason = printable(" ".join(reason.split()))
-    content = {"settings": job.settings, "state": case.state if state is None else state, "error": reason}
+    content: dict[str, Any] = {"settings": job.settings, "state": case.state if state is None else state}
+    content["error"] = reason
+    earlier = _earlier_result(case, job) if state == "" else None
     with _written(folder):
-        remove_results(folder, case.name)
+        if earlier is None:
+            remove_results(folder, case.name)
+        else:  # a share that is away for an hour must not cost what was made of thousands of CTs
+            content["earlier"] = earlier
         write_record(folder, case.name, {"case": case.case, "begun": begun, "finished": time.time(), **content})
     return {"result": FAILED, "error": reason, "seconds": 0.0}
+
+
+def _earlier_result(case: CohortCase, job: Job) -> dict[str, Any] | None:
+    """The record of what was made of a case in such a run, also where its CT was out of reach since then."""
+    folder = Path(job.output)
+    record = read_record(folder, case.name) or {}
+    record = record.get("earlier", record)
+    return record if is_result(record, job, folder) else None
 
 
 def _state(case: CohortCase) -> str:

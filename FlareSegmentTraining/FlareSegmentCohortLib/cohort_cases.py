@@ -59,10 +59,12 @@ class CohortCase:
         return [*self.image_files(), *labels, *meaning]
 
     def state_now(self) -> str:
-        """What changes when one of the files is written, or the list says something else of them. Raises OSError."""
+        """What changes when one of the files is written, another one takes its place in the list (in archives many
+        have the same name, size and time), or the list says something else of them. Raises OSError.
+        """
         digest = hashlib.sha256(self._said())
         for path in self.all_files():
-            digest.update(state_line(path, path.name))
+            digest.update(state_line(path, str(path)))
         return digest.hexdigest()[:32]
 
     def _said(self) -> bytes:
@@ -123,6 +125,14 @@ class ResultNames:
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
+        self._cases: set[str] = set()
+
+    def told_apart(self, case: str, source: str) -> str:
+        """What a case is called in tables and report: where another one is called so, with a hash of its source."""
+        if case in self._cases:
+            case = f"{case}_{_short_hash(source)}"
+        self._cases.add(case)
+        return case
 
     def of(self, case: str, source: str) -> str:
         """The name of a case's results, / between folders."""
@@ -156,8 +166,9 @@ def _plain(part: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text without the bytes of names that are no text."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Text of one line without the bytes and control characters of names that are no text."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _short_hash(text: str) -> str:

@@ -193,7 +193,7 @@ def _of_tree(
 
 def _of_file(path: Path, root: Path, names: ResultNames) -> CohortCase:
     place = path.relative_to(root)
-    case = (place.parent / volume_stem(path.name)).as_posix()
+    case = names.told_apart((place.parent / volume_stem(path.name)).as_posix(), place.as_posix())
     return _with_state(CohortCase(case, names.of(case, place.as_posix()), str(path.absolute())))
 
 
@@ -220,7 +220,9 @@ def _of_series(
     files = tuple(path.relative_to(top).as_posix() for path in paths)
     beside = tuple(path.relative_to(top).as_posix() for path in damaged)
     problem = None if facts.problem is None else f"{top}, series {first.number or '?'}: {facts.problem}."
-    name = names.of(case, f"{case} {first.series_uid} {first.size}")
+    identity = f"{case} {first.series_uid} {first.size}"
+    case = names.told_apart(case, identity)
+    name = names.of(case, identity)
     return _with_state(CohortCase(case, name, str(top.absolute()), files, beside, problem=problem))
 
 
@@ -228,7 +230,7 @@ def _of_damaged(root: Path, names: ResultNames, others: dict[Path, list[Path]]) 
     for folder, paths in others.items():
         damaged = [path for path in paths if has_preamble(path) and not is_no_image(path)]
         if damaged:
-            case = folder.relative_to(root).as_posix()
+            case = names.told_apart(folder.relative_to(root).as_posix(), str(folder))
             what = f"{len(damaged)} DICOM file{'s' if len(damaged) > 1 else ''}, such as {damaged[0].name},"
             problem = f"{folder}: {what} cannot be read: damaged or of another kind. Export the CT again."
             name = names.of(f"{case}/damaged", f"{folder} damaged")
@@ -263,7 +265,7 @@ def _of_rows(file: Path, progress: Progress) -> Iterator[CohortCase]:
         else:
             raise InputError(f"{file}: entry {number} names no image.")
         given = str(row.get("case") or row.get("id") or "").strip()
-        case = given or volume_stem(source.name) or "ct"
+        case = names.told_apart(given or volume_stem(source.name) or "ct", str(source))
         if given and lines.setdefault(given, number) != number:
             twice = f"the case {given} is in entries {lines[given]} and {number}"
             raise InputError(f"{file}: {twice}; give each its own name.")

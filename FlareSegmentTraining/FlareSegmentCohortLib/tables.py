@@ -159,7 +159,7 @@ def kind_of_reason(reason: str, case: CohortCase) -> str:
             reason = reason.replace(text, "")
     reason = re.sub(r"(?<!\w)(/|[A-Za-z]:\\)\S+", "", reason)
     reason = re.sub(r"-?\d+([.,x ]*\d)*", "#", reason)
-    return " ".join(reason.split()).strip(" :,.(") or "no reason given"
+    return " ".join(reason.split()).lstrip(" :,.").rstrip(" :,.(") or "no reason given"
 
 
 class _Writer:

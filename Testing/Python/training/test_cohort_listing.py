@@ -10,7 +10,7 @@ import dicom_files
 import pytest
 from bad_input import save
 
-from FlareSegmentCohortLib.cohort_cases import CohortCase, ResultNames
+from FlareSegmentCohortLib.cohort_cases import CohortCase, ResultNames, printable
 from FlareSegmentCohortLib.listing import Listing, make_list
 from FlareSegmentCohortLib.output_folder import OutputFolder
 from FlareSegmentLib.errors import InputError
@@ -133,6 +133,20 @@ def test_lists_name_cases_and_references(tmp_path: Path) -> None:
     assert (second.case, second.labels, second.state) == ("gone", None, "")
 
 
+def test_cases_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for name in ("p1/ct.nii.gz", "p1/ct.nrrd", "p2/ct.nii.gz"):
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        save(tmp_path / "tree" / name)
+    (tmp_path / "tree" / "export").mkdir()
+    for patient in ("q1", "q2"):
+        for file in dicom_files.patient(tmp_path / patient, patient)[2]:
+            file.rename(tmp_path / "tree" / "export" / f"{patient}_{file.name}")
+    (tmp_path / "list.csv").write_text("image\ntree/p1/ct.nii.gz\ntree/p2/ct.nii.gz\n", encoding="utf-8")
+    for source, count in ((tmp_path / "tree", 5), (tmp_path / "list.csv", 2)):
+        cases = [case.case for case in listed(source, tmp_path / "out")[0]]
+        assert len(set(cases)) == len(cases) == count
+
+
 def test_what_a_list_says_of_labels_is_content(tmp_path: Path) -> None:
     save(tmp_path / "a.nii.gz")
     found = []
@@ -199,3 +213,7 @@ def test_names_of_results_suit_every_system_and_never_meet() -> None:
     for name in found:
         assert not set('\\:*?"<>|') & set(name) and not name.startswith((".", "/")) and "/." not in name
         assert all(0 < len(part.encode()) < 200 for part in name.split("/"))
+
+
+def test_names_are_told_in_one_line() -> None:
+    assert printable("größe\n\t\x1b[2J\udcff 1") == "größe\\n\\t\\x1b[2J\\udcff 1"

@@ -188,6 +188,7 @@ def test_reasons_without_what_is_special_to_one_case() -> None:
     (case,) = cases_of("a")
     one = kind_of_reason("/data/a.nii.gz is damaged: 12 x 3.5 voxels, see /tmp/x y", case)
     assert one == "is damaged: # voxels, see y"
+    assert kind_of_reason("/data/a.nii.gz (series 5) is incomplete.", case) == "(series #) is incomplete"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (600, "10 min"), (36000, "10 h 0 min")])

@@ -14,7 +14,7 @@ from bad_input import LIVER, ct_image, liver_dice, save, use_known_model
 from cohort_stand_in import job
 
 from FlareSegmentCohortLib import case_task
-from FlareSegmentCohortLib.case_task import DONE, FAILED, PRESENT, CannotWork, work_on
+from FlareSegmentCohortLib.case_task import DONE, FAILED, PRESENT, CannotWork, is_failure, is_result, work_on
 from FlareSegmentCohortLib.cohort_cases import CohortCase
 from FlareSegmentCohortLib.output_folder import read_record
 from FlareSegmentLib.errors import InputError
@@ -70,6 +70,18 @@ def test_the_same_content_is_not_done_again(tmp_path: Path, out: Path) -> None:
     assert work_on(touched, job(out, settings="others"))["result"] == DONE
 
 
+def test_another_ct_of_the_same_name_size_and_time_is_not_taken_for_the_first(tmp_path: Path, out: Path) -> None:
+    cases = []
+    for patient, shift in (("p1", 0), ("p2", 1)):
+        (tmp_path / patient).mkdir()
+        path = save(tmp_path / patient / "ct.nii", ct_image() + shift)
+        os.utime(path, (1, 1))
+        cases.append(case_of(path))
+    assert len({Path(case.source).stat().st_size for case in cases}) == 1
+    assert cases[0].state != cases[1].state
+    assert [work_on(case, job(out))["result"] for case in cases] == [DONE, DONE]
+
+
 def test_label_values_and_files_on_request(tmp_path: Path, out: Path) -> None:
     files = dicom_files.patient(tmp_path / "series", "p")[2]
     case = case_of(tmp_path / "series", files=tuple(file.name for file in files))
@@ -100,25 +112,45 @@ def test_a_reference_is_measured(tmp_path: Path, out: Path) -> None:
     assert result["result"] == FAILED and "6" in result["error"]
 
 
-@pytest.mark.parametrize("kind", ["damaged", "gone", "no ct"])
+@pytest.mark.parametrize("kind", ["damaged", "no ct"])
 def test_a_bad_ct_costs_itself_alone_and_its_old_results(tmp_path: Path, out: Path, kind: str) -> None:
     path = save(tmp_path / "ct.nii.gz")
     work_on(case_of(path), job(out))
     if kind == "damaged":
         path.write_bytes(path.read_bytes()[:2000])
-    elif kind == "no ct":
+    else:
         save(path, ct_image() + 5000)
     case = case_of(path)
-    if kind == "gone":
-        path.unlink()
 
     result = work_on(case, job(out))
 
     assert result["result"] == FAILED and str(path) in result["error"]
     record = read_record(out, "c")
     assert record["error"] == result["error"] and "\n" not in record["error"]
-    assert record["state"] == ("" if kind == "gone" else case.state)  # what is out of reach is tried again
+    assert record["state"] == case.state
     assert not [file for file in out.rglob("*") if file.is_file() and file.name != "c.json"]
+
+
+def test_a_ct_out_of_reach_keeps_its_results_until_it_is_back(tmp_path: Path, out: Path) -> None:
+    path = save(tmp_path / "ct.nii.gz")
+    case = case_of(path)
+    work_on(case, job(out))
+    made, written = read_record(out, "c"), {file: file.read_bytes() for file in (out / "labels").iterdir()}
+    path.rename(tmp_path / "away")
+
+    for _ in range(2):
+        result = work_on(case, job(out))
+        record = read_record(out, "c")
+        assert result["result"] == FAILED and str(path) in record["error"] == result["error"]
+        assert record["state"] == "" and is_failure(record, job(out)) and not is_result(record, job(out), out)
+        assert {file: file.read_bytes() for file in (out / "labels").iterdir()} == written
+
+    (tmp_path / "away").rename(path)
+    assert work_on(case, job(out))["result"] == PRESENT and read_record(out, "c") == made
+
+    path.unlink()
+    assert work_on(case, job(out, settings="others"))["result"] == FAILED
+    assert not list((out / "labels").iterdir())  # of other options, and so no result of this run
 
 
 def test_a_full_disk_ends_the_run_and_not_the_case(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
