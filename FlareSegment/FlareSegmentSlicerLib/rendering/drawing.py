@@ -272,17 +272,35 @@ class Canvas:
     def write(self, path: str | os.PathLike) -> None:
         """As PNG or JPEG, as the path ends; the file appears whole or not at all. Raises OSError."""
         path = Path(path)
-        image = sitk.GetImageFromArray(self.pixels, isVector=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".picture-") as private:
             partial = Path(private) / f"picture{path.suffix}"
-            try:
-                if path.suffix == ".png":
+            if path.suffix == ".png":
+                image = sitk.GetImageFromArray(self.pixels, isVector=True)
+                try:
                     sitk.WriteImage(image, str(partial), useCompression=True)
-                else:  # for JPEG, the level of compression is the quality
-                    sitk.WriteImage(image, str(partial), useCompression=True, compressionLevel=_JPEG_QUALITY)
-            except RuntimeError as error:
-                raise OSError(None, why_not_written(path.parent, error)) from error
+                except RuntimeError as error:
+                    raise OSError(None, why_not_written(path.parent, error)) from error
+            else:
+                partial.write_bytes(_jpeg(self.pixels))
             os.replace(partial, path)
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    """A picture (rows, columns, 3) as JPEG, made in memory: writing to a full disk, libjpeg ends the whole process."""
+    from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+    from vtkmodules.vtkCommonDataModel import vtkImageData
+    from vtkmodules.vtkIOImage import vtkJPEGWriter
+
+    image = vtkImageData()
+    image.SetDimensions(pixels.shape[1], pixels.shape[0], 1)
+    from_below = np.ascontiguousarray(pixels[::-1]).reshape(-1, 3)
+    image.GetPointData().SetScalars(numpy_to_vtk(from_below, deep=True))
+    writer = vtkJPEGWriter()
+    writer.SetInputData(image)
+    writer.SetQuality(_JPEG_QUALITY)
+    writer.WriteToMemoryOn()
+    writer.Write()
+    return vtk_to_numpy(writer.GetResult()).tobytes()
 
 
 @cache

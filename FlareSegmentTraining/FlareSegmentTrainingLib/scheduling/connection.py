@@ -149,12 +149,15 @@ def _worker_python() -> str:
 def _local_cluster(
     options: argparse.Namespace, device: str, read_ahead: bool, say: Callable[[str], None]
 ) -> Iterator[Any]:
+    import psutil
     from dask.system import CPU_COUNT
     from distributed import Nanny, Scheduler
     from distributed.deploy.spec import SpecCluster
 
     gpus = visible_gpus() if device in ("auto", "cuda") else ()
-    limit = parse_memory(options.memory_limit)
+    limit, most = parse_memory(options.memory_limit), psutil.virtual_memory().total
+    if limit is not None and limit > most:
+        raise InputError(f"--memory-limit {options.memory_limit}: this computer has {most / 2**30:.0f} GiB.")
     workers = choose_workers(CPU_COUNT, free_memory(), gpus, options.workers, options.threads_per_worker, limit)
     common = {
         "nthreads": 2 if read_ahead and workers.gpus else 1,

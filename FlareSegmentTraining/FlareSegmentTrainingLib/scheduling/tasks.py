@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 _POLL_SECONDS = 2.0
+_NO_WORKER_SECONDS = 120.0
+"""So long this computer may take to replace all of its workers."""
 
 
 class WorkerLost(FlareSegmentError):
@@ -63,6 +65,7 @@ def outcomes(
         return future
 
     threads, asked = _threads(client), time.monotonic()
+    worked = asked
     try:
         while True:
             if suspects and not pending:
@@ -72,7 +75,8 @@ def outcomes(
                     submit(item)
             if not pending:
                 return
-            _check(client, threads)
+            worked = time.monotonic() if threads else worked
+            _check(client, threads, time.monotonic() - worked)
             done: Iterable[Any] = ()
             with contextlib.suppress(TimeoutError), client.as_current():  # there may be others in this process
                 done = wait(list(pending), timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED").done
@@ -125,11 +129,17 @@ def _numbered(numbered: tuple[int, Any], function: Callable[..., Any], *more: An
     return function(numbered[1], *more)
 
 
-def _check(client: Client, threads: int) -> None:
+def _check(client: Client, threads: int, idle_seconds: float) -> None:
     """Raise FlareSegmentError where there is no worker and none will come."""
+    if threads:
+        return
     problem = getattr(client.cluster, "flaresegment_problem", None)
-    if not threads and problem is not None and problem():
+    if problem is not None and problem():
         raise FlareSegmentError(problem())
+    if problem is None and client.cluster is not None and idle_seconds > _NO_WORKER_SECONDS:
+        raise FlareSegmentError(
+            "All workers ended and none came back: look for room in memory and on the disks; the same command goes on."
+        )
 
 
 def _threads(client: Client) -> int:

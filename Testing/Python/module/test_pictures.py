@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from FlareSegmentLib.volume import Volume
 
 pytest.importorskip("vtkmodules", reason="VTK is not installed")
 
+from FlareSegmentSlicerLib.rendering.drawing import Canvas
 from FlareSegmentSlicerLib.rendering.pictures import RenderingUnavailable, request_surfaces, slices_png, surfaces_png
 from FlareSegmentSlicerLib.rendering.renderer_process import RendererProcess
 
@@ -171,3 +174,20 @@ def test_a_drawing_process_that_ends_is_a_missing_picture(phantom, tmp_path, how
         with pytest.raises(RenderingUnavailable, match="OpenGL"):
             surfaces_png(tmp_path / "3d.png", *phantom, ORGANS, renderer)
     assert not os.listdir(tmp_path)
+
+
+def test_a_jpeg_shows_the_picture_and_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    """Its bytes are written by Python: libjpeg ends the process where a disk is full."""
+    canvas = Canvas(40, 24)
+    canvas.pixels[:8, :10] = (250, 30, 20)
+    canvas.write(tmp_path / "one.jpg")
+    shown = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "one.jpg"))).astype(int)
+    assert np.abs(shown - canvas.pixels).mean() < 8
+
+    def no_space(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", no_space)
+    with pytest.raises(OSError, match="No space"):
+        canvas.write(tmp_path / "two.jpg")
+    assert [path.name for path in tmp_path.iterdir()] == ["one.jpg"]

@@ -17,7 +17,7 @@ pytest.importorskip("distributed", reason="Dask is not installed")
 
 from FlareSegmentLib.command_line import ArgumentParser
 from FlareSegmentLib.errors import FlareSegmentError, InputError
-from FlareSegmentTrainingLib.scheduling import connection, job_cluster, machine, running_cluster
+from FlareSegmentTrainingLib.scheduling import connection, job_cluster, machine, running_cluster, tasks
 from FlareSegmentTrainingLib.scheduling.options import add_arguments, check_arguments, wanted
 from FlareSegmentTrainingLib.scheduling.tasks import WorkerLost, outcomes, outcomes_in_order
 
@@ -98,6 +98,20 @@ def test_too_little_memory_is_said() -> None:
         machine.choose_workers(8, 64 * GIB, memory_limit=GIB // 4)
     with pytest.raises(InputError, match="give a size as 6GB"):
         connection.parse_memory("much")
+    with (
+        pytest.raises(InputError, match="100TB: this computer has"),
+        connection.connect(options("--memory-limit", "100TB")),
+    ):
+        pass
+
+
+def test_workers_that_are_gone_for_good_end_the_wait() -> None:
+    local = SimpleNamespace(cluster=SimpleNamespace())
+    tasks._check(local, 1, 1000.0)
+    tasks._check(local, 0, 1.0)
+    with pytest.raises(FlareSegmentError, match="none came back"):
+        tasks._check(local, 0, 1000.0)
+    tasks._check(SimpleNamespace(cluster=None), 0, 1000.0)  # of a cluster that runs, others may come
 
 
 @pytest.mark.parametrize("version", [1, 2])
