@@ -315,6 +315,7 @@ class _Reference:
 
     def __init__(self, case: CohortCase, job: Job, volume: Volume, segmentation: Segmentation) -> None:
         from FlareSegmentLib.measures.reference_values import contradictions
+        from FlareSegmentTrainingLib.datasets.label_checks import doubts_of_labels
         from FlareSegmentTrainingLib.datasets.label_files import read_case_labels
         from FlareSegmentTrainingLib.datasets.label_maps import IGNORED
         from FlareSegmentTrainingLib.evaluation.label_folders import meaning_alone
@@ -331,7 +332,8 @@ class _Reference:
             raise InputError(text if str(path) in text else f"{path}: {text}") from error
         self.labeled = meaning.labeled
         organs = segmentation.organs
-        known = np.where(self.labels == IGNORED, 0, self.labels)
+        known = np.where(self.labels == IGNORED, 0, self.labels).astype(np.uint8)
+        self.warnings = [*self.warnings, *(f"Reference: {doubt}" for doubt in doubts_of_labels(volume, known))]
         wrong = contradictions(known, segmentation.labels, {organ.label: organ for organ in organs}, organs)
         if wrong:
             raise InputError(

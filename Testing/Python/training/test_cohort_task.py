@@ -112,6 +112,20 @@ def test_a_reference_is_measured(tmp_path: Path, out: Path) -> None:
     assert result["result"] == FAILED and "6" in result["error"]
 
 
+def test_a_reference_with_left_and_right_exchanged_is_said(tmp_path: Path, out: Path) -> None:
+    import SimpleITK
+
+    labels = np.zeros(ct_image().GetSize()[::-1], np.uint8)
+    labels[6:16, 20:28, -10:-4], labels[6:16, 20:28, 4:10] = 2, 3
+    image = SimpleITK.GetImageFromArray(labels)
+    image.CopyInformation(ct_image())
+    save(tmp_path / "reference.nii.gz", image)
+    meaning = "2=right_kidney,3=left_kidney"
+    case = case_of(save(tmp_path / "ct.nii.gz"), labels=str(tmp_path / "reference.nii.gz"), label_map=meaning)
+    work_on(case, job(out))
+    assert any("Reference: Left and right are in doubt" in text for text in read_record(out, "c")["warnings"])
+
+
 @pytest.mark.parametrize("kind", ["damaged", "no ct"])
 def test_a_bad_ct_costs_itself_alone_and_its_old_results(tmp_path: Path, out: Path, kind: str) -> None:
     path = save(tmp_path / "ct.nii.gz")
