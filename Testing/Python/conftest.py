@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import subprocess
 import sys
@@ -13,6 +14,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 if hasattr(os, "nice"):  # processes of tests keep the priority of the tests, which Slicer would lower
     os.environ.setdefault("SLICER_BACKGROUND_THREAD_PRIORITY", str(os.nice(0)))
 FIGURES = pytest.StashKey[dict[str, str]]()
+
+
+@pytest.fixture(autouse=True)
+def _same_locale():
+    """ITK's DICOM writer leaves the locale "C" behind, in which Python takes text files for ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture(scope="session")
