@@ -168,7 +168,12 @@ def test_keep_teach_stop_continue_use_and_back(both, screenshots):
     both.click(ui.teachButton)
     until(both, lambda: ui.teachButton.text == "Continue teaching" and ui.teachButton.enabled)
     assert "Stopped" in ui.teachMessageLabel.text
-    both.click(ui.teachButton)
+
+    def goes_on() -> bool:  # its process may still be ending
+        both.click(ui.teachButton)
+        return "just ending" not in ui.teachMessageLabel.text
+
+    until(both, goes_on)
     until(both, lambda: ui.teachReport.visible)
     assert "Liver: 0.900 → 0.950, +0.050 (+0.010 to +0.090)" in ui.teachReport.toPlainText()
     assert "better" in ui.teachMessageLabel.text
