@@ -92,8 +92,8 @@ def work_through(
 ) -> None:
     """Have all cases worked on.
 
-    A case whose workers ended one after the other is tried once more when all others are done, and by itself: what
-    ended them may have been a case beside it.
+    A case whose workers ended one after the other is tried once more by itself: what ended them may have been a case
+    beside it.
 
     Args:
         told: of each case that is finished, with what `work` returned.
@@ -102,20 +102,15 @@ def work_through(
         CannotWork: nothing can be done, on some computer.
         FlareSegmentError: the scheduler is gone.
     """
-    suspects: list[CohortCase] = []
-    for outcome in outcomes(client, work, cases, job):
+    for outcome in outcomes(client, work, cases, job, alone=True):
+        case = outcome.item
         if isinstance(outcome.error, WorkerLost):
-            suspects.append(outcome.item)
+            reason = f"{case.source}: {outcome.error}."
+            fail(case, job, reason)
+            result = {"result": FAILED, "error": reason}
         else:
-            _count(outcome.item, _result_of(outcome), counts, told)
-    for case in suspects:
-        for outcome in outcomes(client, work, [case], job):
-            result = _result_of(outcome) if not isinstance(outcome.error, WorkerLost) else None
-            if result is None:
-                reason = f"{case.source}: {outcome.error}."
-                fail(case, job, reason)
-                result = {"result": FAILED, "error": reason}
-            _count(case, result, counts, told)
+            result = _result_of(outcome)
+        _count(case, result, counts, told)
 
 
 def _result_of(outcome: Any) -> dict[str, Any]:
