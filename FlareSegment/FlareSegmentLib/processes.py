@@ -1,4 +1,4 @@
-"""Which processes still run, at which priority, and the private folders that those which were killed have left behind.
+"""Which processes still run, at which priority, those that outlive this one, and the private folders of killed ones.
 
 A folder of files in the making carries the number of its process in its name. Whoever makes the next one beside it
 removes those whose process is gone. No clock is asked: one that jumps must not make a living process look dead.
@@ -12,9 +12,11 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +144,24 @@ def private_folder(parent: Path) -> tempfile.TemporaryDirectory[str]:
     prefix = f".flaresegment-{re.sub('[^A-Za-z0-9.]', '_', socket.gethostname())}-"
     remove_abandoned(parent, prefix)
     return tempfile.TemporaryDirectory(dir=parent, prefix=f"{prefix}{os.getpid()}-")
+
+
+def start_detached(command: Sequence[str], output_file: Path) -> subprocess.Popen[bytes]:
+    """Start a process that outlives this one and prints into a file. Raises OSError."""
+    detached: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    with open(output_file, "wb") as output:
+        return subprocess.Popen(
+            list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, **detached
+        )
+
+
+def last_error(output_file: Path) -> str:
+    """The last line that a script printed as its error, else its last line; empty where there is none."""
+    try:
+        lines = output_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    errors = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
+    return errors[-1] if errors else lines[-1] if lines else ""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
+from FlareSegmentLib.processes import last_error, start_detached
 from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, OUTPUT_FILE, RunFolder
 
 TRAIN_SCRIPT = Path(__file__).resolve().parents[1] / "Scripts" / "train.py"
@@ -119,7 +120,7 @@ class TrainingProcess:
     def message(self) -> str:
         """Return one line about how far the run is or why it ended."""
         if self.state() == FAILED:
-            return self._last_error() or self.folder.progress().get("message", "")
+            return last_error(self.folder.path / OUTPUT_FILE) or self.folder.progress().get("message", "")
         return self.folder.progress().get("message", "")
 
     @property
@@ -142,30 +143,13 @@ class TrainingProcess:
         self._failure_forgotten = False
         folder = self.folder.path
         priority = "background" if self.background else "normal"
-        detached: dict = {"start_new_session": True}
-        if os.name == "nt":
-            detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.folder.stop_file.unlink(missing_ok=True)
             self._before = self.folder.progress()
-            with open(folder / OUTPUT_FILE, "wb") as output:
-                self._process = subprocess.Popen(
-                    [self._python, str(self._script()), *arguments, "--output", str(folder), "--priority", priority],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    **detached,
-                )
+            command = [self._python, str(self._script()), *arguments, "--output", str(folder), "--priority", priority]
+            self._process = start_detached(command, folder / OUTPUT_FILE)
         except OSError as error:
             raise FlareSegmentError(
                 f"The {self._what} cannot be started in {folder}: {error.strerror or error}."
             ) from error
-
-    def _last_error(self) -> str:
-        try:
-            lines = (self.folder.path / OUTPUT_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return ""
-        errors = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
-        return errors[-1] if errors else (lines[-1] if lines else "")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
-from FlareSegmentLib.processes import python_executable, reported_progress
+from FlareSegmentLib.processes import last_error, python_executable, reported_progress, start_detached
 
 NOT_BEGUN, STARTING, RUNNING, FINISHED, STOPPED, FAILED, LOST = (
     "not begun",
@@ -71,9 +71,6 @@ class CohortProcess:
             raise InputError("Install the module FlareSegment Training, which brings the script for many CTs.")
         if self.state() in (STARTING, RUNNING):
             raise InputError(f"A cohort runs in {self.folder} already.")
-        detached: dict[str, Any] = {"start_new_session": True}
-        if os.name == "nt":
-            detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / STOP_FILE).unlink(missing_ok=True)
@@ -83,10 +80,7 @@ class CohortProcess:
                 source = str(self.folder / SERIES_FILE)
             self._before = self.progress()
             command = [self._python, str(script), source, "--output", str(self.folder), *more]
-            with open(self.folder / OUTPUT_FILE, "wb") as output:
-                self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, **detached
-                )
+            self._process = start_detached(command, self.folder / OUTPUT_FILE)
         except OSError as error:
             raise FlareSegmentError(f"Nothing can be started in {self.folder}: {error.strerror or error}.") from error
 
@@ -124,9 +118,4 @@ class CohortProcess:
         told = self.progress().get("message") or ""
         if self.state() != FAILED:
             return told
-        try:
-            lines = (self.folder / OUTPUT_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            lines = []
-        errors = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
-        return errors[-1] if errors else lines[-1] if lines else told
+        return last_error(self.folder / OUTPUT_FILE) or told
