@@ -660,7 +660,8 @@ def run_tools(root, verb, arguments):
         variables = clean_environment(**variables)
         os.chdir(str(root))
         coverage = ["--cov", "--cov-report=term", "--cov-fail-under=%d" % LEAST_COVERAGE]
-        together = ["-n", "logical", "--maxprocesses=4", "--dist", "loadfile"]  # a worker needs up to 2 GB of memory
+        # a worker needs up to 2 GB of memory; one that a hanging test ended takes that test's file up again
+        together = ["-n", "logical", "--maxprocesses=4", "--dist", "loadfile", "--max-worker-restart=2"]
         whole = [] if arguments else coverage + together  # of a part of the suite coverage says nothing
         return run([python, "-m", "pytest", "-q"] + whole + arguments, variables)
     if verb == "bench":

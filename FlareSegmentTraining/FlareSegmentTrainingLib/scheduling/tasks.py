@@ -96,6 +96,8 @@ def outcomes(
     finally:
         with contextlib.suppress(Exception):  # the scheduler may be gone
             client.cancel(list(pending), force=True)
+            if pending and client.cluster is not None:  # what still runs would write where the caller cleans up
+                client.cluster.close(timeout=10)
 
 
 def outcomes_in_order(
