@@ -602,7 +602,8 @@ def test_the_whole_suite_must_run_most_lines(tree):
 
 def test_the_whole_suite_uses_several_processors(tree):
     """Files stay whole: what a file's fixtures make is made once."""
-    assert tree.run("test").started[-1][6:] == ["-n", "logical", "--maxprocesses=4", "--dist", "loadfile"]
+    options = ["-n", "logical", "--maxprocesses=4", "--dist", "loadfile", "--max-worker-restart=2"]
+    assert tree.run("test").started[-1][6:] == options
 
 
 @pytest.mark.parametrize("finding", ["ruff", "mypy", "apilint", "import_lint", ""])
