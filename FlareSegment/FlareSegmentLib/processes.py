@@ -74,6 +74,21 @@ def set_priority(background: bool) -> int:
     return os.getpriority(os.PRIO_PROCESS, 0)
 
 
+def keep_freed_memory() -> None:
+    """Stop glibc from giving large blocks back to the kernel and taking them again at every layer of a network.
+
+    ``mallopt`` changes the whole process: call it in one of its own only. M_MMAP_MAX is -4 and M_TRIM_THRESHOLD -1 in
+    malloc.h.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+            mallopt(-4, 0)
+            mallopt(-1, 2**31 - 1)
+
+
 def identity(pid: int) -> str | None:
     """What tells a process from a later one of the same number: start of the system and of the process.
 

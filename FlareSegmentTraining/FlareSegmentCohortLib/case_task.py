@@ -30,6 +30,7 @@ from FlareSegmentLib import command_line
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.files.disk_space import why_not_written
 from FlareSegmentLib.organs import LABEL_TABLES, Organ
+from FlareSegmentLib.processes import keep_freed_memory
 from FlareSegmentLib.volume import Volume
 
 if TYPE_CHECKING:
@@ -202,7 +203,6 @@ class _Engine:
     def __init__(self, model: str | None, identity: str, device: str) -> None:
         from FlareSegmentLib.inference.pipeline import Segmenter
         from FlareSegmentLib.request import SegmentationRequest
-        from FlareSegmentLib.worker.main import keep_freed_memory
 
         folder = model_folder(model)
         if model_identity(folder) != identity:

@@ -89,6 +89,15 @@ def evaluate(
     return result
 
 
+def difference(labels: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """uint8, 1 where only the reference has an organ, 2 where only the labels have one, 3 where they are different."""
+    result = np.zeros(labels.shape, np.uint8)
+    result[(reference > 0) & (labels == 0)] = 1
+    result[(reference == 0) & (labels > 0)] = 2
+    result[(reference > 0) & (labels > 0) & (reference != labels)] = 3
+    return result
+
+
 @dataclass(frozen=True)
 class _Surfaces:
     """Distance (mm) and area (mm²) of each surface element of a to the surface of b, and of b to a."""

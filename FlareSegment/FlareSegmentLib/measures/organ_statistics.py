@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,15 @@ def organ_statistics(volume: Volume, labels: np.ndarray, organs: Sequence[Organ]
             "center": None if box is None or mask is None else center_of(mask, box),
         }
     return result
+
+
+def in_whole_volume(organs: Mapping[str, Mapping[str, Any]], first: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Statistics of a part of a volume that begins at `first` (z, y, x), with centers in indices of the whole one."""
+
+    def moved(center: Sequence[float] | None) -> list[float] | None:
+        return None if center is None else [value + n for value, n in zip(center, reversed(first), strict=True)]
+
+    return {key: {**facts, "center": moved(facts.get("center"))} for key, facts in organs.items()}
 
 
 def bounding_box(labels: np.ndarray) -> tuple[slice, slice, slice]:

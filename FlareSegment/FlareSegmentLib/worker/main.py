@@ -1,13 +1,12 @@
 """The worker process: keeps torch and the model warm, segments one CT after another, may die without harming Slicer.
 
-Whoever starts the process calls `main` and may give it a way to make surfaces. Two threads: one reads requests, so that
-`Cancel` is heard while the other one computes. The process ends by itself when its stdin closes or its parent is gone,
-also in the middle of a segmentation: nothing but the files of the request is ever written.
+Two threads: one reads requests, so that `Cancel` is heard while the other one computes. The process ends by itself when
+its stdin closes or its parent is gone, also in the middle of a segmentation: nothing but files in the request's folders
+is ever written.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import queue
 import sys
@@ -17,17 +16,13 @@ import traceback
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
-
 from FlareSegmentLib import errors
-from FlareSegmentLib.processes import set_priority
+from FlareSegmentLib.processes import keep_freed_memory, set_priority
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import (
-    Box,
     Cancel,
     Cancelled,
     Compare,
@@ -38,19 +33,19 @@ from FlareSegmentLib.worker.protocol import (
     Progress,
     ProtocolError,
     Ready,
-    Request,
     Result,
     Segment,
     decode_request,
     encode,
 )
+from FlareSegmentLib.worker.shared_files import SharedBox, finish, map_array, write_array, write_file
 
 if TYPE_CHECKING:
     from FlareSegmentLib.inference.pipeline import Segmentation, Segmenter
 
 _PARENT_CHECK_SECONDS = 1.0
 _PROGRESS_SECONDS = 0.05
-_TRACE_LINES = 12
+_TRACE_CALLS = -6
 _SURFACES_SHARE = 0.08
 
 
@@ -58,8 +53,8 @@ class Worker:
     """Answers requests from one stream with events on another; when the requests end, the process ends at once.
 
     Args:
-        write_surfaces: writes the organs' surfaces into a file (path, labels (z, y, x), boxes, label values, 4x4 matrix
-            to RAS in mm, smoothing 0 ... 1, tick); raises ImportError where there is no VTK. None: no surfaces.
+        make_surfaces: the organs' surfaces as a file's bytes, of (labels (z, y, x), boxes, label values, 4x4 matrix to
+            RAS in mm, smoothing 0 ... 1, tick); raises ImportError where there is no VTK. None: no surfaces.
         niceness: of this process, as `processes.set_priority` returned it.
     """
 
@@ -67,14 +62,14 @@ class Worker:
         self,
         requests: BinaryIO,
         events: BinaryIO,
-        write_surfaces: Callable[..., None] | None = None,
+        make_surfaces: Callable[..., bytes] | None = None,
         niceness: int = 0,
     ) -> None:
         self._requests, self._events = requests, events
+        self._make_surfaces = make_surfaces
         self._niceness = niceness
-        self._surface_writer = write_surfaces
         self._sending = threading.Lock()
-        self._waiting: queue.Queue[Request] = queue.Queue()
+        self._waiting: queue.Queue[Hello | Segment | Compare] = queue.Queue()
         self._cancelled: set[int] = set()
         self._segmenter: Segmenter | None = None
         self._loaded: tuple[Any, ...] = ()
@@ -84,7 +79,7 @@ class Worker:
         threading.Thread(target=self._read, daemon=True).start()
         while True:
             request = self._waiting.get()
-            self._answer(request)
+            self._send(self._answer(request))
             self._cancelled.discard(request.id)
 
     def _read(self) -> None:
@@ -92,7 +87,7 @@ class Worker:
             try:
                 request = decode_request(line)
             except ProtocolError as error:
-                self._send(Failure(None, "internal", f"The worker did not understand a request: {error}"))
+                self._send(Failure(None, f"The worker did not understand a request: {error}"))
                 continue
             if isinstance(request, Cancel):
                 self._cancelled.add(request.id)
@@ -108,30 +103,32 @@ class Worker:
             except OSError:  # nobody listens any more
                 os._exit(0)
 
-    def _answer(self, request: Request) -> None:
+    def _answer(self, request: Hello | Segment | Compare) -> Event:
         try:
+            self._check(request)
             if isinstance(request, Segment):
-                self._send(self._segment(request))
-            elif isinstance(request, Compare):
-                self._send(self._compare(request))
-            elif isinstance(request, Hello):
-                self._send(self._hello(request))
+                return self._segment(request)
+            return self._compare(request) if isinstance(request, Compare) else self._hello(request)
         except errors.Cancelled:
-            self._send(Cancelled(request.id))
+            return Cancelled(request.id)
         except errors.FlareSegmentError as error:
-            self._send(Failure(request.id, "model" if isinstance(error, errors.ModelError) else "input", str(error)))
+            return Failure(request.id, str(error))
         except MemoryError:
             message = "There is not enough memory for this CT: close other programs, or crop the CT."
-            self._send(Failure(request.id, "memory", message, _trace()))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client must hear of it
+            return Failure(request.id, message, traceback.format_exc(_TRACE_CALLS))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the panel must hear of it
             message = f"The segmentation failed: {_first_line(error)}"
-            self._send(Failure(request.id, "internal", message, _trace()))
+            return Failure(request.id, message, traceback.format_exc(_TRACE_CALLS))
+
+    def _check(self, request: Hello | Segment | Compare) -> None:
+        if request.id in self._cancelled:
+            raise errors.Cancelled
 
     def _hello(self, hello: Hello) -> Ready | Failure:
         try:
             import torch  # noqa: F401
         except Exception as error:  # noqa: BLE001 - not there, or a library of it cannot be loaded: whatever it raises
-            return Failure(hello.id, "torch", _first_line(error), _trace())
+            return Failure(hello.id, _first_line(error), traceback.format_exc(_TRACE_CALLS), without_torch=True)
         from FlareSegmentLib.inference.compute_devices import compute_devices
 
         if hello.request is not None:
@@ -139,105 +136,68 @@ class Worker:
         return Ready(hello.id, os.getpid(), compute_devices(), self._niceness)
 
     def _segment(self, message: Segment) -> Result:
-        from FlareSegmentLib.measures.organ_statistics import bounding_box, organ_statistics
+        from FlareSegmentLib.measures.organ_statistics import bounding_box, in_whole_volume, organ_statistics
 
-        start = time.perf_counter()
-        sent = 0.0
+        start, sent = time.perf_counter(), 0.0
         request = message.request
         share = 1.0 if request.smoothing is None else 1.0 - _SURFACES_SHARE
 
-        def cancelled() -> bool:
-            return message.id in self._cancelled
-
         def progress(fraction: float, stage: str) -> None:
             nonlocal sent
-            now = time.perf_counter()
-            if now - sent >= _PROGRESS_SECONDS:
-                sent = now
+            if time.perf_counter() - sent >= _PROGRESS_SECONDS:
+                sent = time.perf_counter()
                 self._send(Progress(message.id, share * fraction, stage))
 
-        if cancelled():
-            raise errors.Cancelled
         volume = message.volume.map()
         self._send(Progress(message.id, 0.0, "Loading the model" if self._segmenter is None else "Checking the CT"))
-        found = self._segmenter_for(request).segment(volume, request, progress, cancelled)
+        segmenter = self._segmenter_for(request)
+        found = segmenter.segment(volume, request, progress, lambda: message.id in self._cancelled)
         region = request.region or tuple(slice(0, n) for n in found.labels.shape)
-        organs = offset(organ_statistics(volume.part(region), found.labels[region], found.organs), region)
-        if cancelled():
-            raise errors.Cancelled
-        surfaces = self._write_surfaces(message, volume, found, cancelled)
+        organs = organ_statistics(volume.part(region), found.labels[region], found.organs)
+        self._check(message)
+        surfaces = self._surfaces(message, volume, found)
         box = bounding_box(found.labels)
-        message.labels.write_box(found.labels, box)
-        places = [asdict(place) for place in found.places] if request.review else None
-        confidence_box = self._write_confidence(message, found)
-        seconds = found.seconds | {"total": time.perf_counter() - start}
         return Result(
             message.id,
-            seconds,
+            found.seconds | {"total": time.perf_counter() - start},
             found.warnings,
             found.device,
             found.model,
-            organs,
-            box,
+            in_whole_volume(organs, [extent.start for extent in region]),
+            SharedBox(finish(write_array(message.folders, found.labels[box])), box),
             surfaces,
-            places,
-            confidence_box,
+            [asdict(place) for place in found.places] if request.review else None,
+            _confidence(message, found),
         )
 
-    def _write_confidence(self, message: Segment, found: Segmentation) -> Box | None:
-        """Write the confidence if it was asked for, and say where it lies; without room there is none."""
-        if message.confidence is None or found.confidence is None:
+    def _surfaces(self, message: Segment, volume: Volume, found: Segmentation) -> str | None:
+        """File of the surfaces, where they were asked for; without VTK, or without room, Slicer makes them itself."""
+        smoothing = message.request.smoothing
+        if smoothing is None or self._make_surfaces is None:
             return None
-        try:
-            Path(message.confidence).write_bytes(zlib.compress(np.ascontiguousarray(found.confidence.array), 1))
-        except OSError:
-            os.truncate(message.confidence, 0)
-            return None
-        z, y, x = found.confidence.box
-        return z, y, x
-
-    def _write_surfaces(
-        self, message: Segment, volume: Volume, found: Segmentation, cancelled: Callable[[], bool]
-    ) -> bool:
-        """Write the surfaces that were asked for; without VTK, or without room, there are none."""
-        if message.surfaces is None or self._surface_writer is None:
-            return False
 
         def tick(fraction: float) -> None:
-            if cancelled():
-                raise errors.Cancelled
+            self._check(message)
             self._send(Progress(message.id, 1 - _SURFACES_SHARE * (1 - fraction), "Making the 3D surfaces"))
 
         values = {organ.key: organ.label for organ in found.organs}
-        smoothing = message.request.smoothing
         try:
-            self._surface_writer(
-                message.surfaces, found.labels, found.boxes, values, volume.affine_ras, smoothing, tick
-            )
+            file = self._make_surfaces(found.labels, found.boxes, values, volume.affine_ras, smoothing, tick)
         except ImportError:
-            return False
-        except OSError:  # no room: Slicer makes them itself
-            os.truncate(message.surfaces, 0)
-            return False
-        return True
+            return None
+        return _written(message, file)
 
     def _compare(self, request: Compare) -> Compared:
-        from FlareSegmentLib.measures.metrics import evaluate
+        from FlareSegmentLib.measures.metrics import difference, evaluate
         from FlareSegmentLib.measures.organ_statistics import bounding_box
         from FlareSegmentLib.organs import organ_by_key
 
-        if request.id in self._cancelled:
-            raise errors.Cancelled
-        labels, reference = request.labels.map(), request.reference.map()
-        organs = [organ_by_key(key) for key in request.organs]
-        scores = evaluate(labels, reference, request.spacing, organs)
-        difference = np.zeros(labels.shape, np.uint8)
-        difference[(reference > 0) & (labels == 0)] = 1
-        difference[(reference == 0) & (labels > 0)] = 2
-        difference[(reference > 0) & (labels > 0) & (reference != labels)] = 3
-        box = bounding_box(difference)
-        request.difference.write_box(difference, box)
-        return Compared(request.id, scores, box)
+        labels, reference = map_array(request.labels), map_array(request.reference)
+        scores = evaluate(labels, reference, request.spacing, [organ_by_key(key) for key in request.organs])
+        differing = difference(labels, reference)
+        box = bounding_box(differing)
+        path = finish(write_array(request.folders, differing[box]))
+        return Compared(request.id, scores, SharedBox(path, box))
 
     def _segmenter_for(self, request: SegmentationRequest) -> Segmenter:
         wanted = request.model, request.device, request.threads
@@ -250,21 +210,24 @@ class Worker:
         return self._segmenter
 
 
-def offset(organs: dict[str, dict[str, Any]], region: tuple[slice, ...]) -> dict[str, dict[str, Any]]:
-    """Statistics of a part of the volume with centers in indices of the whole one."""
-    for facts in organs.values():
-        if facts["center"] is not None:
-            facts["center"] = [value + extent.start for value, extent in zip(facts["center"], reversed(region))]
-    return organs
+def _confidence(message: Segment, found: Segmentation) -> SharedBox | None:
+    if found.confidence is None:
+        return None
+    path = _written(message, zlib.compress(found.confidence.array.tobytes(), 1))
+    z, y, x = found.confidence.box
+    return None if path is None else SharedBox(path, (z, y, x))
+
+
+def _written(message: Segment, file: bytes) -> str | None:
+    """Path of the file in the request's folders; None without room: the labels are worth showing without it."""
+    try:
+        return finish(write_file(message.folders, lambda: [file]))
+    except OSError:
+        return None
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _trace() -> str:
-    return "\n".join(traceback.format_exc().splitlines()[-_TRACE_LINES:])
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _keep_stdout_for_events() -> BinaryIO:
@@ -274,21 +237,6 @@ def _keep_stdout_for_events() -> BinaryIO:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     sys.stdout = sys.stderr
     return events
-
-
-def keep_freed_memory() -> None:
-    """Stop glibc from giving large blocks back to the kernel and taking them again at every layer.
-
-    ``mallopt`` changes the whole process, so it is done only here. M_MMAP_MAX is -4 and M_TRIM_THRESHOLD -1 in
-    malloc.h.
-    """
-    if sys.platform == "linux":
-        try:
-            mallopt = ctypes.CDLL("libc.so.6").mallopt
-        except (OSError, AttributeError):  # another C library
-            return
-        mallopt(-4, 0)
-        mallopt(-1, 2**31 - 1)
 
 
 def _end_with_parent() -> None:
@@ -304,10 +252,10 @@ def _end_with_parent() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def main(write_surfaces: Callable[..., None] | None = None, background: bool = False) -> None:
-    """Serve stdin and stdout; `write_surfaces` as in `Worker`. background: let other programs go first."""
+def main(make_surfaces: Callable[..., bytes] | None = None, background: bool = False) -> None:
+    """Serve stdin and stdout; `make_surfaces` as in `Worker`. background: let other programs go first."""
     events = _keep_stdout_for_events()
     niceness = set_priority(background)
     keep_freed_memory()
     _end_with_parent()
-    Worker(sys.stdin.buffer, events, write_surfaces, niceness).run()
+    Worker(sys.stdin.buffer, events, make_surfaces, niceness).run()

@@ -1,11 +1,10 @@
 """What the panel and the worker process say to each other: every message, and the only code that writes and reads it.
 
-The client (the panel, through QProcess) writes requests to the worker's stdin and reads events from its stdout: one
-JSON object per line, ASCII, the fields of the classes below and the message's name as ``command`` or ``event``.
-Whatever libraries print inside the worker goes to stderr. No port is opened and no shell is involved; voxels lie in
-`shared_files`. The worker answers `Hello`, `Segment` and `Compare` one after another, each with exactly one of `Ready`,
-`Result`, `Compared`, `Cancelled` and `Failure`; `Cancel` alone is heard while it computes, and has no answer of its
-own. It ends when its stdin closes or its parent process is gone. That it was killed is known from the process's end.
+The panel writes requests to the worker's stdin and reads events from its stdout: one JSON object per line, ASCII, with
+the message's kind and the fields of the classes below. Whatever libraries print inside the worker goes to stderr. No
+port is opened and no shell is involved; voxels lie in `shared_files`. The worker answers `Hello`, `Segment` and
+`Compare` one after another, each with exactly one of `Ready`, `Result`, `Compared`, `Cancelled` and `Failure`; `Cancel`
+alone is heard while it computes, and has no answer of its own.
 
 This file needs the standard library and numpy only: no torch, no slicer.
 """
@@ -23,16 +22,14 @@ import numpy as np
 
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
-from FlareSegmentLib.worker.shared_files import SharedArray, SharedFolder, SharedVolume
-
-Box = tuple[slice, slice, slice]
+from FlareSegmentLib.worker.shared_files import SharedBox, SharedFolders, SharedVolume, write_array
 
 
 class ProtocolError(ValueError):
     """A line that is not a message of this protocol."""
 
 
-# Requests; their ids are numbers that the client has not used before ------------------------------
+# Requests; their ids are numbers that the panel has not used before -------------------------------
 
 
 @dataclass(frozen=True)
@@ -45,52 +42,33 @@ class Hello:
 
 @dataclass(frozen=True)
 class Segment:
-    """Segment a volume and leave the labels, and what else there is a file for, in the shared folder: the surfaces, the
-    confidence (zlib of (z, y, x) uint8 in `Result.confidence_box`).
-    """
+    """Segment a volume; what is found is written into the folders."""
 
     id: int
     request: SegmentationRequest
     volume: SharedVolume
-    labels: SharedArray
-    surfaces: str | None = None
-    confidence: str | None = None
-
-    def __post_init__(self) -> None:
-        _check_labels(self.labels, self.volume.voxels.shape)
+    folders: tuple[str, ...]
 
     @staticmethod
     def prepare(
-        id: int, request: SegmentationRequest, volume: Volume, folder: SharedFolder
+        id: int, request: SegmentationRequest, volume: Volume, folders: SharedFolders
     ) -> Generator[None, None, Segment]:
-        """The client's way to make one, a piece of the voxels at each step. Raises OSError when there is no room."""
-        shared = yield from folder.put_volume(volume)
-        labels = yield from folder.room_for_labels(volume.array.shape)
-        surfaces = None if request.smoothing is None else (yield from folder.reserve(0))
-        confidence = (yield from folder.reserve(0)) if request.review else None
-        return Segment(id, request, shared, labels, surfaces, confidence)
+        """The panel's way to make one, a piece of the voxels at each step. Raises OSError when there is no room."""
+        voxels = yield from write_array(folders.paths, volume.array)
+        direction = tuple(volume.direction.ravel().tolist())
+        return Segment(id, request, SharedVolume(voxels, volume.spacing, volume.origin, direction), folders.paths)
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare a label map with a reference of the same grid.
-
-    Attributes:
-        difference: room for what `Compared` describes.
-        spacing: (x, y, z), mm.
-        organs: keys of the organs to measure.
-    """
+    """Compare a label map with a reference of the same grid, organ by organ (keys); the spacing is (x, y, z), mm."""
 
     id: int
-    labels: SharedArray
-    reference: SharedArray
-    difference: SharedArray
+    labels: str
+    reference: str
     spacing: tuple[float, ...]
     organs: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        for one in (self.labels, self.reference, self.difference):
-            _check_labels(one, self.labels.shape)
+    folders: tuple[str, ...]
 
     @staticmethod
     def prepare(
@@ -99,13 +77,12 @@ class Compare:
         reference: np.ndarray,
         spacing: tuple[float, ...],
         organs: tuple[str, ...],
-        folder: SharedFolder,
+        folders: SharedFolders,
     ) -> Generator[None, None, Compare]:
-        """The client's way to make one, as `Segment.prepare`; both label maps are uint8 (z, y, x)."""
-        first = yield from folder.put(labels)
-        second = yield from folder.put(reference)
-        difference = yield from folder.room_for_labels(labels.shape)
-        return Compare(id, first, second, difference, spacing, organs)
+        """The panel's way to make one, as `Segment.prepare`; both label maps are uint8 (z, y, x)."""
+        first = yield from write_array(folders.paths, labels)
+        second = yield from write_array(folders.paths, reference)
+        return Compare(id, first, second, spacing, organs, folders.paths)
 
 
 @dataclass(frozen=True)
@@ -145,11 +122,10 @@ class Result:
         seconds: {"preprocess", "network", "postprocess", "total"}.
         warnings: texts for the user.
         organs: see `organ_statistics`.
-        box: the label file holds the labels inside it; all others are 0.
-        surfaces: whether they were written.
+        labels: .npy of uint8.
+        surfaces: file for `read_surfaces`; None where nobody asked, or there is no VTK or no room.
         places: where to look first, `review_places.Place` as dictionaries; None where nobody asked.
-        confidence_box: the confidence file holds the confidence (255ths) inside it, all others are sure; None where it
-            was not written.
+        confidence: zlib of uint8, 255ths; what is not in the box is sure. None where nobody asked, or without room.
     """
 
     id: int
@@ -158,10 +134,10 @@ class Result:
     device: str
     model: str
     organs: dict[str, dict[str, Any]]
-    box: Box
-    surfaces: bool = False
+    labels: SharedBox
+    surfaces: str | None = None
     places: list[dict[str, Any]] | None = None
-    confidence_box: Box | None = None
+    confidence: SharedBox | None = None
 
 
 @dataclass(frozen=True)
@@ -170,13 +146,12 @@ class Compared:
 
     Attributes:
         organs: see `metrics.evaluate`.
-        box: inside it the difference file holds 1 where only the reference has an organ, 2 where only the labels have
-            one, 3 for different ones.
+        difference: .npy of `metrics.difference`.
     """
 
     id: int
     organs: dict[str, dict[str, float | None]]
-    box: Box
+    difference: SharedBox
 
 
 @dataclass(frozen=True)
@@ -191,47 +166,43 @@ class Failure:
     """The request failed; without id, a line could not be read.
 
     Attributes:
-        kind: "input", "model", "memory", "torch" (it cannot be loaded) or "internal".
         message: one line for the user.
-        details: last lines of the trace, for a log.
+        details: end of the trace, for a log; empty where the message says all.
+        without_torch: PyTorch cannot be loaded.
     """
 
     id: int | None
-    kind: str
     message: str
     details: str = ""
+    without_torch: bool = False
 
 
 Request = Hello | Segment | Compare | Cancel
 Event = Ready | Progress | Result | Compared | Cancelled | Failure
-_KINDS: dict[str, dict[str, type]] = {
-    key: {kind.__name__.lower(): kind for kind in get_args(kinds)}
-    for key, kinds in (("command", Request), ("event", Event))
-}
 
 
 def encode(message: Request | Event) -> bytes:
     """The message as one line, with its line feed."""
-    key = "command" if isinstance(message, Request) else "event"
-    fields = {key: type(message).__name__.lower()} | vars(message)
+    fields = {"kind": type(message).__name__} | vars(message)
     # JSON has no infinity: a number that is not finite must never reach a strict reader on the other side.
     return (json.dumps(fields, default=_plain, allow_nan=False, separators=(",", ":")) + "\n").encode("ascii")
 
 
 def decode_request(line: bytes) -> Request:
     """The request in a line. Raises ProtocolError."""
-    return _decode(line, "command")
+    return _decode(line, get_args(Request))
 
 
 def decode_event(line: bytes) -> Event:
     """The event in a line. Raises ProtocolError."""
-    return _decode(line, "event")
+    return _decode(line, get_args(Event))
 
 
-def _decode(line: bytes, key: str) -> Any:
+def _decode(line: bytes, kinds: tuple[type, ...]) -> Any:
     try:
         fields = json.loads(line)
-        return _value(_KINDS[key][fields.pop(key)], fields)
+        name = fields.pop("kind")
+        return _value({kind.__name__: kind for kind in kinds}[name], fields)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ProtocolError(f"not a message of this protocol: {error!r}") from error
 
@@ -264,8 +235,3 @@ def _value(kind: Any, data: Any) -> Any:
     if not isinstance(data, outer or kind):
         raise TypeError(f"{data!r} is no {kind}")
     return data
-
-
-def _check_labels(labels: SharedArray, shape: tuple[int, ...]) -> None:
-    if len(shape) != 3 or labels.shape != shape or np.dtype(labels.dtype) != np.uint8:
-        raise ValueError("label maps are uint8 and have the volume's shape")

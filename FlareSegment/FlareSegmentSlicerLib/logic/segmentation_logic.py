@@ -308,13 +308,13 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             self._onComparisonCancelled = None
             onError(message)
 
-        def onCompared(compared: Compared, difference: np.ndarray) -> None:
+        def onCompared(difference: np.ndarray, compared: Compared) -> None:
             self._onComparisonCancelled = None
             node, ct = slicer.mrmlScene.GetNodeByID(result), slicer.mrmlScene.GetNodeByID(volume)
             if node is None or ct is None:
                 onError(_("The comparison was stopped: its segmentation is gone."))
                 return
-            comparison.show_difference(node, ct, difference, compared.box)
+            comparison.show_difference(node, ct, difference, compared.difference.box)
             facts = {"reference": name, "organs": compared.organs}
             segmentation_nodes.set_fact(node, segmentation_nodes.COMPARISON, facts)
             onFinished(compared.organs)

@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from FlareSegmentLib import __version__
 from FlareSegmentLib.errors import FlareSegmentError, InputError
+from FlareSegmentLib.measures.organ_statistics import in_whole_volume
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import Result
@@ -140,7 +141,7 @@ class SegmentationRun:
             return labels
         first = [extent.start for extent in self._region.seen]
         z, y, x = review.shifted(labels.box, first)
-        organs = {key: _moved(facts, first) for key, facts in labels.organs.items()}
+        organs = in_whole_volume(labels.organs, first)
         confidence = labels.confidence and replace(labels.confidence, box=review.shifted(labels.confidence.box, first))
         return replace(labels, box=(z, y, x), organs=organs, confidence=confidence)
 
@@ -158,8 +159,3 @@ class SegmentationRun:
             segmentation_nodes.WARNINGS: self._warnings + result.warnings,
             **places,
         }
-
-
-def _moved(facts: Mapping[str, Any], first: list[int]) -> dict[str, Any]:
-    center = facts.get("center")
-    return {**facts, "center": center and [value + n for value, n in zip(center, reversed(first), strict=True)]}

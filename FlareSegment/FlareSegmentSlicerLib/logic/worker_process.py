@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import qt
@@ -42,7 +43,7 @@ from FlareSegmentLib.worker.protocol import (
     decode_event,
     encode,
 )
-from FlareSegmentLib.worker.shared_files import SharedFolder
+from FlareSegmentLib.worker.shared_files import SharedFolders, read_array
 from FlareSegmentSlicerLib.logic.worker_entry import IN_BACKGROUND, worker_command
 from FlareSegmentSlicerLib.rendering.segment_surfaces import read_surfaces, to_polydata
 from FlareSegmentSlicerLib.scene.review import KeptConfidence
@@ -51,23 +52,9 @@ from FlareSegmentSlicerLib.scene.segmentation_nodes import OrganLabels
 CANCEL_PATIENCE_MS = 2000
 _KEPT_ERROR_LINES = 40
 
-Ending = Callable[[], None]
-Steps = Generator[Request | None, Event | None, Ending]
+Steps = Generator[Request | None, Event | None, Callable[[], None]]
 """A conversation: yields None where the event loop may go on, and its request to be sent the answer; returns what is to
 be done when nothing of it is left."""
-
-
-class SegmentationListener(Protocol):
-    """What a segmentation reports. Exactly one of the last two is called, none of them after `cancel`."""
-
-    def onProgress(self, fraction: float, stage: str) -> None:
-        """Share of the work that is done (0 to 1) and what is being done, for the user."""
-
-    def onResult(self, labels: OrganLabels, result: Result) -> None:
-        """Labels on the volume's grid."""
-
-    def onFailure(self, message: str) -> None:
-        """One line for the user."""
 
 
 @dataclass
@@ -75,13 +62,13 @@ class _Conversation:
     """One of those under way.
 
     Attributes:
-        listener: is told of the progress.
+        on_progress: is told the share of the work that is done and what is being done.
         kept: `cancel` does not mean it.
         request: waits for its answer.
     """
 
     steps: Steps
-    listener: SegmentationListener | None = None
+    on_progress: Callable[[float, str], None] = lambda fraction, stage: None
     kept: bool = False
     request: Request | None = None
     cancelled: bool = False
@@ -99,14 +86,14 @@ class WorkerProcess:
         """command: program and arguments; by default the worker in the Python that Slicer itself uses."""
         self._command = command or worker_command(python_executable())
         self._background = False
-        self._outdated = False
+        self._runs_in_background = False
         self._process: qt.QProcess | None = None
         self._ended_process: qt.QProcess | None = None
         self._worker_pid = 0
         self._output = b""
         self._error_lines: deque[str] = deque(maxlen=_KEPT_ERROR_LINES)
         self._conversations: dict[int, _Conversation] = {}
-        self._last_id = 0
+        self._ids = count(1)
         self._step_timer = qt.QTimer()
         self._step_timer.setInterval(0)
         self._step_timer.connect("timeout()", self._on_step_timer)
@@ -119,41 +106,33 @@ class WorkerProcess:
         """Whether the process shall let other programs go first. One that runs is replaced as soon as it is idle: a
         process may lower its priority, but not take that back.
         """
-        self._outdated = self._outdated or background != self._background
         self._background = background
-        self._replace_outdated()
+        self._end_if_outdated()
 
     def warm_up(
         self, request: SegmentationRequest, on_ready: Callable[[Ready], None], on_failure: Callable[[Failure], None]
     ) -> None:
         """Let the process load torch and the request's model, so that the next segmentation begins at once."""
 
-        def steps(number: int) -> Steps:
+        def steps() -> Steps:
             answer = yield Hello(number, request)
             return partial(on_ready if isinstance(answer, Ready) else on_failure, answer)
 
-        self._begin(steps, kept=True)
+        number = next(self._ids)
+        self._begin(number, _Conversation(steps(), kept=True))
 
-    def segment(self, volume: Volume, request: SegmentationRequest, listener: SegmentationListener) -> None:
-        """Segment a volume. Its voxels are copied piece by piece while the event loop goes on: keep them unchanged."""
+    def segment(self, volume: Volume, request: SegmentationRequest, listener: Any) -> None:
+        """Segment a volume. Its voxels are copied piece by piece while the event loop goes on: keep them unchanged.
 
-        def steps(number: int) -> Steps:
-            with SharedFolder() as folder:
-                try:
-                    message = yield from Segment.prepare(number, request, volume, folder)
-                except (OSError, MemoryError) as error:
-                    return partial(listener.onFailure, _no_room(error))
-                answer = yield message
-                if not isinstance(answer, Result):
-                    return partial(listener.onFailure, _failure(answer))
-                try:
-                    labels = yield from _read(message, answer)
-                except (OSError, ValueError, MemoryError) as error:
-                    return partial(listener.onFailure, _unreadable(error))
-            return partial(listener.onResult, labels, answer)
-
+        listener is told as `SegmentationRun` is: `onProgress`, and in the end either `onResult` or `onFailure`; nothing
+        after `cancel`.
+        """
         listener.onProgress(0.0, _("Copying the CT"))
-        self._begin(steps, listener)
+        number = next(self._ids)
+        steps = _exchange(
+            partial(Segment.prepare, number, request, volume), _read, listener.onResult, listener.onFailure
+        )
+        self._begin(number, _Conversation(steps, listener.onProgress))
 
     def compare(
         self,
@@ -161,30 +140,16 @@ class WorkerProcess:
         reference: np.ndarray,
         spacing: tuple[float, ...],
         organs: tuple[str, ...],
-        on_compared: Callable[[Compared, np.ndarray], None],
+        on_compared: Callable[[np.ndarray, Compared], None],
         on_failure: Callable[[str], None],
     ) -> None:
         """Compare two label maps (z, y, x) uint8 of voxels of `spacing` (x, y, z) mm, organ by organ.
 
-        on_compared is given the scores and the difference inside their box (see `FlareSegmentLib.worker.protocol`).
+        on_compared is given the difference inside its box, and the scores.
         """
-
-        def steps(number: int) -> Steps:
-            with SharedFolder() as folder:
-                try:
-                    message = yield from Compare.prepare(number, labels, reference, spacing, organs, folder)
-                except (OSError, MemoryError) as error:
-                    return partial(on_failure, _no_room(error))
-                answer = yield message
-                if not isinstance(answer, Compared):
-                    return partial(on_failure, _failure(answer))
-                try:
-                    difference = message.difference.read_box(answer.box)
-                except (OSError, ValueError, MemoryError) as error:
-                    return partial(on_failure, _unreadable(error))
-            return partial(on_compared, answer, difference)
-
-        self._begin(steps)
+        number = next(self._ids)
+        prepare = partial(Compare.prepare, number, labels, reference, spacing, organs)
+        self._begin(number, _Conversation(_exchange(prepare, _read_difference, on_compared, on_failure)))
 
     def cancel(self) -> None:
         """Give up all segmentations and comparisons under way: who waits for them hears nothing more."""
@@ -208,18 +173,14 @@ class WorkerProcess:
         """The operating system's number of the worker process, 0 while there is none."""
         return self._worker_pid or (int(self._process.processId()) if self._process is not None else 0)
 
-    def _replace_outdated(self) -> None:
-        if self._outdated and not self._conversations:
+    def _end_if_outdated(self) -> None:
+        if self._background != self._runs_in_background and not self._conversations:
             self._kill()
-            self._outdated = False
 
-    def _begin(
-        self, steps: Callable[[int], Steps], listener: SegmentationListener | None = None, kept: bool = False
-    ) -> None:
+    def _begin(self, number: int, conversation: _Conversation) -> None:
         """Begin a conversation, of which a part is done whenever the event loop has nothing else to do."""
-        self._replace_outdated()
-        self._last_id += 1
-        self._conversations[self._last_id] = _Conversation(steps(self._last_id), listener, kept)
+        self._end_if_outdated()
+        self._conversations[number] = conversation
         if self._process is None:
             self._start()
         self._step_timer.start()
@@ -263,7 +224,7 @@ class WorkerProcess:
         self._process.connect("readyReadStandardError()", self._on_error_output)
         self._process.connect("finished(int,QProcess::ExitStatus)", self._on_finished)
         self._process.connect("errorOccurred(QProcess::ProcessError)", self._on_process_error)
-        self._outdated = False
+        self._runs_in_background = self._background
         options = [IN_BACKGROUND] if self._background else []
         self._process.start(self._command[0], self._command[1:] + options)
         # The first answer names the worker's own process: behind Slicer's launcher it is not the one QProcess started.
@@ -280,10 +241,7 @@ class WorkerProcess:
             return
         # Kept until the next one ends: this may run in a slot of the object, which must not be deleted there.
         self._ended_process = process
-        process.disconnect("readyReadStandardOutput()", self._on_output)
-        process.disconnect("readyReadStandardError()", self._on_error_output)
-        process.disconnect("finished(int,QProcess::ExitStatus)", self._on_finished)
-        process.disconnect("errorOccurred(QProcess::ProcessError)", self._on_process_error)
+        process.blockSignals(True)
         if pid and pid != process.processId() and process.state() != qt.QProcess.NotRunning:
             with contextlib.suppress(OSError):
                 os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
@@ -318,8 +276,8 @@ class WorkerProcess:
         if one is None:
             return
         if isinstance(event, Progress):
-            if one.listener is not None and not one.cancelled:
-                one.listener.onProgress(event.fraction, event.stage)
+            if not one.cancelled:
+                one.on_progress(event.fraction, event.stage)
         elif one.cancelled:
             self._drop(event.id)
         else:
@@ -358,36 +316,51 @@ class WorkerProcess:
             if self._conversations[number].cancelled:
                 self._drop(number)
             else:
-                self._go_on(number, Failure(number, "internal", message))
+                self._go_on(number, Failure(number, message))
 
 
-def _read(message: Segment, result: Result) -> Generator[None, None, OrganLabels]:
-    """What the worker left in the shared folder, read in pieces. Raises OSError or ValueError."""
-    labels = message.labels.read_box(result.box)
+def _exchange(
+    prepare: Callable[[SharedFolders], Generator[None, None, Request]],
+    read: Callable[[Any], Generator[None, None, Any]],
+    on_result: Callable[[Any, Any], None],
+    on_failure: Callable[[str], None],
+) -> Steps:
+    """The conversation about a request whose arrays, and those of its answer, lie in shared files."""
+    with SharedFolders() as folders:
+        try:
+            request = yield from prepare(folders)
+        except (OSError, MemoryError) as error:
+            return partial(on_failure, _("There is no room for the volume's copy: {reason}").format(reason=_why(error)))
+        answer = yield request
+        if isinstance(answer, Cancelled):
+            return partial(on_failure, _("The segmentation was stopped."))
+        if isinstance(answer, Failure):
+            if answer.details:
+                logging.error(answer.details)
+            return partial(on_failure, answer.message)
+        try:
+            found = yield from read(answer)
+        except (OSError, ValueError, MemoryError) as error:
+            return partial(on_failure, _("The result could not be read: {reason}").format(reason=_why(error)))
+    return partial(on_result, found, answer)
+
+
+def _read(result: Result) -> Generator[None, None, OrganLabels]:
+    """What the worker left in the shared folders, read in pieces. Raises OSError or ValueError."""
+    labels = read_array(result.labels.path)
     yield
     surfaces = {}
-    if result.surfaces and message.surfaces:
-        for key, surface in read_surfaces(message.surfaces):
-            surfaces[key] = to_polydata(surface)
-            yield
-    confidence = None
-    if message.confidence is not None and result.confidence_box is not None:
-        confidence = KeptConfidence(Path(message.confidence).read_bytes(), result.confidence_box)
-    return OrganLabels(labels, result.box, result.organs, surfaces, confidence)
+    for key, surface in read_surfaces(result.surfaces) if result.surfaces else ():
+        surfaces[key] = to_polydata(surface)
+        yield
+    confidence = result.confidence and KeptConfidence(Path(result.confidence.path).read_bytes(), result.confidence.box)
+    return OrganLabels(labels, result.labels.box, result.organs, surfaces, confidence)
 
 
-def _failure(answer: Event) -> str:
-    """What is told of an answer that is no result."""
-    if isinstance(answer, Cancelled):
-        return _("The segmentation was stopped.")
-    if answer.details:
-        logging.error(answer.details)
-    return answer.message
+def _read_difference(compared: Compared) -> Generator[None, None, np.ndarray]:
+    yield
+    return read_array(compared.difference.path)
 
 
-def _no_room(error: Exception) -> str:
-    return _("There is no room for the volume's copy: {reason}").format(reason=str(error) or type(error).__name__)
-
-
-def _unreadable(error: Exception) -> str:
-    return _("The result could not be read: {reason}").format(reason=str(error) or type(error).__name__)
+def _why(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -267,7 +267,7 @@ class SegmentationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onWarmUpFailed(self, failure: Failure) -> None:
         """Say what is wrong; PyTorch that is there and cannot be loaded is as good as none."""
-        if failure.kind != "torch":
+        if not failure.without_torch:
             self.onError(failure.message)
             return
         logging.info("PyTorch cannot be loaded: %s\n%s", failure.message, failure.details)

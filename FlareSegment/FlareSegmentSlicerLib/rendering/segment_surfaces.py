@@ -8,6 +8,7 @@ Slicer only has to take them. VTK and numpy are all that is needed here.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,16 +91,15 @@ def organ_surface(
     )
 
 
-def write_organ_surfaces(
-    path: str | os.PathLike[str],
+def organ_surfaces(
     labels: np.ndarray,
     boxes: Mapping[str, tuple[slice, ...]],
     values: Mapping[str, int],
     ijk_to_world: np.ndarray,
     smoothing: float,
     tick: Callable[[float], None] = lambda fraction: None,
-) -> None:
-    """Write the surfaces of all organs of a label map (z, y, x) to a file for `read_surfaces`.
+) -> bytes:
+    """The surfaces of all organs of a label map (z, y, x), as a file for `read_surfaces`.
 
     Args:
         boxes: {organ key: its box (z, y, x)}.
@@ -112,12 +112,13 @@ def write_organ_surfaces(
         first = [extent.start for extent in reversed(box)]
         surface = organ_surface(labels[box] == values[key], first, ijk_to_world, smoothing)
         arrays |= {f"{key}/{name}": array for name, array in vars(surface).items()}
-    with open(path, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
 
 
 def read_surfaces(path: str | os.PathLike[str]) -> Iterator[tuple[str, Surface]]:
-    """Yield (organ key, surface) of a file of `write_organ_surfaces`. Raises OSError or ValueError if it is none."""
+    """Yield (organ key, surface) of a file of `organ_surfaces`. Raises OSError or ValueError if it is none."""
     try:
         with np.load(path, allow_pickle=False) as file:
             for key in dict.fromkeys(entry.split("/")[0] for entry in file.files):

@@ -23,7 +23,7 @@ from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
 from FlareSegmentLib.phantom.torso import make_phantom
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import Result
-from FlareSegmentLib.worker.shared_files import SharedFolder
+from FlareSegmentLib.worker.shared_files import SharedFolders
 
 RUNS = int(os.environ.get("FLARE_RUNS", "20"))
 REAL_CTS = int(os.environ.get("FLARE_PRECISION", "0"))
@@ -100,10 +100,10 @@ def test_engine_worker_script_and_panel_agree(
     engine = Segmenter(load_model(untrained_model), "cpu").segment(volume).labels
     client = Client()
     try:
-        with SharedFolder() as folder:
+        with SharedFolders() as folder:
             request = prepared(1, volume, folder, untrained_model, "cpu")
             client.send(request)
-            worker = received_labels(request, client.wait(Result)[0])
+            worker = received_labels(volume, client.wait(Result)[0])
     finally:
         client.process.kill()
         client.process.wait()

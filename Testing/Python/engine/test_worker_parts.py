@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +33,10 @@ from FlareSegmentLib.worker.protocol import (
     Result,
     Segment,
     decode_event,
+    encode,
 )
-from FlareSegmentLib.worker.shared_files import SharedFolder, finish
-from FlareSegmentSlicerLib.logic.worker_entry import write_surfaces
+from FlareSegmentLib.worker.shared_files import SharedFolders, finish, read_array
+from FlareSegmentSlicerLib.logic.worker_entry import make_surfaces
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def request_with_surfaces(model: Path) -> Iterator[Segment]:
     array = np.random.default_rng(0).normal(20, 150, (16, 20, 20)).astype(np.int16)
     volume = Volume(array, (8.0, 8.0, 8.0))
-    with SharedFolder() as folder:
+    with SharedFolders() as folder:
         yield prepared(1, volume, folder, model, "cpu", 1, smoothing=0.5)
 
 
@@ -56,16 +57,24 @@ class Conversation:
 
     def __init__(self) -> None:
         self.stream = io.BytesIO()
-        self.worker = Worker(io.BytesIO(), self.stream, write_surfaces)
+        self.worker = Worker(io.BytesIO(), self.stream, make_surfaces)
 
     def answer(self, request: Request) -> Event:
         """The last event of the answer, after nothing but progress."""
         self.stream.seek(0)
         self.stream.truncate()
-        self.worker._answer(request)
-        *before, last = [decode_event(line) for line in self.stream.getvalue().splitlines()]
-        assert all(isinstance(event, Progress) for event in before)
-        return last
+        last = self.worker._answer(request)
+        assert all(isinstance(decode_event(line), Progress) for line in self.stream.getvalue().splitlines())
+        return decode_event(encode(last))
+
+
+def files_in(message: Segment) -> set[str]:
+    return {str(file) for folder in message.folders for file in Path(folder).iterdir()}
+
+
+def no_room(folders: tuple[str, ...], pieces: object) -> Generator:
+    yield
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_without_vtk_there_are_labels_and_no_surfaces(
@@ -73,58 +82,47 @@ def test_without_vtk_there_are_labels_and_no_surfaces(
 ) -> None:
     monkeypatch.setitem(sys.modules, "FlareSegmentSlicerLib.rendering.segment_surfaces", None)
     result = Conversation().answer(request_with_surfaces)
-    assert isinstance(result, Result) and not result.surfaces
-    assert os.path.getsize(request_with_surfaces.surfaces) == 0
-    assert np.count_nonzero(request_with_surfaces.labels.read_box(result.box)) > 0
+    assert isinstance(result, Result) and result.surfaces is None
+    assert files_in(request_with_surfaces) == {request_with_surfaces.volume.voxels, result.labels.path}
+    assert np.count_nonzero(read_array(result.labels.path)) > 0
 
 
 def test_surfaces_without_room_are_left_to_slicer(
     request_with_surfaces: Segment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from FlareSegmentSlicerLib.rendering import segment_surfaces
-
-    def full(path: str, *_arguments: object) -> None:
-        Path(path).write_bytes(b"half of it")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(segment_surfaces, "write_organ_surfaces", full)
+    monkeypatch.setattr(worker_module, "write_file", no_room)
     result = Conversation().answer(request_with_surfaces)
-    assert isinstance(result, Result) and not result.surfaces
-    assert os.path.getsize(request_with_surfaces.surfaces) == 0, "what nobody reads takes no room"
+    assert isinstance(result, Result) and result.surfaces is None
+    assert files_in(request_with_surfaces) == {request_with_surfaces.volume.voxels, result.labels.path}
 
 
-def ask_for_a_review(model: Path, folder: SharedFolder, review: bool = True) -> Segment:
+def ask_for_a_review(model: Path, folder: SharedFolders, review: bool = True) -> Segment:
     array = np.random.default_rng(0).normal(20, 150, (16, 20, 20)).astype(np.int16)
     request = SegmentationRequest(model, "cpu", 1, review=review)
     return finish(Segment.prepare(1, request, Volume(array, (8.0, 8.0, 8.0)), folder))
 
 
 def test_the_confidence_travels_only_where_it_was_asked_for(model: Path) -> None:
-    with SharedFolder() as folder:
+    with SharedFolders() as folder:
         result = Conversation().answer(ask_for_a_review(model, folder, review=False))
-        assert result.places is None and result.confidence_box is None
+        assert result.places is None and result.confidence is None
         message = ask_for_a_review(model, folder)
         result = Conversation().answer(message)
         expected = Segmenter.of(message.request).segment(message.volume.map(), message.request)
-        found = np.frombuffer(zlib.decompress(Path(message.confidence).read_bytes()), np.uint8)
+        found = np.frombuffer(zlib.decompress(Path(result.confidence.path).read_bytes()), np.uint8)
     np.testing.assert_array_equal(found.reshape(expected.confidence.array.shape), expected.confidence.array)
-    assert result.confidence_box == expected.confidence.box
+    assert result.confidence.box == expected.confidence.box
     assert [place["ml"] for place in result.places] == [place.ml for place in expected.places]
     assert result.places[0].keys() == {"kind", "organ", "side", "ml", "center", "box", "text"}
 
 
 def test_a_confidence_without_room_is_left_out(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, _data: bytes) -> None:
-        with open(path, "wb") as file:
-            file.write(b"half of it")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with SharedFolder() as folder:
+    with SharedFolders() as folder:
         message = ask_for_a_review(model, folder)
-        monkeypatch.setattr(worker_module.Path, "write_bytes", full)
+        monkeypatch.setattr(worker_module, "write_file", no_room)
         result = Conversation().answer(message)
-        assert isinstance(result, Result) and result.confidence_box is None and result.places
-        assert os.path.getsize(message.confidence) == 0
+        assert isinstance(result, Result) and result.confidence is None and result.places
+        assert files_in(message) == {message.volume.voxels, result.labels.path}
 
 
 @pytest.mark.parametrize("moment", ["before the surfaces", "between two surfaces"])
@@ -147,7 +145,7 @@ def test_cancel_is_heard_until_the_last_moment(
 
     monkeypatch.setattr(module, name, cancel)
     assert talk.answer(request_with_surfaces) == Cancelled(1)
-    assert os.path.getsize(request_with_surfaces.surfaces) == 0
+    assert files_in(request_with_surfaces) == {request_with_surfaces.volume.voxels}
 
 
 def test_too_little_memory_is_told_with_what_to_do(
@@ -161,7 +159,7 @@ def test_too_little_memory_is_told_with_what_to_do(
     monkeypatch.setattr(talk.worker, "_segmenter_for", greedy)
     failure = talk.answer(request_with_surfaces)
     assert isinstance(failure, Failure)
-    assert failure.kind == "memory" and "crop the CT" in failure.message and "MemoryError" in failure.details
+    assert "crop the CT" in failure.message and "MemoryError" in failure.details
 
 
 def test_a_warm_model_is_kept_and_another_replaces_it(model: Path, tmp_path: Path) -> None:

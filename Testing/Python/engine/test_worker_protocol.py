@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
@@ -32,7 +33,15 @@ from FlareSegmentLib.worker.protocol import (
     decode_request,
     encode,
 )
-from FlareSegmentLib.worker.shared_files import SharedArray, SharedFolder, SharedVolume, finish
+from FlareSegmentLib.worker.shared_files import (
+    SharedBox,
+    SharedFolders,
+    SharedVolume,
+    finish,
+    map_array,
+    read_array,
+    write_array,
+)
 
 BOX = slice(0, 1), slice(2, 3), slice(4, 5)
 
@@ -53,10 +62,19 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         Ready(1, 2, [{"id": "cpu", "name": "any", "memory_gb": None}], 19),
         Progress(1, 0.25, "Größe"),
         Cancelled(3),
-        Failure(None, "input", "bad", "trace"),
-        Compared(4, {"liver": {"dice": 1.0, "nsd": 1.0, "hd95_mm": None}}, BOX),
+        Failure(None, "bad", "trace"),
+        Compared(4, {"liver": {"dice": 1.0, "nsd": 1.0, "hd95_mm": None}}, SharedBox("d", BOX)),
         Result(
-            1, {"total": 1.5}, ["warning"], "cpu", "model 1", {"liver": {"volume_ml": 1.0, "mean_hu": None}}, BOX, True
+            1,
+            {"total": 1.5},
+            ["warning"],
+            "cpu",
+            "model 1",
+            {"liver": {"volume_ml": 1.0, "mean_hu": None}},
+            SharedBox("ö", BOX),
+            "surfaces",
+            [{"kind": "remark"}],
+            SharedBox("c", BOX),
         ),
     ],
     ids=lambda event: type(event).__name__,
@@ -78,9 +96,8 @@ def test_events_round_trip_as_one_ascii_line(event) -> None:
         Segment(
             3,
             SegmentationRequest(Path("ö"), region=BOX),
-            SharedVolume(SharedArray("a", "<i2", (2, 3, 4)), (1.0, 2.0, 3.0), (0.0, 0.0, -1.5), (1.0, *[0.0] * 8)),
-            SharedArray("b", "|u1", (2, 3, 4)),
-            "c",
+            SharedVolume("a", (1.0, 2.0, 3.0), (0.0, 0.0, -1.5), (1.0, *[0.0] * 8)),
+            ("b", "c"),
         ),
     ],
     ids=lambda request: type(request).__name__,
@@ -92,7 +109,7 @@ def test_requests_round_trip(request_: Request) -> None:
 def test_a_segmentation_request_round_trips_with_its_voxels(places: list[Path]) -> None:
     array = np.random.default_rng(0).integers(-1000, 1000, (3, 4, 5)).astype(np.int16)
     volume = Volume(array.transpose(2, 1, 0), (0.5, 1.5, 2.5), (1, 2, 3), np.diag([-1.0, 1.0, -1.0]))
-    with SharedFolder() as folder:
+    with SharedFolders() as folder:
         sent = finish(Segment.prepare(7, SegmentationRequest(Path("model ö"), "cpu", 2), volume, folder))
         got = decode_request(encode(sent))
         mapped = got.volume.map()
@@ -100,52 +117,39 @@ def test_a_segmentation_request_round_trips_with_its_voxels(places: list[Path]) 
         assert mapped.same_grid(volume, 0)
         assert not mapped.array.flags.writeable
         assert got == sent
-        written = np.arange(60, dtype=np.uint8).reshape(volume.array.shape)
-        box = slice(1, 4), slice(0, 2), slice(2, 3)
-        got.labels.write_box(written, box)
-        labels = sent.labels.read_box(box)
-    np.testing.assert_array_equal(labels, written[1:4, 0:2, 2:3])
+        written = np.arange(60, dtype=np.uint8).reshape(volume.array.shape)[1:4, 0:2, 2:3]
+        labels = read_array(finish(write_array(got.folders, written)))
+    np.testing.assert_array_equal(labels, written)
     assert [list(place.iterdir()) for place in places] == [[], []]
 
 
 def test_what_a_segmentation_shall_keep_round_trips(places: list[Path]) -> None:
     request = SegmentationRequest(Path("m"), organs=("liver",), region=BOX, smoothing=0.25)
-    with SharedFolder() as folder:
+    with SharedFolders() as folder:
         sent = finish(Segment.prepare(1, request, Volume(np.zeros((2, 3, 1))), folder))
         got = decode_request(encode(sent))
     assert got.request == request
-    assert got.surfaces == sent.surfaces is not None
-
-
-def test_a_review_asks_for_a_file_for_the_confidence(places: list[Path]) -> None:
-    volume = Volume(np.zeros((2, 3, 4)))
-    with SharedFolder() as folder:
-        plain = finish(Segment.prepare(1, SegmentationRequest(Path("m")), volume, folder))
-        sent = finish(Segment.prepare(1, SegmentationRequest(Path("m"), review=True), volume, folder))
-        got = decode_request(encode(sent))
-        assert Path(got.confidence).read_bytes() == b""
-    assert plain.confidence is None and got.request.review and got.confidence == sent.confidence
 
 
 def test_a_comparison_request_round_trips_with_its_label_maps(places: list[Path]) -> None:
     labels, reference = (np.full((2, 3, 4), value, np.uint8) for value in (1, 4))
-    with SharedFolder() as folder:
+    with SharedFolders() as folder:
         sent = finish(Compare.prepare(5, labels, reference, (1.0, 2.0, 3.0), ("liver", "spleen"), folder))
         got = decode_request(encode(sent))
-        np.testing.assert_array_equal(got.labels.map(), labels)
-        np.testing.assert_array_equal(got.reference.map(), reference)
+        np.testing.assert_array_equal(map_array(got.labels), labels)
+        np.testing.assert_array_equal(map_array(got.reference), reference)
     assert (got.id, got.spacing, got.organs) == (5, (1.0, 2.0, 3.0), ("liver", "spleen"))
 
 
 def test_a_copy_in_pieces_that_is_given_up_leaves_nothing(places: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_files, "_PIECE_BYTES", 12)
     array = np.arange(60, dtype=np.int16).reshape(10, 2, 3)
-    with SharedFolder() as folder:
-        steps = folder.put(array)
-        assert [next(steps) for _ in range(10)] == [None] * 10
+    with SharedFolders() as folder:
+        steps = write_array(folder.paths, array)
+        assert [next(steps) for _ in range(11)] == [None] * 11
         steps.close()
-        assert not list(places[0].rglob("*.raw"))
-        np.testing.assert_array_equal(finish(folder.put(array)).map(), array)
+        np.testing.assert_array_equal(map_array(finish(write_array(folder.paths, array))), array)
+    assert [list(place.iterdir()) for place in places] == [[], []]
 
 
 @pytest.mark.parametrize(
@@ -155,14 +159,14 @@ def test_a_copy_in_pieces_that_is_given_up_leaves_nothing(places: list[Path], mo
         b"nonsense",
         b"1",
         b"{}",
-        b'{"id":1,"command":"format"}',
-        b'{"id":"x","command":"hello"}',
-        b'{"command":"hello"}',
-        b'{"id":1,"command":"hello","request":{"threads":"two"}}',
-        b'{"id":1,"command":"segment","request":{"model":"m"}}',
-        b'{"id":1,"command":"segment","request":{},"volume":{"voxels":{"path":"a","dtype":"<i2","shape":[2,2,2]},'
-        b'"spacing":[1,1,1],"origin":[0,0,0],"direction":[1,0,0,0,1,0,0,0,1]},'
-        b'"labels":{"path":"b","dtype":"|u1","shape":[2,2,3]}}',
+        b'{"id":1,"kind":"Format"}',
+        b'{"id":1,"kind":"Ready"}',
+        b'{"id":"x","kind":"Hello"}',
+        b'{"kind":"Hello"}',
+        b'{"id":1,"kind":"Hello","request":{"threads":"two"}}',
+        b'{"id":1,"kind":"Segment","request":{"model":"m"}}',
+        b'{"id":1,"kind":"Segment","request":{},"volume":{"voxels":7,"spacing":[1,1,1],"origin":[0,0,0],'
+        b'"direction":[1,0,0,0,1,0,0,0,1]},"folders":["b"]}',
     ],
 )
 def test_malformed_requests_are_refused(line: bytes) -> None:
@@ -171,7 +175,14 @@ def test_malformed_requests_are_refused(line: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"[]", b'{"event":"hello"}', b'{"event":"progress","id":1}', b'{"event":"cancelled","id":1,"x":2}']
+    "line",
+    [
+        b"",
+        b"[]",
+        b'{"kind":"Hello","id":1}',
+        b'{"kind":"Progress","id":1}',
+        b'{"kind":"Cancelled","id":1,"x":2}',
+    ],
 )
 def test_malformed_events_are_refused(line: bytes) -> None:
     with pytest.raises(ProtocolError):
@@ -186,33 +197,32 @@ def test_numbers_that_json_does_not_know_are_not_sent() -> None:
 def fill_up(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on nothing can be written there."""
 
-    def guarded(real):
-        def write(file, *arguments) -> None:
-            if str(place) in os.readlink(f"/proc/self/fd/{file.fileno()}"):
-                raise OSError(errno.ENOSPC, "No space left on device")
-            real(file, *arguments)
+    real = tempfile.mkstemp
 
-        return write
+    def read_only(dir: str) -> tuple[int, str]:
+        handle, path = real(dir=dir)
+        if str(place) not in dir:
+            return handle, path
+        os.close(handle)
+        return os.open("/dev/full", os.O_WRONLY), path
 
-    for name in ("_write", "_reserve"):
-        monkeypatch.setattr(shared_files, name, guarded(getattr(shared_files, name)))
+    monkeypatch.setattr(tempfile, "mkstemp", read_only)
 
 
 def test_blocks_are_private_and_fall_back_when_memory_is_full(
     places: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with SharedFolder() as folder:
-        block = finish(folder.put(np.arange(10)))
-        assert Path(block.path).is_relative_to(places[0])
+    with SharedFolders() as folder:
+        block = Path(finish(write_array(folder.paths, np.arange(10))))
+        assert block.is_relative_to(places[0])
         if os.name == "posix":
-            assert os.stat(block.path).st_mode & 0o077 == 0
-            assert os.stat(Path(block.path).parent).st_mode & 0o077 == 0
+            assert os.stat(block).st_mode & 0o077 == 0
+            assert os.stat(block.parent).st_mode & 0o077 == 0
         fill_up(places[0], monkeypatch)
-        block = finish(folder.put(np.arange(10)))
-        assert Path(block.path).is_relative_to(places[1])
-        np.testing.assert_array_equal(block.map(), np.arange(10))
-        assert Path(finish(folder.reserve(100))).is_relative_to(places[1])
-        assert len(list(places[0].rglob("*.raw"))) == 1
+        moved = Path(finish(write_array(folder.paths, np.arange(10))))
+        assert moved.is_relative_to(places[1])
+        np.testing.assert_array_equal(map_array(moved), np.arange(10))
+        assert list(block.parent.iterdir()) == [block]
     assert not any(place.exists() and list(place.iterdir()) for place in places)
 
 
@@ -221,13 +231,14 @@ def test_no_room_anywhere_is_an_os_error_and_leaves_nothing(
 ) -> None:
     for place in places:
         fill_up(place, monkeypatch)
-    with SharedFolder() as folder, pytest.raises(OSError, match="No space"):
-        finish(Segment.prepare(1, SegmentationRequest(), Volume(np.zeros((2, 2, 2))), folder))
-    assert not any(list(place.rglob("*.raw")) for place in places)
+    with SharedFolders() as folder:
+        with pytest.raises(OSError, match="No space"):
+            finish(Segment.prepare(1, SegmentationRequest(), Volume(np.zeros((2, 2, 2))), folder))
+        assert not any(file.is_file() for place in places for file in place.rglob("*"))
 
 
-def requests_into(folder: SharedFolder) -> list[Generator]:
-    """The steps of a segmentation and of a comparison, three files each."""
+def requests_into(folder: SharedFolders) -> list[Generator]:
+    """The steps of a segmentation and of a comparison, of one file and of two."""
     labels = np.zeros((2, 3, 4), np.uint8)
     request = SegmentationRequest(smoothing=0.5)
     return [
@@ -236,22 +247,21 @@ def requests_into(folder: SharedFolder) -> list[Generator]:
     ]
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=["segmentation", "comparison"])
-@pytest.mark.parametrize("kept", [0, 1, 2])
+@pytest.mark.parametrize(("number", "kept"), [(0, 0), (1, 0), (1, 1)])
 def test_without_room_for_all_of_a_request_nothing_of_it_stays(
     places: list[Path], monkeypatch: pytest.MonkeyPatch, kept: int, number: int
 ) -> None:
     """The file after the first `kept` ones finds no room."""
-    real, counted = SharedFolder._new_file, []
+    real, counted = shared_files.write_file, []
 
-    def some(self, fill):
+    def some(folders, pieces):
         if len(counted) == kept:
             raise OSError(errno.ENOSPC, "No space left on device")
-        counted.append(fill)
-        return (yield from real(self, fill))
+        counted.append(pieces)
+        return (yield from real(folders, pieces))
 
-    monkeypatch.setattr(SharedFolder, "_new_file", some)
-    with pytest.raises(OSError, match="No space"), SharedFolder() as folder:
+    monkeypatch.setattr(shared_files, "write_file", some)
+    with pytest.raises(OSError, match="No space"), SharedFolders() as folder:
         finish(requests_into(folder)[number])
     assert len(counted) == kept
     assert [list(place.iterdir()) for place in places] == [[], []]
@@ -259,42 +269,13 @@ def test_without_room_for_all_of_a_request_nothing_of_it_stays(
 
 @pytest.mark.parametrize("number", [0, 1], ids=["segmentation", "comparison"])
 def test_a_request_that_is_given_up_leaves_nothing(places: list[Path], number: int) -> None:
-    with SharedFolder() as folder:
+    with SharedFolders() as folder:
         steps = requests_into(folder)[number]
-        next(steps), next(steps)
-        assert len(list(places[0].rglob("*.raw"))) == 2
+        for _ in range(1 + 2 * number):
+            next(steps)
+        assert len([file for file in places[0].rglob("*") if file.is_file()]) == 1 + number
         steps.close()
     assert [list(place.iterdir()) for place in places] == [[], []]
-
-
-@pytest.mark.parametrize("how", ["as the system does", "as others do"])
-def test_reserved_room_is_really_there(places: list[Path], monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    """No hole in the file, of which a full disk or memory would show only later; also where fallocate is unknown."""
-    if how == "as others do":
-
-        def unsupported(*_arguments: object) -> None:
-            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-
-        monkeypatch.setattr(os, "posix_fallocate", unsupported, raising=False)
-    size = 3 * shared_files._PIECE_BYTES + 5000
-    with SharedFolder() as folder:
-        facts = os.stat(finish(folder.reserve(size)))
-    assert facts.st_size == size
-    if hasattr(facts, "st_blocks"):
-        assert facts.st_blocks * 512 >= size
-
-
-def test_an_answer_gives_back_the_room_that_it_does_not_need(places: list[Path]) -> None:
-    array = np.arange(1000, dtype=np.uint8).reshape(10, 10, 10)
-    box = slice(2, 4), slice(1, 5), slice(0, 3)
-    with SharedFolder() as folder:
-        request = finish(Segment.prepare(1, SegmentationRequest(), Volume(array.astype(np.int16)), folder))
-        assert os.path.getsize(request.labels.path) == array.size
-        request.labels.write_box(array, box)
-        assert os.path.getsize(request.labels.path) == 2 * 4 * 3
-        np.testing.assert_array_equal(request.labels.read_box(box), array[box])
-        request.labels.write_box(array, (slice(0, 0),) * 3)
-        assert os.path.getsize(request.labels.path) == 0
 
 
 def test_what_a_crashed_client_left_is_removed_and_a_living_ones_is_not(places: list[Path]) -> None:
@@ -304,24 +285,36 @@ def test_what_a_crashed_client_left_is_removed_and_a_living_ones_is_not(places: 
         (places[0] / f"flaresegment-{pid}-abc").mkdir()
     (places[0] / "flaresegment-notes-x").mkdir()
     (places[0] / f"flaresegment-{dead.pid}-abc" / "x.raw").write_bytes(b"1")
-    with SharedFolder():
+    with SharedFolders() as folders:
         assert sorted(p.name for p in places[0].iterdir()) == sorted(
-            [f"flaresegment-{os.getppid()}-abc", "flaresegment-notes-x"]
+            [f"flaresegment-{os.getppid()}-abc", "flaresegment-notes-x", Path(folders.paths[0]).name]
         )
 
 
-def test_blocks_keep_to_their_shape(places: list[Path]) -> None:
-    with SharedFolder() as folder:
-        block = finish(folder.put(np.zeros((2, 3), np.uint8)))
-        whole = slice(0, 2), slice(0, 3)
-        for array in (np.zeros((3, 2), np.uint8), np.zeros((2, 3), np.int16)):
-            with pytest.raises(ValueError, match="expected"):
-                block.write_box(array, whole)
-        Path(block.path).write_bytes(b"123")
+@pytest.mark.parametrize("read", [map_array, read_array])
+@pytest.mark.parametrize("kept", [0, 4, 100, -1], ids=["nothing", "half a magic", "the header", "all but one byte"])
+def test_a_file_that_is_too_short_is_refused(places: list[Path], read, kept: int) -> None:
+    with SharedFolders() as folder:
+        path = Path(finish(write_array(folder.paths, np.zeros((2, 3), np.uint8))))
+        path.write_bytes(path.read_bytes()[:kept])
         with pytest.raises(ValueError, match="."):
-            block.read_box(whole)
-        with pytest.raises(ValueError, match="."):
-            block.map()
+            read(str(path))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(24, dtype=np.int16).reshape(2, 3, 4).T,
+        np.arange(24, dtype=">f4").reshape(2, 3, 4)[:, ::-1],
+        np.zeros((0, 0, 0), np.uint8),
+    ],
+    ids=["Fortran order", "another machine's bytes", "nothing"],
+)
+def test_any_array_arrives_in_c_order(places: list[Path], array: np.ndarray) -> None:
+    with SharedFolders() as folder:
+        got = read_array(finish(write_array(folder.paths, array)))
+    np.testing.assert_array_equal(got, array)
+    assert got.dtype == array.dtype and got.flags.c_contiguous
 
 
 def test_no_torch_and_no_slicer_is_needed_to_speak_it() -> None:

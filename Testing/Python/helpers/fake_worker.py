@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "FlareSegment"))
 
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.processes import set_priority
-from FlareSegmentLib.worker.main import Worker, offset
+from FlareSegmentLib.worker.main import Worker
 from FlareSegmentLib.worker.protocol import (
     Cancel,
     Cancelled,
@@ -38,6 +38,7 @@ from FlareSegmentLib.worker.protocol import (
     decode_request,
     encode,
 )
+from FlareSegmentLib.worker.shared_files import SharedBox, finish, write_array, write_file
 
 NICENESS = set_priority("--background" in sys.argv)
 DEVICES = [
@@ -60,7 +61,7 @@ def segment(message, cancelled) -> None:
         print("RuntimeError: out of breath", file=sys.stderr, flush=True)
         os.abort()
     if kind == "wrong":
-        emit(Failure(message.id, "input", "This is not a CT.", "details for the log"))
+        emit(Failure(message.id, "This is not a CT.", "details for the log"))
         return
     step = 0
     while kind in ("slow", "deaf"):
@@ -72,27 +73,35 @@ def segment(message, cancelled) -> None:
             return
     emit(Progress(message.id, 0.4, "Finding the organs"))
     emit(Progress(message.id, 0.8, "Outlining the organs"))
-    from FlareSegmentLib.measures.organ_statistics import bounding_box, keep_only, organ_boxes, organ_statistics
+    from FlareSegmentLib.measures.organ_statistics import (
+        bounding_box,
+        in_whole_volume,
+        keep_only,
+        organ_boxes,
+        organ_statistics,
+    )
 
     volume = message.volume.map()
     labels = np.where(volume.array >= 1000, volume.array - 1000, 0).astype(np.uint8)
     organs = [organ for organ in ORGANS if request.organs is None or organ.key in request.organs]
     labels = keep_only(labels, organs, request.region)
     box = bounding_box(labels)
-    message.labels.write_box(labels, box)
-    if message.surfaces:
-        from FlareSegmentSlicerLib.rendering.segment_surfaces import write_organ_surfaces
+    written = SharedBox(finish(write_array(message.folders, labels[box])), box)
+    surfaces = None
+    if request.smoothing is not None:
+        from FlareSegmentSlicerLib.rendering.segment_surfaces import organ_surfaces
 
         values = {organ.key: organ.label for organ in organs}
         boxes = organ_boxes(labels, organs)
-        write_organ_surfaces(message.surfaces, labels, boxes, values, volume.affine_ras, request.smoothing)
+        made = organ_surfaces(labels, boxes, values, volume.affine_ras, request.smoothing)
+        surfaces = finish(write_file(message.folders, lambda: [made]))
     seconds = {"preprocess": 0.1, "network": 0.2, "postprocess": 0.1, "total": 0.4}
     region = request.region or tuple(slice(0, n) for n in labels.shape)
-    facts = offset(organ_statistics(volume.part(region), labels[region], organs), region)
+    facts = organ_statistics(volume.part(region), labels[region], organs)
+    facts = in_whole_volume(facts, [extent.start for extent in region])
     warnings = ["The slices are thick."]
-    places, confidence_box = review(message, facts, box) if message.confidence else (None, None)
-    has_surfaces = message.surfaces is not None
-    emit(Result(message.id, seconds, warnings, "cpu", "fake 1", facts, box, has_surfaces, places, confidence_box))
+    places, confidence = review(message, facts, box) if request.review else (None, None)
+    emit(Result(message.id, seconds, warnings, "cpu", "fake 1", facts, written, surfaces, places, confidence))
 
 
 def review(message, facts, box):
@@ -106,8 +115,8 @@ def review(message, facts, box):
     places.append({"kind": "remark", "organ": None, "side": "", "ml": 0.0, "center": None, "box": None})
     places[-1]["text"] = "The slices are thick."
     doubts = np.full([extent.stop - extent.start for extent in box], 128, np.uint8)
-    Path(message.confidence).write_bytes(zlib.compress(doubts))
-    return [{"text": "", **place} for place in places], box
+    path = finish(write_file(message.folders, lambda: [zlib.compress(doubts)]))
+    return [{"text": "", **place} for place in places], SharedBox(path, box)
 
 
 def main() -> None:

@@ -83,8 +83,7 @@ JSON = st.recursive(
 )
 KEYS = (
     "id",
-    "command",
-    "event",
+    "kind",
     "volume",
     "labels",
     "model",
@@ -92,11 +91,11 @@ KEYS = (
     "threads",
     "request",
     "region",
-    "path",
-    "dtype",
-    "shape",
+    "folders",
+    "voxels",
+    "message",
 )
-MESSAGES = st.dictionaries(st.sampled_from(KEYS), st.one_of(JSON, st.sampled_from(["segment", "hello", "ready"])))
+MESSAGES = st.dictionaries(st.sampled_from(KEYS), st.one_of(JSON, st.sampled_from(["Segment", "Hello", "Ready"])))
 
 
 @settings(parent=QUICK, max_examples=200)

@@ -388,7 +388,9 @@ def test_pytorch_that_cannot_be_loaded_is_said_and_can_be_installed_anew(panel, 
 
     calls = []
     add_ct()
-    panel.widget.onWarmUpFailed(Failure(1, "torch", "libtorch_cpu.so: cannot open shared object file", "trace"))
+    panel.widget.onWarmUpFailed(
+        Failure(1, "libtorch_cpu.so: cannot open shared object file", "trace", without_torch=True)
+    )
     assert panel.ui.torchFrame.visible and not panel.ui.segmentButton.enabled
     assert "cannot be loaded: libtorch_cpu.so" in panel.ui.torchLabel.text.replace("\u200b", "")
     assert not panel.message

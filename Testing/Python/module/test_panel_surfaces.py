@@ -30,7 +30,7 @@ def test_surfaces_are_those_of_slicer(slicer_app, tmp_path, smoothing, at_the_ed
 
     path = tmp_path / "surfaces"
     values = {organ.key: organ.label for organ in ORGANS}
-    segment_surfaces.write_organ_surfaces(path, labels, organ_boxes(labels, ORGANS), values, OBLIQUE, smoothing)
+    path.write_bytes(segment_surfaces.organ_surfaces(labels, organ_boxes(labels, ORGANS), values, OBLIQUE, smoothing))
     surfaces = dict(segment_surfaces.read_surfaces(path))
     assert list(surfaces) == ["liver", "spleen"]
     for key, surface in surfaces.items():
@@ -50,7 +50,7 @@ def test_a_torn_file_of_surfaces_is_told_as_such(tmp_path):
     path = tmp_path / "surfaces"
     mask = np.zeros((4, 4, 4), np.uint8)
     mask[1:3, 1:3, 1:3] = 1
-    segment_surfaces.write_organ_surfaces(path, mask, {"liver": (slice(0, 4),) * 3}, {"liver": 1}, np.eye(4), 0.5)
+    path.write_bytes(segment_surfaces.organ_surfaces(mask, {"liver": (slice(0, 4),) * 3}, {"liver": 1}, np.eye(4), 0.5))
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ValueError, match="surfaces"):
         list(segment_surfaces.read_surfaces(path))

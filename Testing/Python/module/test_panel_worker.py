@@ -135,9 +135,9 @@ def test_cancel_while_the_result_is_read_drops_the_result(worker, volume, until,
 
     listener, pieces = Listener(), []
 
-    def read(request, result):
+    def read(result):
         while True:
-            pieces.append(request)
+            pieces.append(result)
             yield
 
     monkeypatch.setattr(worker_process, "_read", read)
@@ -160,7 +160,7 @@ def test_cancel_while_the_result_is_read_drops_the_result(worker, volume, until,
 def test_a_result_that_cannot_be_read_is_one_line(worker, volume, until, monkeypatch, error, words):
     from FlareSegmentSlicerLib.logic import worker_process
 
-    def read(request, result):
+    def read(result):
         yield
         raise error
 
@@ -174,13 +174,14 @@ def test_a_result_that_cannot_be_read_is_one_line(worker, volume, until, monkeyp
 
 
 def test_without_room_for_the_copy_there_is_one_line_and_no_file(worker, volume, until, monkeypatch):
-    from FlareSegmentLib.worker.shared_files import SharedFolder
+    from FlareSegmentLib.worker import shared_files as module
 
-    def full(self, size):
+    def full(array):
+        yield b""
         raise OSError("No space left on device")
 
     listener, failures = Listener(), []
-    monkeypatch.setattr(SharedFolder, "reserve", full)
+    monkeypatch.setattr(module, "_pieces", full)
     worker.segment(volume, request("good"), listener)
     labels = np.zeros((2, 3, 4), np.uint8)
     worker.compare(labels, labels, (1.0, 1.0, 1.0), ("liver",), pytest.fail, failures.append)

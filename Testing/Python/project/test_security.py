@@ -35,7 +35,7 @@ from FlareSegmentLib.model.model_file import ModelDescription, Stage, build_netw
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import Hello, Ready, Result
-from FlareSegmentLib.worker.shared_files import SharedFolder
+from FlareSegmentLib.worker.shared_files import SharedFolders
 from FlareSegmentTrainingLib.datasets.archives import Limits, unpack
 from FlareSegmentTrainingLib.training.run_folder import RunFolder
 
@@ -327,18 +327,18 @@ def test_the_worker_opens_no_socket_and_its_files_are_private(model: Path) -> No
     volume = Volume(np.random.default_rng(0).normal(20, 150, (30, 40, 40)).astype(np.int16), (3.0, 3.0, 3.0))
     client = Client()
     try:
-        with SharedFolder() as folder:
+        with SharedFolders() as folder:
             client.send(Hello(1, SegmentationRequest(model, "cpu", 1)))
             client.wait(Ready)
             request = prepared(2, volume, folder, model, "cpu", 1)
             client.send(request)
-            client.wait(Result)
-            for path in (Path(request.volume.voxels.path), Path(request.labels.path)):
+            result, _ = client.wait(Result)
+            for path in (Path(request.volume.voxels), Path(result.labels.path)):
                 assert stat.S_IMODE(path.stat().st_mode) == 0o600
                 assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
                 assert path.stat().st_uid == os.getuid()
             assert internet_sockets(client.process.pid) == []
-            private = Path(request.volume.voxels.path).parent
+            private = Path(request.volume.voxels).parent
         assert not private.exists()
     finally:
         client.process.kill()

@@ -25,7 +25,7 @@ from FlareSegmentLib.files.image_io import read_labels
 def known_model(monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("vtkmodules", reason="VTK is not installed")
     use_known_model(monkeypatch)
-    monkeypatch.setattr("FlareSegmentLib.worker.main.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("FlareSegmentCohortLib.case_task.keep_freed_memory", lambda: None)
     monkeypatch.setattr(case_task, "model_identity", lambda folder: "m")
     case_task._loaded.cache_clear()
     yield
