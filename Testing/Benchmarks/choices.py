@@ -17,7 +17,7 @@ from torch import nn
 
 from FlareSegmentLib.model.model_file import bundled_model_folder, load_model, read_model
 from FlareSegmentLib.networks.vnet import build_network
-from FlareSegmentLib.worker.main import keep_freed_memory
+from FlareSegmentLib.processes import keep_freed_memory
 
 PATCH = (1, 1, 96, 80, 112)
 

@@ -32,8 +32,8 @@ from FlareSegmentLib.inference.compute_devices import has_fast_bfloat16
 from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.measures.metrics import dice
 from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
+from FlareSegmentLib.processes import keep_freed_memory
 from FlareSegmentLib.volume import Volume
-from FlareSegmentLib.worker.main import keep_freed_memory
 
 COUNT = int(os.environ.get("FLARE_BENCH_RUNS", RUNS))
 PATCH = (96, 80, 112)
