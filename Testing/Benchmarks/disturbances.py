@@ -22,6 +22,7 @@ from FlareSegmentLib.measures.metrics import dice
 from FlareSegmentLib.model.intensity import window
 from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
 from FlareSegmentLib.volume import Volume
+from FlareSegmentTrainingLib.augmentation.labeled_scan import LabeledScan
 from FlareSegmentTrainingLib.augmentation.lumps import paint_bowel
 
 OUTPUT = Path(__file__).resolve().parents[1] / "Output" / "benchmark_disturbances.csv"
@@ -36,10 +37,10 @@ def with_bowel(volume: Volume, truth: np.ndarray, segmenter: Segmenter, seed: in
     view, order = volume.to_lps_view()
     before = window(view.array.astype(np.float32), intensity).astype(np.float32)
     image, labels = torch.from_numpy(before.copy()), torch.from_numpy(np.ascontiguousarray(order.apply(truth)))
-    generator = np.random.default_rng(seed)
+    keys = [organ.key for organ in segmenter.organs]
+    scan = LabeledScan(image, labels, view.spacing, keys, intensity, np.random.default_rng(seed))
     for _ in range(LOOPS):
-        keys = [organ.key for organ in segmenter.organs]
-        paint_bowel(image, labels, view.spacing, keys, intensity, generator)
+        paint_bowel(scan)
     after = image.numpy()
     painted = after != before
     hu = (after + 1.0) * 0.5 * (intensity.upper - intensity.lower) + intensity.lower

@@ -12,13 +12,15 @@ import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import multiprocessing
 
 from FlareSegmentLib.model.intensity import Intensity
+from FlareSegmentTrainingLib.augmentation.labeled_scan import LabeledScan
 from FlareSegmentTrainingLib.augmentation.lumps import paint_bowel, paint_mass
 from FlareSegmentTrainingLib.augmentation.masses import add_mass
 from FlareSegmentTrainingLib.augmentation.perirenal_fat import embed_kidney
@@ -45,47 +47,28 @@ class ChangedCase:
     organ_voxels: list[np.ndarray]
 
 
-def change_case(
-    image: torch.Tensor,
-    labels: torch.Tensor,
-    spacing_mm: Sequence[float],
-    organs: Sequence[str],
-    intensity: Intensity,
-    settings: AugmentationSettings,
-    generator: np.random.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a changed copy of a case's image and labels, each change as often as the settings say.
-
-    Args:
-        image: (z, y, x) windowed intensities, -1 ... 1. labels: (z, y, x) uint8. spacing_mm: (x, y, z).
-    """
-    image, labels = image.clone(), labels.clone()
-    common = (image, labels, spacing_mm, organs, intensity, generator)
+def change_case(scan: LabeledScan, settings: AugmentationSettings) -> tuple[torch.Tensor, torch.Tensor]:
+    """A changed copy of a case's image and labels, each change as often as the settings say."""
+    scan, generator = replace(scan, image=scan.image.clone(), labels=scan.labels.clone()), scan.generator
     if generator.random() < settings.perirenal_fat_probability:
-        embed_kidney(*common)
+        embed_kidney(scan)
     if generator.random() < settings.mass_probability:
-        add_mass(*common)
+        add_mass(scan)
     if generator.random() < settings.other_mass_probability:
         for _ in range(int(generator.integers(1, _MOST_MASSES + 1))):
-            paint_mass(*common)
+            paint_mass(scan)
     if generator.random() < settings.bowel_probability:
         for _ in range(int(generator.integers(1, _MOST_LOOPS + 1))):
-            paint_bowel(*common)
-    return image, labels
+            paint_bowel(scan)
+    return scan.image, scan.labels
 
 
 def _changed(
-    image: np.ndarray,
-    labels: np.ndarray,
-    spacing_mm: Sequence[float],
-    organs: Sequence[str],
-    intensity: Intensity,
-    settings: AugmentationSettings,
-    seed: Sequence[int],
+    image: np.ndarray, labels: np.ndarray, seed: Sequence[int], settings: AugmentationSettings, *facts: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`change_case` on arrays, as a worker process takes and gives them."""
+    """`change_case` on arrays, as a worker process takes and gives them; facts: further fields of `LabeledScan`."""
     tensors = torch.from_numpy(np.array(image)), torch.from_numpy(np.array(labels))
-    made = change_case(*tensors, spacing_mm, organs, intensity, settings, np.random.default_rng(list(seed)))
+    made = change_case(LabeledScan(*tensors, *facts, np.random.default_rng(list(seed))), settings)
     return made[0].numpy(), made[1].numpy()
 
 
@@ -182,11 +165,11 @@ class ChangedCases:
             job = (
                 case.image.numpy(),
                 case.labels.numpy(),
+                (*self._seed, _ROUND, number, place),
+                self._settings,
                 case.spacing_mm,
                 tuple(self._organs),
                 self._intensity,
-                self._settings,
-                (*self._seed, _ROUND, number, place),
             )
             jobs.append((index, job, self._pool.submit(_changed, *job)))
         return jobs

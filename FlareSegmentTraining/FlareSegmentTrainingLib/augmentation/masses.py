@@ -13,7 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from FlareSegmentLib.model.intensity import AIR, Intensity, window
+from FlareSegmentLib.model.intensity import AIR
+from FlareSegmentTrainingLib.augmentation.labeled_scan import LabeledScan
 
 REACH = 1.7
 """Radii of the mass up to which its surroundings are pushed."""
@@ -22,30 +23,15 @@ _SHARES = {"right_kidney": 3.0, "left_kidney": 3.0}
 """How often an organ is chosen, compared with any other: exophytic masses are the kidneys' own trouble."""
 
 
-def add_mass(
-    image: torch.Tensor,
-    labels: torch.Tensor,
-    spacing_mm: Sequence[float],
-    organs: Sequence[str],
-    intensity: Intensity,
-    generator: np.random.Generator,
-) -> None:
-    """Grow one mass from one of the labeled organs, in place; nothing changes where none fits.
-
-    Args:
-        image: (z, y, x) windowed intensities, -1 ... 1.
-        labels: (z, y, x) uint8.
-        spacing_mm: (x, y, z).
-        organs: keys of the labels 1, 2, ...
-        intensity: the window that was mapped to -1 ... 1.
-    """
+def add_mass(scan: LabeledScan) -> None:
+    """Grow one mass from one of the labeled organs, in place; nothing changes where none fits."""
+    image, labels, organs, spacing, generator = scan.image, scan.labels, scan.organs, scan.spacing, scan.generator
     present = [label for label in range(1, len(organs) + 1) if bool((labels == label).any())]
     if not present:
         return
     shares = np.array([_SHARES.get(organs[label - 1], 1.0) for label in present])
     label = int(generator.choice(present, p=shares / shares.sum()))
     voxels = torch.nonzero(labels == label).numpy()
-    spacing = np.asarray(spacing_mm, float)[::-1]
     for attempt in range(_ATTEMPTS):
         radius = generator.uniform(6.0, 38.0 / (1 + attempt))
         start = voxels[generator.integers(len(voxels))]
@@ -62,11 +48,11 @@ def add_mass(
             continue
         offsets, distance = _distance(part.shape, center - [extent.start for extent in block], radii, generator)
         inside = distance < 1.0
-        bone = float(window(np.float64(250.0), intensity))
+        bone = scan.shade(250.0)
         covered = part[inside]
         if not bool(inside.any()) or float(((covered <= AIR + 0.02) | (covered > bone)).float().mean()) > 0.03:
             continue
-        shade = _shade(part[truth == label], organs[label - 1], intensity, generator)
+        shade = _shade(scan, part[truth == label], organs[label - 1])
         pushed, moved = _pushed(part, truth, offsets, distance)
         texture = torch.from_numpy(generator.normal(0.0, generator.uniform(0.0, 0.06), part.shape).astype(np.float32))
         share = ((1.0 - distance) * float(np.mean(radii)) + 0.5).clamp(0.0, 1.0)
@@ -102,15 +88,16 @@ def _pushed(
     return moved, kept.to(truth.dtype)
 
 
-def _shade(organ: torch.Tensor, key: str, intensity: Intensity, generator: np.random.Generator) -> float:
+def _shade(scan: LabeledScan, organ: torch.Tensor, key: str) -> float:
     """Windowed intensity of a cyst, a solid mass, or, in the kidney, a fatty angiomyolipoma."""
+    generator = scan.generator
     tissue = float(organ.median()) if len(organ) else 0.0
     kind = generator.random()
     if kind < 0.5:
         hu = generator.uniform(-5.0, 25.0)
     elif kind < 0.93 or "kidney" not in key:
-        solid = float(window(np.float64(generator.uniform(20.0, 50.0)), intensity))
+        solid = scan.shade(generator.uniform(20.0, 50.0))
         return solid + float(generator.uniform(0.0, 1.0)) * (tissue - solid)
     else:
         hu = generator.uniform(-80.0, 0.0)
-    return float(window(np.float64(hu), intensity))
+    return scan.shade(hu)

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from FlareSegmentLib.model.intensity import AIR, Intensity, window
+from FlareSegmentLib.model.intensity import AIR
+from FlareSegmentTrainingLib.augmentation.labeled_scan import LabeledScan
 from FlareSegmentTrainingLib.augmentation.patch_geometry import grown, rotation
 
 _ATTEMPTS, _PROBES = 10, 1000
@@ -62,48 +63,28 @@ class _Pose:
     shift: np.ndarray
 
 
-def embed_kidney(
-    image: torch.Tensor,
-    labels: torch.Tensor,
-    spacing_mm: Sequence[float],
-    organs: Sequence[str],
-    intensity: Intensity,
-    generator: np.random.Generator,
-) -> None:
+def embed_kidney(scan: LabeledScan) -> None:
     """Move, turn and scale one of the labeled kidneys within a bed of fat, in place; nothing changes where it would
     cover another organ, bone or air. A kidney that the scan cuts stays at the cut.
-
-    Args:
-        image: (z, y, x) windowed intensities, -1 ... 1, axes along LPS.
-        labels: (z, y, x) uint8.
-        spacing_mm: (x, y, z).
-        organs: keys of the labels 1, 2, ...
-        intensity: the window that was mapped to -1 ... 1.
     """
-    spacing = np.asarray(spacing_mm, float)[::-1]
-    kidney = _choose(labels, spacing, organs, generator)
-    if kidney is None:
-        return
-    bone = float(window(np.float64(_BONE_HU), intensity))
-    outward = 1.0 if organs[kidney.label - 1].startswith("left") else -1.0
-    pose = _fitting_pose(image, labels, kidney, spacing, outward, bone, generator)
-    if pose is not None:
-        _lay(image, labels, kidney, pose, spacing, bone, intensity, generator)
+    kidney = _choose(scan)
+    pose = None if kidney is None else _fitting_pose(scan, kidney)
+    if kidney is not None and pose is not None:
+        _lay(scan, kidney, pose)
 
 
-def _choose(
-    labels: torch.Tensor, spacing: np.ndarray, organs: Sequence[str], generator: np.random.Generator
-) -> _Kidney | None:
+def _choose(scan: LabeledScan) -> _Kidney | None:
     """One of the kidneys that are more than a sliver."""
-    candidates = [label for label, key in enumerate(organs, start=1) if key.endswith("_kidney")]
-    generator.shuffle(candidates)
+    labels = scan.labels
+    candidates = [label for label, key in enumerate(scan.organs, start=1) if key.endswith("_kidney")]
+    scan.generator.shuffle(candidates)
     boxes = ndimage.find_objects(labels.numpy(), max_label=max(candidates, default=0))
     for label in candidates:
         box = boxes[label - 1]
         if box is None:
             continue
         mask = (labels[box] == label).float()
-        if float(mask.sum()) * float(np.prod(spacing)) / 1000.0 < _LEAST_ML:
+        if float(mask.sum()) * float(np.prod(scan.spacing)) / 1000.0 < _LEAST_ML:
             continue
         pivot = np.array([(extent.start + extent.stop - 1) / 2.0 for extent in box])
         is_cut = box[0].start == 0 or box[0].stop == labels.shape[0]
@@ -113,16 +94,10 @@ def _choose(
     return None
 
 
-def _fitting_pose(
-    image: torch.Tensor,
-    labels: torch.Tensor,
-    kidney: _Kidney,
-    spacing: np.ndarray,
-    outward: float,
-    bone: float,
-    generator: np.random.Generator,
-) -> _Pose | None:
+def _fitting_pose(scan: LabeledScan, kidney: _Kidney) -> _Pose | None:
     """The first of some random poses in which the kidney covers next to nothing that it must not; None if none does."""
+    image, labels, spacing, generator = scan.image, scan.labels, scan.spacing, scan.generator
+    outward, bone = 1.0 if scan.organs[kidney.label - 1].startswith("left") else -1.0, scan.shade(_BONE_HU)
     scale = generator.uniform(*_SCALE)
     points = torch.nonzero(kidney.mask).numpy()
     points = (points[:: max(1, len(points) // _PROBES)] + kidney.low - kidney.pivot) * spacing
@@ -147,17 +122,10 @@ def _fitting_pose(
     return None
 
 
-def _lay(
-    image: torch.Tensor,
-    labels: torch.Tensor,
-    kidney: _Kidney,
-    pose: _Pose,
-    spacing: np.ndarray,
-    bone: float,
-    intensity: Intensity,
-    generator: np.random.Generator,
-) -> None:
+def _lay(scan: LabeledScan, kidney: _Kidney, pose: _Pose) -> None:
     """Turn the kidney's old place and the surroundings of the new one to fat, and lay the kidney there."""
+    image, labels, spacing, generator = scan.image, scan.labels, scan.spacing, scan.generator
+    bone = scan.shade(_BONE_HU)
     bed_mm = generator.uniform(*_BED_MM)
     low, count, pivot = kidney.low, kidney.count, kidney.pivot
     farthest = count * spacing / 2.0 + np.abs(low + (count - 1.0) / 2.0 - pivot) * spacing
@@ -175,7 +143,7 @@ def _lay(
     bed = _bed(inside, truth == kidney.label, bed_mm, spacing, generator)
     bones = (part > bone) & (truth != kidney.label)
     bed &= ~blocked & ~grown(bones, [max(1, round(_BONE_MARGIN_MM / mm)) for mm in spacing])
-    fat = float(window(np.float64(generator.uniform(-115.0, -85.0)), intensity))
+    fat = scan.shade(generator.uniform(-115.0, -85.0))
     noise = generator.normal(0.0, generator.uniform(0.01, 0.08), part.shape).astype(np.float32)
     soft = F.avg_pool3d(bed.float()[None, None], 3, stride=1, padding=1)[0, 0] * bed
     filled = torch.lerp(part, (fat + torch.from_numpy(noise)).clamp(-1.0, 1.0), soft)

@@ -17,6 +17,7 @@ from FlareSegmentLib.model.intensity import Intensity, window
 from FlareSegmentLib.organs import FLARE22_ORGANS, ORGANS
 from FlareSegmentLib.phantom.torso import make_phantom
 from FlareSegmentLib.volume import Volume
+from FlareSegmentTrainingLib.augmentation.labeled_scan import LabeledScan
 from FlareSegmentTrainingLib.augmentation.lumps import paint_bowel
 from FlareSegmentTrainingLib.datasets.cases import FIRST_VALIDATION_PHANTOM, Case
 
@@ -37,12 +38,13 @@ def _noisy(seed: int) -> Scan:
 def _with_bowel(seed: int) -> Scan:
     volume, labels = make_phantom(seed)
     before = window(volume.array.astype(np.float32), _INTENSITY).astype(np.float32)
-    image, generator = torch.from_numpy(before.copy()), np.random.default_rng(seed)
+    keys, generator = [organ.key for organ in ORGANS], np.random.default_rng(seed)
+    scan = LabeledScan(
+        torch.from_numpy(before.copy()), torch.from_numpy(labels), volume.spacing, keys, _INTENSITY, generator
+    )
     for _ in range(_LOOPS):
-        paint_bowel(
-            image, torch.from_numpy(labels), volume.spacing, [organ.key for organ in ORGANS], _INTENSITY, generator
-        )
-    after = image.numpy()
+        paint_bowel(scan)
+    after = scan.image.numpy()
     hounsfield = (after + 1.0) * 0.5 * (_INTENSITY.upper - _INTENSITY.lower) + _INTENSITY.lower
     return volume.with_array(np.where(after != before, hounsfield, volume.array).astype(np.int16)), labels
 

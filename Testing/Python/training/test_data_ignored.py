@@ -22,6 +22,7 @@ from FlareSegmentLib.model.model_file import Stage
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.augmentation.changed_cases import change_case
+from FlareSegmentTrainingLib.augmentation.labeled_scan import LabeledScan
 from FlareSegmentTrainingLib.augmentation.patches import Cut, sample_patches
 from FlareSegmentTrainingLib.datasets.cases import find_cases, label_maps_in_use
 from FlareSegmentTrainingLib.datasets.conversion import Settings, convert_cases
@@ -156,7 +157,9 @@ def test_patches_and_changed_cases_keep_them() -> None:
     assert torch.isfinite(images).all()
     assert set(truths.unique().tolist()) == {0, 2, IGNORED}
     assert (truths[:, :, :, -3:] == IGNORED).float().mean() > 0.8
-    _, changed = change_case(image, labels, (3.0, 3.0, 3.0), KEYS, WINDOW, settings, np.random.default_rng(0))
+    _, changed = change_case(
+        LabeledScan(image, labels, (3.0, 3.0, 3.0), KEYS, WINDOW, np.random.default_rng(0)), settings
+    )
     assert set(changed.unique().tolist()) == {0, 2, IGNORED}
     assert (changed == IGNORED).sum() > 0.9 * (labels == IGNORED).sum()
 

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from FlareSegmentLib.model.intensity import AIR, Intensity, window  # noqa: E402
 from FlareSegmentTrainingLib.augmentation.changed_cases import ChangedCases  # noqa: E402
+from FlareSegmentTrainingLib.augmentation.labeled_scan import LabeledScan  # noqa: E402
 from FlareSegmentTrainingLib.augmentation.lumps import paint_bowel, paint_mass  # noqa: E402
 from FlareSegmentTrainingLib.training.configuration import AugmentationSettings  # noqa: E402
 from FlareSegmentTrainingLib.training.preparation import PreparedCase  # noqa: E402
@@ -34,7 +35,7 @@ def test_only_background_is_painted(paint) -> None:
     for seed in range(12):
         image, labels = scene()
         before = image.clone(), labels.clone()
-        paint(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed))
+        paint(LabeledScan(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed)))
         assert torch.equal(labels, before[1])
         different = image != before[0]
         assert not different[(labels > 0) | (before[0] == BONE)].any()
@@ -50,7 +51,7 @@ def test_bowel_is_as_bright_as_contrast_and_has_air_levels() -> None:
     for seed in range(25):
         image, labels = scene()
         before = image.clone()
-        paint_bowel(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed))
+        paint_bowel(LabeledScan(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed)))
         different = image != before
         bright += bool((image[different] > window(np.float64(105.0), WINDOW)).sum() > 60)
         air = (image == AIR) & (before == FAT)

@@ -8,6 +8,7 @@ import torch
 
 from FlareSegmentLib.model.intensity import Intensity, window
 from FlareSegmentTrainingLib.augmentation.changed_cases import change_case
+from FlareSegmentTrainingLib.augmentation.labeled_scan import LabeledScan
 from FlareSegmentTrainingLib.augmentation.masses import add_mass
 from FlareSegmentTrainingLib.training.configuration import AugmentationSettings
 
@@ -28,7 +29,7 @@ def scene() -> tuple[torch.Tensor, torch.Tensor]:
 
 def grown(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     image, labels = scene()
-    add_mass(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed))
+    add_mass(LabeledScan(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed)))
     return image, labels
 
 
@@ -72,14 +73,14 @@ def test_bone_and_air_are_not_covered() -> None:
         image, labels = scene()
         image[labels == 0] = fill
         before = image.clone()
-        add_mass(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(1))
+        add_mass(LabeledScan(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(1)))
         new = (labels == 3) & (before == fill)
         assert int(new.sum()) <= 0.05 * max(1, int((labels == 3).sum()))
 
 
 def test_without_an_organ_nothing_happens() -> None:
     image, labels = torch.full((20, 20, 20), FAT), torch.zeros((20, 20, 20), dtype=torch.uint8)
-    add_mass(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(0))
+    add_mass(LabeledScan(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(0)))
     assert bool((image == FAT).all())
     assert not bool(labels.any())
 
@@ -91,7 +92,7 @@ def test_changed_cases_have_masses_as_often_as_asked_and_cases_keep_theirs(proba
     settings = AugmentationSettings(mass_probability=probability)
     volumes = set()
     for seed in range(8):
-        patch = change_case(image, labels, SPACING, ORGANS, WINDOW, settings, np.random.default_rng(seed))
+        patch = change_case(LabeledScan(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed)), settings)
         volumes.add(int((patch[1] == 3).sum()))
     assert (len(volumes) > 3) == (probability == 1.0)
     torch.testing.assert_close(image, originals[0], rtol=0, atol=0)

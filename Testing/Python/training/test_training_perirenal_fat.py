@@ -8,6 +8,7 @@ import torch
 
 from FlareSegmentLib.model.intensity import Intensity, window
 from FlareSegmentTrainingLib.augmentation.changed_cases import change_case
+from FlareSegmentTrainingLib.augmentation.labeled_scan import LabeledScan
 from FlareSegmentTrainingLib.augmentation.perirenal_fat import embed_kidney
 from FlareSegmentTrainingLib.training.configuration import AugmentationSettings
 
@@ -29,7 +30,7 @@ def scene(label: int = LEFT) -> tuple[torch.Tensor, torch.Tensor]:
 
 def moved(seed: int, label: int = LEFT) -> tuple[torch.Tensor, torch.Tensor]:
     image, labels = scene(label)
-    embed_kidney(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed))
+    embed_kidney(LabeledScan(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed)))
     return image, labels
 
 
@@ -75,7 +76,7 @@ def test_other_organs_bone_and_air_keep_their_voxels() -> None:
             image, labels = scene()
             image[:, :26], labels[:, :26] = fill, value
             expected = image[:, :26].clone(), labels[:, :26].clone()
-            embed_kidney(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed))
+            embed_kidney(LabeledScan(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed)))
             torch.testing.assert_close(image[:, :26], expected[0], rtol=0, atol=0)
             assert bool((labels[:, :26] == expected[1]).all())
 
@@ -85,7 +86,7 @@ def test_where_nothing_fits_nothing_changes() -> None:
     image[labels == 0] = 1.0
     before = image.clone(), labels.clone()
     for seed in range(10):
-        embed_kidney(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed))
+        embed_kidney(LabeledScan(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed)))
         kept = (labels == before[1]) | (before[1] == LEFT)
         assert bool(kept.all()), "bone never becomes kidney"
 
@@ -94,7 +95,7 @@ def test_a_kidney_that_the_scan_cuts_stays_at_the_cut() -> None:
     for seed in range(10):
         image, labels = (part[24:].clone() for part in scene())
         area = int((labels[0] == LEFT).sum())
-        embed_kidney(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed))
+        embed_kidney(LabeledScan(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed)))
         assert int((labels[0] == LEFT).sum()) > 0.5 * area
 
 
@@ -106,7 +107,7 @@ def test_scans_without_a_kidney_and_slivers_of_one_stay_as_they_are() -> None:
         for z, y, x in places[:keep]:
             labels[z, y, x] = LEFT
         before = image.clone(), labels.clone()
-        embed_kidney(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(0))
+        embed_kidney(LabeledScan(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(0)))
         torch.testing.assert_close(image, before[0], rtol=0, atol=0)
         assert bool((labels == before[1]).all())
 
@@ -124,7 +125,7 @@ def test_changed_cases_show_it_as_often_as_asked_and_cases_keep_theirs(probabili
     settings = AugmentationSettings(perirenal_fat_probability=probability)
     volumes = set()
     for seed in range(8):
-        patch = change_case(image, labels, SPACING, ORGANS, WINDOW, settings, np.random.default_rng(seed))
+        patch = change_case(LabeledScan(image, labels, SPACING, ORGANS, WINDOW, np.random.default_rng(seed)), settings)
         volumes.add(int((patch[1] == LEFT).sum()))
     assert (len(volumes) > 3) == (probability == 1.0)
     torch.testing.assert_close(image, before[0], rtol=0, atol=0)
