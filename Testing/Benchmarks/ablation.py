@@ -35,11 +35,11 @@ from FlareSegmentLib.measures.metrics import dice
 from FlareSegmentLib.model.model_file import ModelDescription, load_model, save_model
 from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentTrainingLib.datasets.cases import find_cases
+from FlareSegmentTrainingLib.datasets.preparation import PreparedCase, prepare_cases
 from FlareSegmentTrainingLib.training.batches import BatchSource
 from FlareSegmentTrainingLib.training.configuration import Configuration, StageSettings, override, parse
 from FlareSegmentTrainingLib.training.devices import choose_compiled, choose_precision, training_device
 from FlareSegmentTrainingLib.training.distributed import Group
-from FlareSegmentTrainingLib.training.preparation import PreparedCase, prepare_cases
 from FlareSegmentTrainingLib.training.presets import read_preset
 from FlareSegmentTrainingLib.training.trainer import StageTrainer
 

@@ -19,11 +19,11 @@ from measuring import Row, matrix_gflops, report, tell, told
 
 from FlareSegmentLib.inference.compute_devices import has_fast_bfloat16
 from FlareSegmentTrainingLib.datasets.cases import find_cases
+from FlareSegmentTrainingLib.datasets.preparation import prepare_cases
 from FlareSegmentTrainingLib.training.batches import BatchSource
 from FlareSegmentTrainingLib.training.configuration import Configuration, parse
 from FlareSegmentTrainingLib.training.devices import choose_compiled, choose_precision, training_device
 from FlareSegmentTrainingLib.training.distributed import Group
-from FlareSegmentTrainingLib.training.preparation import prepare_cases
 from FlareSegmentTrainingLib.training.presets import read_preset
 from FlareSegmentTrainingLib.training.trainer import StageTrainer
 

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +23,8 @@ from FlareSegmentTrainingLib.augmentation.labeled_scan import LabeledScan
 from FlareSegmentTrainingLib.augmentation.lumps import paint_bowel, paint_mass
 from FlareSegmentTrainingLib.augmentation.masses import add_mass
 from FlareSegmentTrainingLib.augmentation.perirenal_fat import embed_kidney
-from FlareSegmentTrainingLib.training.configuration import AugmentationSettings
-from FlareSegmentTrainingLib.training.preparation import PreparedCase
+from FlareSegmentTrainingLib.augmentation.settings import AugmentationSettings
+from FlareSegmentTrainingLib.datasets.preparation import PreparedCase
 
 _ROUND = 1 << 20  # set apart from the steps' numbers in the seed
 _MOST_LOOPS, _MOST_MASSES = 6, 3
@@ -64,11 +63,18 @@ def change_case(scan: LabeledScan, settings: AugmentationSettings) -> tuple[torc
 
 
 def _changed(
-    image: np.ndarray, labels: np.ndarray, seed: Sequence[int], settings: AugmentationSettings, *facts: Any
+    image: np.ndarray,
+    labels: np.ndarray,
+    spacing_mm: Sequence[float],
+    organs: Sequence[str],
+    intensity: Intensity,
+    settings: AugmentationSettings,
+    seed: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`change_case` on arrays, as a worker process takes and gives them; facts: further fields of `LabeledScan`."""
+    """`change_case` on arrays, as a worker process takes and gives them."""
     tensors = torch.from_numpy(np.array(image)), torch.from_numpy(np.array(labels))
-    made = change_case(LabeledScan(*tensors, *facts, np.random.default_rng(list(seed))), settings)
+    scan = LabeledScan(*tensors, spacing_mm, organs, intensity, np.random.default_rng(list(seed)))
+    made = change_case(scan, settings)
     return made[0].numpy(), made[1].numpy()
 
 
@@ -165,11 +171,11 @@ class ChangedCases:
             job = (
                 case.image.numpy(),
                 case.labels.numpy(),
-                (*self._seed, _ROUND, number, place),
-                self._settings,
                 case.spacing_mm,
                 tuple(self._organs),
                 self._intensity,
+                self._settings,
+                (*self._seed, _ROUND, number, place),
             )
             jobs.append((index, job, self._pool.submit(_changed, *job)))
         return jobs

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from FlareSegmentLib.model.intensity import AIR, Intensity, window
 from FlareSegmentTrainingLib.augmentation.contrast_phases import DrawnPhase, draw_phase
 from FlareSegmentTrainingLib.augmentation.patch_geometry import rotation
+from FlareSegmentTrainingLib.augmentation.settings import AugmentationSettings
 from FlareSegmentTrainingLib.datasets.label_maps import IGNORED
-from FlareSegmentTrainingLib.training.configuration import AugmentationSettings
 
 SHORTS = 32767.0
 """Windowed intensities kept as int16 are this many times as large."""

@@ -18,13 +18,20 @@ from typing import TYPE_CHECKING, Any
 import FlareSegmentLib
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.processes import python_executable
-from FlareSegmentTrainingLib.scheduling.machine import choose_workers, free_memory, visible_gpus
+from FlareSegmentTrainingLib.scheduling import worker_setup
+from FlareSegmentTrainingLib.scheduling.machine import (
+    choose_workers,
+    free_memory,
+    gpu_environment,
+    parse_memory,
+    thread_environment,
+    visible_gpus,
+)
 from FlareSegmentTrainingLib.scheduling.options import wanted
 
 if TYPE_CHECKING:
     from distributed import Client
 
-WORKER_SETUP = "FlareSegmentTrainingLib.scheduling.worker_setup"
 _SECONDS_TO_CONNECT = 15
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": 2,
@@ -164,7 +171,7 @@ def _local_cluster(
         "host": "127.0.0.1",
         "memory_limit": workers.memory_bytes,
         "silence_logs": logging.CRITICAL + 1,
-        "preload": [WORKER_SETUP],
+        "preload": [worker_setup.__name__],
         "dashboard": False,
     }
     specification = {
@@ -186,27 +193,6 @@ def _local_cluster(
                 yield cluster
     finally:
         multiprocessing.spawn.set_executable(former_python)
-
-
-def parse_memory(size: str | None) -> int | None:
-    """Bytes of a size such as 6GB or 6GiB. Raises InputError."""
-    from dask.utils import parse_bytes
-
-    try:
-        return None if size is None else parse_bytes(size)
-    except ValueError:
-        raise InputError(f"--memory-limit {size}: give a size as 6GB.") from None
-
-
-def thread_environment(threads: int) -> dict[str, str]:
-    """Variables by which PyTorch, NumPy and ITK compute with so many threads in a process that starts."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-    return dict.fromkeys(names, str(threads))
-
-
-def gpu_environment(gpus: tuple[str, ...], number: int) -> dict[str, str]:
-    """The variable that shows a worker its own GPU alone."""
-    return {"CUDA_VISIBLE_DEVICES": gpus[number]} if gpus else {}
 
 
 @contextlib.contextmanager

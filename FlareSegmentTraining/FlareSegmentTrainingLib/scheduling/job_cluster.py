@@ -16,6 +16,8 @@ from typing import Any
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.processes import python_executable
+from FlareSegmentTrainingLib.scheduling import worker_setup
+from FlareSegmentTrainingLib.scheduling.machine import parse_memory, thread_environment
 
 SUBMIT = {"slurm": "sbatch", "pbs": "qsub", "sge": "qsub", "lsf": "bsub"}
 CORES, MEMORY = 4, "8GiB"
@@ -89,8 +91,6 @@ def _submit(cluster: Any, options: argparse.Namespace) -> None:
 
 def _settings(options: argparse.Namespace, folders: list[str], log_folder: Path | None) -> dict[str, Any]:
     """Keywords of dask-jobqueue's cluster: ours, and on top of them the file's."""
-    from FlareSegmentTrainingLib.scheduling.connection import WORKER_SETUP, parse_memory, thread_environment
-
     given = _read_options(options.cluster_options, options.cluster) if options.cluster_options else {}
     processes = int(options.workers or given.get("processes") or 1)
     threads = options.threads_per_worker
@@ -101,6 +101,7 @@ def _settings(options: argparse.Namespace, folders: list[str], log_folder: Path 
     paths = ":".join(shlex.quote(folder) for folder in folders)
     prologue = [f"export PYTHONPATH={paths}${{PYTHONPATH:+:$PYTHONPATH}}"]
     prologue += [f"export {name}={value}" for name, value in variables.items()]
+    preloading = ["--preload", worker_setup.__name__]
     settings: dict[str, Any] = {
         "python": shlex.quote(_job_python()),
         "scheduler_options": {"dashboard": False, "dashboard_address": None, **given.pop("scheduler_options", {})},
@@ -112,7 +113,7 @@ def _settings(options: argparse.Namespace, folders: list[str], log_folder: Path 
         "memory": memory,
         "processes": processes,
         "job_script_prologue": [*prologue, *given.get("job_script_prologue", [])],
-        "worker_extra_args": ["--preload", WORKER_SETUP, "--no-dashboard", *given.get("worker_extra_args", [])],
+        "worker_extra_args": [*preloading, "--no-dashboard", *given.get("worker_extra_args", [])],
     }
     if options.partition:
         settings["queue"] = options.partition

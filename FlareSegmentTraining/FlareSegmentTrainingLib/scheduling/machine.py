@@ -146,3 +146,24 @@ def visible_gpus() -> tuple[str, ...]:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return tuple(named[:count]) if named else tuple(str(number) for number in range(count))
+
+
+def parse_memory(size: str | None) -> int | None:
+    """Bytes of a size such as 6GB or 6GiB. Raises InputError."""
+    from dask.utils import parse_bytes
+
+    try:
+        return None if size is None else parse_bytes(size)
+    except ValueError:
+        raise InputError(f"--memory-limit {size}: give a size as 6GB.") from None
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Variables by which PyTorch, NumPy and ITK compute with so many threads in a process that starts."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+    return dict.fromkeys(names, str(threads))
+
+
+def gpu_environment(gpus: tuple[str, ...], number: int) -> dict[str, str]:
+    """The variable that shows a worker its own GPU alone."""
+    return {"CUDA_VISIBLE_DEVICES": gpus[number]} if gpus else {}

@@ -21,9 +21,9 @@ import torch
 from FlareSegmentLib.model.intensity import Intensity, network_input
 from FlareSegmentTrainingLib.augmentation.changed_cases import ChangedCase, ChangedCases
 from FlareSegmentTrainingLib.augmentation.patches import SHORTS, Cut, sample_patches
+from FlareSegmentTrainingLib.datasets.preparation import PreparedCase
 from FlareSegmentTrainingLib.training.configuration import BatchShape, StageSettings
 from FlareSegmentTrainingLib.training.distributed import Group
-from FlareSegmentTrainingLib.training.preparation import PreparedCase
 
 AHEAD = 3
 _MOST_WORKERS = 8

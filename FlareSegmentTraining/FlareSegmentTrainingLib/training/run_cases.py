@@ -13,9 +13,9 @@ from pathlib import Path
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentTrainingLib.datasets.cases import Case
+from FlareSegmentTrainingLib.datasets.preparation import PreparedCase
 from FlareSegmentTrainingLib.datasets.scan_identity import SHORT
 from FlareSegmentTrainingLib.datasets.splits import Split
-from FlareSegmentTrainingLib.training.preparation import PreparedCase
 from FlareSegmentTrainingLib.training.run_folder import RunFolder
 
 CASES_FILE = "cases.json"

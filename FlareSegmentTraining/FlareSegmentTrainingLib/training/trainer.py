@@ -23,11 +23,11 @@ from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.model.intensity import AIR, Intensity, network_input
 from FlareSegmentLib.networks.vnet import Network, build_network
 from FlareSegmentTrainingLib.datasets.label_maps import IGNORED
+from FlareSegmentTrainingLib.datasets.preparation import PreparedCase
 from FlareSegmentTrainingLib.training.batches import Batch
 from FlareSegmentTrainingLib.training.configuration import StageSettings, TrainingSettings
 from FlareSegmentTrainingLib.training.distributed import Group, synchronize_normalization
 from FlareSegmentTrainingLib.training.losses import deeply_supervised_loss
-from FlareSegmentTrainingLib.training.preparation import PreparedCase
 from FlareSegmentTrainingLib.training.starting_point import StartingPoint
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

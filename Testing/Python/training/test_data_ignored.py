@@ -24,15 +24,16 @@ from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.augmentation.changed_cases import change_case
 from FlareSegmentTrainingLib.augmentation.labeled_scan import LabeledScan
 from FlareSegmentTrainingLib.augmentation.patches import Cut, sample_patches
+from FlareSegmentTrainingLib.augmentation.settings import AugmentationSettings
 from FlareSegmentTrainingLib.datasets.cases import find_cases, label_maps_in_use
 from FlareSegmentTrainingLib.datasets.conversion import Settings, convert_cases
 from FlareSegmentTrainingLib.datasets.label_maps import IGNORED, label_map_of_names, parse_label_map
+from FlareSegmentTrainingLib.datasets.preparation import PreparedCase, prepare_case, slabs_of
 from FlareSegmentTrainingLib.dicom.volume_sources import find_sources
 from FlareSegmentTrainingLib.evaluation.measurements import FolderPredictor, evaluate_cases, measure
 from FlareSegmentTrainingLib.synthesis.made_cases import SyntheticCase, deformed_cases
-from FlareSegmentTrainingLib.training.configuration import AugmentationSettings, LossSettings
+from FlareSegmentTrainingLib.training.configuration import LossSettings
 from FlareSegmentTrainingLib.training.losses import deeply_supervised_loss, segmentation_loss
-from FlareSegmentTrainingLib.training.preparation import PreparedCase, prepare_case, slabs_of
 from FlareSegmentTrainingLib.training.trainer import StageTrainer
 
 KEYS = tuple(organ.key for organ in ORGANS)

@@ -17,10 +17,10 @@ from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.model.intensity import Intensity, window
 from FlareSegmentLib.model.model_file import ModelDescription, Stage
 from FlareSegmentLib.organs import ORGANS, organ_by_key
+from FlareSegmentTrainingLib.datasets import preparation
 from FlareSegmentTrainingLib.datasets.cases import Case, find_cases
 from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut
-from FlareSegmentTrainingLib.training import preparation
-from FlareSegmentTrainingLib.training.preparation import PreparedCase, prepare_case, prepare_cases
+from FlareSegmentTrainingLib.datasets.preparation import PreparedCase, prepare_case, prepare_cases
 
 WINDOW = Intensity(-160.0, 240.0)
 FOUR = [organ.key for organ in ORGANS]

@@ -97,7 +97,7 @@ def test_too_little_memory_is_said() -> None:
     with pytest.raises(InputError, match="at least 1 GiB"):
         machine.choose_workers(8, 64 * GIB, memory_limit=GIB // 4)
     with pytest.raises(InputError, match="give a size as 6GB"):
-        connection.parse_memory("much")
+        machine.parse_memory("much")
     with (
         pytest.raises(InputError, match="100TB: this computer has"),
         connection.connect(options("--memory-limit", "100TB")),
@@ -140,7 +140,7 @@ def test_gpus_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> Non
     assert machine.visible_gpus() == ("0", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-abc")
     assert machine.visible_gpus() == ("3", "GPU-abc")
-    assert connection.gpu_environment(("3", "GPU-abc"), 1) == {"CUDA_VISIBLE_DEVICES": "GPU-abc"}
+    assert machine.gpu_environment(("3", "GPU-abc"), 1) == {"CUDA_VISIBLE_DEVICES": "GPU-abc"}
 
 
 def test_slicers_launcher_is_not_what_workers_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +300,7 @@ def test_what_jobs_are_asked_for(tmp_path: Path, kind: str) -> None:
     assert "export PYTHONPATH='/opt/a b':/opt/c${PYTHONPATH:+:$PYTHONPATH}" in script
     assert "export OMP_NUM_THREADS=3" in script and "module load cuda" in script
     assert "--nworkers 2" in script and "--nthreads 3" in script and "02:00" in script and " ct" in script
-    assert "--memory-limit 4.00GiB" in script and connection.WORKER_SETUP in script
+    assert "--memory-limit 4.00GiB" in script and "FlareSegmentTrainingLib.scheduling.worker_setup" in script
 
 
 def _of_a_job(settings: dict) -> dict:

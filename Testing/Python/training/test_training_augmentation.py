@@ -10,7 +10,8 @@ import torch
 
 from FlareSegmentLib.model.intensity import AIR, Intensity, window
 from FlareSegmentTrainingLib.augmentation.patches import Cut, sample_patches
-from FlareSegmentTrainingLib.training.configuration import AugmentationSettings, parse
+from FlareSegmentTrainingLib.augmentation.settings import AugmentationSettings
+from FlareSegmentTrainingLib.training.configuration import parse
 from FlareSegmentTrainingLib.training.presets import read_preset
 
 INTENSITY = Intensity(-200.0, 300.0)

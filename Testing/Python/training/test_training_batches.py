@@ -12,9 +12,9 @@ torch = pytest.importorskip("torch")
 from test_training_run import PRESET  # noqa: E402
 
 from FlareSegmentLib.model.intensity import Intensity  # noqa: E402
+from FlareSegmentTrainingLib.datasets.preparation import PreparedCase, slabs_of  # noqa: E402
 from FlareSegmentTrainingLib.training.batches import AHEAD, BatchSource  # noqa: E402
 from FlareSegmentTrainingLib.training.configuration import StageSettings, parse  # noqa: E402
-from FlareSegmentTrainingLib.training.preparation import PreparedCase, slabs_of  # noqa: E402
 
 ORGANS = ("liver", "spleen")
 SHAPE = (40, 44, 48)

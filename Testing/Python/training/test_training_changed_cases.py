@@ -10,8 +10,8 @@ from FlareSegmentLib.model.intensity import AIR, Intensity, window  # noqa: E402
 from FlareSegmentTrainingLib.augmentation.changed_cases import ChangedCases  # noqa: E402
 from FlareSegmentTrainingLib.augmentation.labeled_scan import LabeledScan  # noqa: E402
 from FlareSegmentTrainingLib.augmentation.lumps import paint_bowel, paint_mass  # noqa: E402
-from FlareSegmentTrainingLib.training.configuration import AugmentationSettings  # noqa: E402
-from FlareSegmentTrainingLib.training.preparation import PreparedCase  # noqa: E402
+from FlareSegmentTrainingLib.augmentation.settings import AugmentationSettings  # noqa: E402
+from FlareSegmentTrainingLib.datasets.preparation import PreparedCase  # noqa: E402
 
 WINDOW = Intensity(-200.0, 300.0)
 ORGANS = ("liver", "right_kidney", "left_kidney", "spleen")

@@ -10,7 +10,7 @@ from FlareSegmentLib.model.intensity import Intensity, window
 from FlareSegmentTrainingLib.augmentation.changed_cases import change_case
 from FlareSegmentTrainingLib.augmentation.labeled_scan import LabeledScan
 from FlareSegmentTrainingLib.augmentation.perirenal_fat import embed_kidney
-from FlareSegmentTrainingLib.training.configuration import AugmentationSettings
+from FlareSegmentTrainingLib.augmentation.settings import AugmentationSettings
 
 WINDOW = Intensity(-200.0, 300.0)
 SPACING = (2.0, 2.0, 4.0)

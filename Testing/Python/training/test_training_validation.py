@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from FlareSegmentLib.model.intensity import Intensity
-from FlareSegmentTrainingLib.training.preparation import PreparedCase
+from FlareSegmentTrainingLib.datasets.preparation import PreparedCase
 from FlareSegmentTrainingLib.training.trainer import Scores, StageTrainer
 
 ORGANS = ("liver", "spleen")

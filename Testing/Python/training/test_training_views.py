@@ -12,7 +12,8 @@ from test_training_augmentation import INTENSITY, ORGANS, scene  # noqa: E402
 
 from FlareSegmentLib.model.intensity import AIR  # noqa: E402
 from FlareSegmentTrainingLib.augmentation.patches import SHORTS, Cut, sample_patches  # noqa: E402
-from FlareSegmentTrainingLib.training.configuration import AugmentationSettings, parse  # noqa: E402
+from FlareSegmentTrainingLib.augmentation.settings import AugmentationSettings  # noqa: E402
+from FlareSegmentTrainingLib.training.configuration import parse  # noqa: E402
 from FlareSegmentTrainingLib.training.presets import read_preset  # noqa: E402
 
 SETTINGS = parse(read_preset("flare-organs")).stages[0].augmentation
