@@ -25,6 +25,7 @@ from slicer.ScriptedLoadableModule import (
 
 from FlareSegmentLib import HOMEPAGE
 from FlareSegmentLib.errors import FlareSegmentError
+from FlareSegmentSlicerLib.logic import script_process
 from FlareSegmentSlicerLib.panel.installation import torch_installed
 from FlareSegmentSlicerLib.panel.message_area import MESSAGE_LINES, MessageArea, keep_place
 from FlareSegmentTrainingLib.training.presets import preset_names, read_preset
@@ -170,7 +171,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         settings.setValue(SETTINGS + "InBackground", self.ui.backgroundCheckBox.checked)
         self.logic.setBackground(self.ui.backgroundCheckBox.checked)
         try:
-            if self.logic.state() == training_process.FINISHED:
+            if self.logic.state() == script_process.FINISHED:
                 self.ui.outputPathEdit.currentPath = self.logic.trainFurther(self.ui.epochsSpinBox.value or None)
             elif not self.logic.hasBegun():
                 epochs = self.ui.epochsSpinBox.value
@@ -184,7 +185,8 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
 
     def onStopButton(self) -> None:
         """Ask the training to save and end."""
-        self.logic.stop()
+        with slicer.util.tryWithErrorDisplay(_("The training cannot be stopped.")):
+            self.logic.stop()
         self.updateState()
 
     def onUseModelButton(self) -> None:
@@ -201,11 +203,11 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
     def updateState(self) -> None:
         """Show how the run in the folder stands, and what can be done."""
         ui, state, progress = self.ui, self.logic.state(), self.logic.progress()
-        active = state in (training_process.STARTING, training_process.RUNNING)
+        active = state in (script_process.STARTING, script_process.RUNNING)
         begun = self.logic.hasBegun()
         data, output = ui.dataPathEdit.currentPath, ui.outputPathEdit.currentPath
         ready = torch_installed()
-        finished = state == training_process.FINISHED
+        finished = state == script_process.FINISHED
         for widget in (ui.dataPathEdit, ui.presetComboBox):
             widget.enabled = not begun
         ui.epochsSpinBox.enabled = not begun or finished
@@ -232,22 +234,22 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
             )
         ui.progressBar.setVisible(begun)
         ui.progressBar.value = (
-            round(100 * (progress.get("fraction") or 0.0)) if state != training_process.FINISHED else 100
+            round(100 * (progress.get("fraction") or 0.0)) if state != script_process.FINISHED else 100
         )
         ui.useModelButton.enabled = self.logic.hasModel()
         ui.plotButton.enabled = self.logic.hasLog()
-        kind = "error" if state in (training_process.FAILED, training_process.LOST) else "information"
-        self._showMessage(hint if state == training_process.NOT_BEGUN else self._describe(state), kind)
+        kind = "error" if state in (script_process.FAILED, script_process.LOST) else "information"
+        self._showMessage(hint if state == script_process.NOT_BEGUN else self._describe(state), kind)
         self._showCurves()
 
     def _describe(self, state: str) -> str:
-        if state in (training_process.STARTING, training_process.RUNNING) and self.logic.stopRequested():
+        if state in (script_process.STARTING, script_process.RUNNING) and self.logic.stopRequested():
             return _("Stopping: after the current step, which is saved, or the CT that is being prepared.")
-        if state == training_process.STARTING:
+        if state == script_process.STARTING:
             return _("Starting the training process.")
-        if state == training_process.LOST and not self.logic.hasBegun():
+        if state == script_process.LOST and not self.logic.hasBegun():
             return _("The training process is gone without a word, as after a crash, before it began. Start it again.")
-        if state == training_process.LOST:
+        if state == script_process.LOST:
             return _(
                 "The training process is gone without a word, as after a crash. Continue from its last checkpoint."
             )
@@ -333,11 +335,11 @@ class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic, TeachingLogic):
 
     def stopRequested(self) -> bool:
         """Whether the run was asked to end and has not yet."""
-        return self._process is not None and self._process.folder.stop_file.exists()
+        return self._process is not None and self._process.stop_requested
 
     def state(self) -> str:
-        """Return the state of the run, as in `training_process`."""
-        return self._process.state() if self._process else training_process.NOT_BEGUN
+        """Return the state of the run, as in `script_process`."""
+        return self._process.state() if self._process else script_process.NOT_BEGUN
 
     def hasBegun(self) -> bool:
         """Whether there is a run to watch or to continue; one that failed before its first checkpoint is none."""
@@ -350,7 +352,7 @@ class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic, TeachingLogic):
 
     def progress(self) -> dict:
         """Return the run's last report, empty where there is none."""
-        return self._process.folder.progress() if self._process else {}
+        return self._process.progress() if self._process else {}
 
     def message(self) -> str:
         """Return one line about how far the run is or why it ended."""
@@ -389,6 +391,6 @@ class FlareSegmentTrainingTest(ScriptedLoadableModuleTest):
         logic = FlareSegmentTrainingLogic()
         assert "flare-organs" in logic.presets()
         logic.open(slicer.app.temporaryPath + "/FlareSegmentTrainingSelfTest")
-        assert logic.state() == training_process.NOT_BEGUN
+        assert logic.state() == script_process.NOT_BEGUN
         assert not logic.hasModel()
         self.delayDisplay(_("Test passed"))

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 LOWEST_PRIORITY = 19
+PROGRESS_FILE, OUTPUT_FILE, STOP_FILE = "progress.json", "output.txt", "stop"
+"""In the folder of a run that outlives who started it: what it reports, what it prints, and what asks it to end."""
 DEAD_AFTER_SECONDS = 30.0
 """A run whose progress file is older is not running any more, where its process cannot be asked."""
 

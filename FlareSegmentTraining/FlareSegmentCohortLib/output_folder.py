@@ -26,8 +26,8 @@ from typing import IO
 from FlareSegmentCohortLib.cohort_cases import CohortCase, read_cases
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.output_files import OutputFiles, check_writable, not_writable
-from FlareSegmentLib.processes import identity, is_running
-from FlareSegmentTrainingLib.training.run_folder import DEAD_AFTER_SECONDS, PROGRESS_FILE, RunFolder, save_whole
+from FlareSegmentLib.processes import DEAD_AFTER_SECONDS, PROGRESS_FILE, identity, is_running
+from FlareSegmentTrainingLib.training.run_folder import RunFolder, save_whole
 
 RECORDS, THUMBNAILS = "cases", "thumbnails"
 KINDS = {

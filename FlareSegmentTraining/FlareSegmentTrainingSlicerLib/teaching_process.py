@@ -7,15 +7,9 @@ import re
 from pathlib import Path
 
 from FlareSegmentLib.errors import InputError
+from FlareSegmentSlicerLib.logic.script_process import FAILED, LOST, STOPPED
 from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE
-from FlareSegmentTrainingSlicerLib.training_process import (
-    FAILED,
-    LOST,
-    RUNNING,
-    STARTING,
-    STOPPED,
-    TrainingProcess,
-)
+from FlareSegmentTrainingSlicerLib.training_process import TrainingProcess
 
 TEACH_SCRIPT = Path(__file__).resolve().parents[1] / "Scripts" / "teach.py"
 TAUGHT = "taught"
@@ -26,7 +20,7 @@ MODEL, REPORT_FILE = "model", "report.json"  # as `teaching.teaching` calls them
 class TeachingProcess(TrainingProcess):
     """The teaching of one folder, whoever started it."""
 
-    _what = "teaching"
+    what = "teaching"
 
     def _script(self) -> Path:
         return TEACH_SCRIPT
@@ -34,12 +28,7 @@ class TeachingProcess(TrainingProcess):
     def teach(self, examples: Path, model: Path) -> None:
         """Begin, or continue. Raises as `TrainingProcess.start` does."""
         self._check_free()
-        self._launch(["--examples", str(examples), "--model", str(model)])
-
-    @property
-    def active(self) -> bool:
-        """Whether it is at work, or just about to be."""
-        return self.state() in (STARTING, RUNNING)
+        self._begin(["--examples", str(examples), "--model", str(model)])
 
     @property
     def model(self) -> Path | None:

@@ -12,9 +12,9 @@ from slicer.i18n import tr as _
 
 from FlareSegmentLib.errors import FlareSegmentError
 from FlareSegmentLib.organs import organ_by_key
+from FlareSegmentSlicerLib.logic import script_process
 from FlareSegmentSlicerLib.panel.message_area import MESSAGE_LINES, MessageArea, keep_place
 from FlareSegmentSlicerLib.scene.organ_names import organ_name
-from FlareSegmentTrainingSlicerLib import training_process
 
 EXAMPLES_SETTING = "FlareSegment/ExamplesFolder"
 _LEAST_EXAMPLES = 2
@@ -64,7 +64,7 @@ class TeachingSection:
             hint = _("At least two examples of different patients are needed; three or more are better.")
         else:
             hint = ""
-        stopping = active and teaching.folder.stop_file.exists()
+        stopping = active and teaching.stop_requested
         ui.teachButton.enabled = active and not stopping or not (active or hint)
         if active:
             ui.teachButton.text = _("Stop")
@@ -74,7 +74,7 @@ class TeachingSection:
             "Teach the model that the FlareSegment module segments with. It runs on its own and goes on when Slicer is "
             "closed; the model in use stays as it is."
         )
-        progress = teaching.folder.progress() if teaching is not None else {}
+        progress = teaching.progress() if teaching is not None else {}
         begun = teaching is not None and teaching.begun
         ui.teachProgressBar.setVisible(active)
         ui.teachProgressBar.value = round(100 * (progress.get("fraction") or 0.0))
@@ -83,22 +83,22 @@ class TeachingSection:
 
     def _showMessage(self, hint: str, stopping: bool, active: bool, progress: dict, begun: bool) -> None:
         teaching = self._logic.teaching
-        state = teaching.state() if teaching is not None else training_process.NOT_BEGUN
+        state = teaching.state() if teaching is not None else script_process.NOT_BEGUN
         kind = "information"
         if self._failure:
             text, kind = self._failure, "error"
         elif stopping:
             text = _("Stopping: after the current step, which is saved.")
-        elif state == training_process.STARTING:
+        elif state == script_process.STARTING:
             text = _("Starting to teach.")
         elif active:
             left = progress.get("remaining_seconds")
             text = progress.get("message", "")
             if left is not None:
                 text += "\n" + _("About {minutes} min left in all.").format(minutes=max(1, round(left / 60)))
-        elif state == training_process.LOST:
+        elif state == script_process.LOST:
             text, kind = _("The teaching is gone without a word, as after a crash. Continue it."), "error"
-        elif state == training_process.FAILED:
+        elif state == script_process.FAILED:
             text, kind = teaching.message(), "error"
         else:
             text = hint or (progress.get("message", "") if begun else "")
@@ -186,8 +186,7 @@ class TeachingSection:
     def _onTeach(self) -> None:
         teaching = self._logic.teaching
         if teaching is not None and teaching.active:
-            teaching.request_stop()
-            self.update()
+            self._do(teaching.request_stop)
         else:
             self._do(self._logic.teach)
 

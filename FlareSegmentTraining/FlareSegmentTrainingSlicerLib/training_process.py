@@ -1,32 +1,17 @@
-"""A training run as a process of its own: it outlives the panel and Slicer, and is found again by its run folder.
-
-Nothing is kept open between the two: the run reports into `progress.json` and what it prints goes to `output.txt`; a
-file named `stop` asks it to end. See FlareSegmentTrainingLib/training/run_folder.py.
-"""
+"""A training run as a process of its own; see `training.run_folder` for what is in its folder."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from FlareSegmentLib.errors import FlareSegmentError, InputError
-from FlareSegmentLib.processes import last_error, start_detached
-from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, OUTPUT_FILE, RunFolder
+from FlareSegmentLib.errors import InputError
+from FlareSegmentSlicerLib.logic.script_process import FAILED, LOST, NOT_BEGUN, STOPPED, ScriptProcess
+from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, RunFolder
 
 TRAIN_SCRIPT = Path(__file__).resolve().parents[1] / "Scripts" / "train.py"
 PRESET_FILE = "preset.json"
-NOT_BEGUN, STARTING, RUNNING, FINISHED, STOPPED, FAILED, LOST = (
-    "not begun",
-    "starting",
-    "running",
-    "finished",
-    "stopped",
-    "failed",
-    "lost",
-)
 
 
 def next_folder(path: Path) -> Path:
@@ -38,23 +23,19 @@ def next_folder(path: Path) -> Path:
     return path.with_name(f"{stem}_{count + 1}")
 
 
-class TrainingProcess:
-    """The run of one folder, whoever started it.
-
-    Args:
-        python: program that runs the training; by default the Python that Slicer itself uses.
+class TrainingProcess(ScriptProcess):
+    """The training run of one folder, whoever started it.
 
     Attributes:
+        folder: what the run writes.
         background: whether a training that is started lets other programs go first.
     """
 
-    _what = "training"
+    what = "training"
 
-    def __init__(self, folder: str | os.PathLike, python: str | None = None):
+    def __init__(self, folder: str | os.PathLike[str], python: str | None = None) -> None:
+        super().__init__(folder, python)
         self.folder = RunFolder(folder)
-        self._python = python or sys.executable
-        self._process: subprocess.Popen | None = None
-        self._before: dict = {}
         self._failure_forgotten = False
         self.background = False
 
@@ -69,7 +50,7 @@ class TrainingProcess:
         if self.folder.began():
             raise InputError(f"{self.folder.path} holds a run already. Continue it, or choose another folder.")
         arguments = ["--preset", preset, *(word for place in data for word in ("--data", place))]
-        self._launch([*arguments, *(["--epochs", str(epochs)] if epochs else []), *more])
+        self._begin([*arguments, *(["--epochs", str(epochs)] if epochs else []), *more])
 
     def start_from(self, former: RunFolder, epochs: int | None = None) -> None:
         """Begin a new run with a finished one's best model, data, split and prepared cases. Raises as `start` does."""
@@ -86,11 +67,7 @@ class TrainingProcess:
     def resume(self) -> None:
         """Continue the folder's run. Raises as `start` does."""
         self._check_free()
-        self._launch(["--resume"])
-
-    def request_stop(self) -> None:
-        """Ask the run to save and end; it does so after its current step."""
-        self.folder.request_stop()
+        self._begin(["--resume"])
 
     def forget_failure(self) -> None:
         """A run that failed before it began is over and done with: something else is about to be tried."""
@@ -99,57 +76,19 @@ class TrainingProcess:
     @property
     def begun(self) -> bool:
         """Whether there is a run to watch or to continue. One that failed before its first checkpoint is none."""
-        return self.state() in (STARTING, RUNNING) or self.folder.began()
+        return self.active or self.folder.began()
 
     def state(self) -> str:
-        """Return one of this file's states."""
-        state = self._state()
+        """One of `script_process`'s states."""
+        state = super().state()
+        if state == NOT_BEGUN and self.folder.exists():
+            return STOPPED
         return NOT_BEGUN if self._failure_forgotten and state in (FAILED, LOST) and not self.folder.began() else state
 
-    def _state(self) -> str:
-        progress = self.folder.progress()
-        state = progress.get("state")
-        if self._launched and (state is None or progress == self._before):
-            return STARTING  # what an earlier process reported, or nothing yet
-        if self._process is not None and not self._launched and state in (None, LOST, RUNNING):
-            return FAILED
-        if state is None:
-            return STOPPED if self.folder.exists() else NOT_BEGUN
-        return state
-
-    def message(self) -> str:
-        """Return one line about how far the run is or why it ended."""
-        if self.state() == FAILED:
-            return last_error(self.folder.path / OUTPUT_FILE) or self.folder.progress().get("message", "")
-        return self.folder.progress().get("message", "")
-
-    @property
-    def _launched(self) -> bool:
-        """Whether a process that was started here is still there."""
-        return self._process is not None and self._process.poll() is None
-
     def _script(self) -> Path:
-        """The script that does the work."""
         return TRAIN_SCRIPT
 
-    def _check_free(self) -> None:
-        """Raise InputError while a process trains in the folder, or is ending."""
-        if self.state() in (STARTING, RUNNING):
-            raise InputError(f"A process is {self._what} in {self.folder.path} already.")
-        if self._launched:
-            raise InputError(f"The {self._what} in {self.folder.path} is just ending. Start it again in a moment.")
-
-    def _launch(self, arguments: Sequence[str]) -> None:
+    def _begin(self, arguments: Sequence[str]) -> None:
         self._failure_forgotten = False
-        folder = self.folder.path
         priority = "background" if self.background else "normal"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.folder.stop_file.unlink(missing_ok=True)
-            self._before = self.folder.progress()
-            command = [self._python, str(self._script()), *arguments, "--output", str(folder), "--priority", priority]
-            self._process = start_detached(command, folder / OUTPUT_FILE)
-        except OSError as error:
-            raise FlareSegmentError(
-                f"The {self._what} cannot be started in {folder}: {error.strerror or error}."
-            ) from error
+        self._launch(self._script(), [*arguments, "--output", str(self.path), "--priority", priority])

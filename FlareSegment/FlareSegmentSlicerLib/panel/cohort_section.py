@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 
 from FlareSegmentLib.errors import FlareSegmentError
 from FlareSegmentLib.organs import ORGANS
-from FlareSegmentSlicerLib.logic import cohort_process
+from FlareSegmentSlicerLib.logic import cohort_process, script_process
 from FlareSegmentSlicerLib.logic.cohort_process import CohortProcess, cohort_script
 from FlareSegmentSlicerLib.panel.message_area import breakable
 from FlareSegmentSlicerLib.scene.cohort_results import CohortResult, CohortResults
@@ -66,9 +66,9 @@ class CohortSection:
         """Show how the cohort in the chosen folder stands, what it has found, and what can be done."""
         self._open(self._ui.cohortOutputPathEdit.currentPath)
         ui, process = self._ui, self._process
-        state = process.state() if process else cohort_process.NOT_BEGUN
+        state = process.state() if process else script_process.NOT_BEGUN
         progress = process.progress() if process else {}
-        active = state in (cohort_process.STARTING, cohort_process.RUNNING)
+        active = state in (script_process.STARTING, script_process.RUNNING)
         stopping = active and process.stop_requested
         ui.cohortSourcePathEdit.enabled = not active and not self._fromDatabase()
         for widget in (ui.cohortOutputPathEdit, ui.cohortSeriesCheckBox):
@@ -81,7 +81,7 @@ class CohortSection:
         ui.cohortProgressBar.setVisible(active)
         ui.cohortProgressBar.setMaximum(total)  # without a number yet the bar shows that something runs
         ui.cohortProgressBar.setValue(sum(progress.get(name) or 0 for name in ("done", "failed", "present")))
-        ui.cohortReportButton.enabled = process is not None and (process.folder / cohort_process.REPORT_FILE).is_file()
+        ui.cohortReportButton.enabled = process is not None and (process.path / cohort_process.REPORT_FILE).is_file()
         ui.cohortMessageLabel.text = breakable(self._problem or self._describe(state, stopping) or hint)
         self._list()
 
@@ -89,7 +89,7 @@ class CohortSection:
         """Take the cohort of a folder, which need not exist yet; an empty name takes none."""
         if not folder:
             self._process = self._results = None
-        elif self._process is None or self._process.folder != Path(folder):
+        elif self._process is None or self._process.path != Path(folder):
             self._process, self._results = CohortProcess(folder), CohortResults(folder)
         else:
             return
@@ -111,9 +111,9 @@ class CohortSection:
     def _describe(self, state: str, stopping: bool) -> str:
         if stopping:
             return _("Stopping after the CTs that are in work. Start it again to go on.")
-        if state == cohort_process.STARTING:
+        if state == script_process.STARTING:
             return _("Starting.")
-        if state == cohort_process.LOST:
+        if state == script_process.LOST:
             return _("The process is gone without a word, as after a crash. Start it again to go on.")
         return self._process.message() if self._process else ""
 
@@ -135,13 +135,13 @@ class CohortSection:
         self._problem = ""
         process = self._process
         try:
-            if process.state() in (cohort_process.STARTING, cohort_process.RUNNING):
+            if process.active:
                 process.request_stop()
             elif _ensure_packages():
                 source = self._ui.cohortSourcePathEdit.currentPath
                 settings = slicer.app.settings()
                 settings.setValue(SOURCE_SETTING, source)
-                settings.setValue(OUTPUT_SETTING, str(process.folder))
+                settings.setValue(OUTPUT_SETTING, str(process.path))
                 process.start(_selected_series() if self._fromDatabase() else source)
                 self._timer.start()
         except FlareSegmentError as error:
@@ -149,7 +149,7 @@ class CohortSection:
         self.update()
 
     def _onReport(self) -> None:
-        file = self._process.folder / cohort_process.REPORT_FILE
+        file = self._process.path / cohort_process.REPORT_FILE
         qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(file)))
 
     def _onRow(self, row: int, _column: int) -> None:

@@ -27,16 +27,12 @@ import time
 from pathlib import Path
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
-from FlareSegmentLib.processes import DEAD_AFTER_SECONDS as DEAD_AFTER_SECONDS  # with which a run is watched
-from FlareSegmentLib.processes import age_seconds, identity, reported_progress
+from FlareSegmentLib.processes import PROGRESS_FILE, STOP_FILE, age_seconds, identity, reported_progress
 
 CONFIGURATION_FILE = "config.json"
 LOG_FILE = "log.csv"
 CURVES_FILE = "curves.png"
 VALIDATION_FILE = "validation.csv"
-PROGRESS_FILE = "progress.json"
-STOP_FILE = "stop"
-OUTPUT_FILE = "output.txt"
 BEATS_EVERY_SECONDS = 2.0
 FRESH_REQUEST_SECONDS = 30.0
 
@@ -112,10 +108,6 @@ class RunFolder:
     def is_running(self) -> bool:
         """Whether a process is training here now."""
         return self.progress().get("state") == "running"
-
-    def request_stop(self) -> None:
-        """Ask the process that trains here, or is just starting to, to save and end."""
-        self.stop_file.touch()
 
     def forget_old_stop(self) -> None:
         """Remove a request that no process has obeyed any more; one of the last seconds is meant for who starts now."""

@@ -14,8 +14,15 @@ from pathlib import Path
 import pytest
 
 from FlareSegmentLib import processes
-from FlareSegmentLib.processes import LOWEST_PRIORITY, identity, is_running, private_folder, remove_abandoned
-from FlareSegmentTrainingLib.training.run_folder import DEAD_AFTER_SECONDS, ProgressReporter, RunFolder
+from FlareSegmentLib.processes import (
+    DEAD_AFTER_SECONDS,
+    LOWEST_PRIORITY,
+    identity,
+    is_running,
+    private_folder,
+    remove_abandoned,
+)
+from FlareSegmentTrainingLib.training.run_folder import ProgressReporter, RunFolder
 
 YEAR = 365 * 86400
 

@@ -108,25 +108,27 @@ def test_a_training_that_has_ended_is_not_starting(panel, slicer_app, tmp_path, 
     """Its process takes seconds to end after its last report, and its first report takes seconds to come."""
     from FlareSegmentTrainingSlicerLib import training_process
 
+    from FlareSegmentSlicerLib.logic import script_process
+
     script = tmp_path / "slow_to_end.py"
     script.write_text(FAKE_TRAINING + "time.sleep(60)\n")
     monkeypatch.setattr(training_process, "TRAIN_SCRIPT", script)
     process = training_process.TrainingProcess(tmp_path / "run")
     process.background = True
     process.start("dice-vnet", ["phantom:4"])
-    assert process.state() == training_process.STARTING
-    until(slicer_app, panel, lambda: process.state() == training_process.RUNNING)
+    assert process.state() == script_process.STARTING
+    until(slicer_app, panel, lambda: process.state() == script_process.RUNNING)
     assert json.loads((tmp_path / "run" / "arguments.json").read_text())[-2:] == ["--priority", "background"]
     process.request_stop()
-    until(slicer_app, panel, lambda: process.state() == training_process.STOPPED)
+    until(slicer_app, panel, lambda: process.state() == script_process.STOPPED)
     assert process._launched
     with pytest.raises(Exception, match="just ending"):
         process.resume()
     process._process.kill()
     process._process.wait()
     process.resume()
-    assert process.state() == training_process.STARTING  # the report that lies there is the one before
-    until(slicer_app, panel, lambda: process.state() == training_process.RUNNING)
+    assert process.state() == script_process.STARTING  # the report that lies there is the one before
+    until(slicer_app, panel, lambda: process.state() == script_process.RUNNING)
     process._process.kill()
     process._process.wait()
 

@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,9 +25,9 @@ import torch
 
 from FlareSegmentLib.model.model_file import load_model, read_model
 from FlareSegmentLib.organs import FLARE22_ORGANS
+from FlareSegmentLib.processes import DEAD_AFTER_SECONDS
 from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.datasets.splits import split_cases
-from FlareSegmentTrainingLib.training import run_folder as run_folder_module
 from FlareSegmentTrainingLib.training.reports import read_log
 from FlareSegmentTrainingLib.training.run_folder import RunFolder
 from FlareSegmentTrainingLib.training.trainer import StageTrainer
@@ -259,7 +260,7 @@ def test_mixed_batches_changed_cases_and_fresh_statistics_resume_as_if_never_sto
 
     def stopping(self, batch):
         if self.step == 6:
-            RunFolder(place / "mixed_stopped").request_stop()
+            RunFolder(place / "mixed_stopped").stop_file.touch()
         return step(self, batch)
 
     monkeypatch.setattr(StageTrainer, "train_step", stopping)
@@ -289,7 +290,9 @@ def test_a_budget_in_minutes_ends_the_stage_with_the_rate_at_its_end(train_modul
 def test_a_stop_file_stops(train_module, command, place, monkeypatch):
     folder = RunFolder(place / "stop_file")
     step = StageTrainer.train_step
-    monkeypatch.setattr(StageTrainer, "train_step", lambda self, batch: (folder.request_stop(), step(self, batch))[1])
+    monkeypatch.setattr(
+        StageTrainer, "train_step", lambda self, batch: (folder.stop_file.touch(), step(self, batch))[1]
+    )
     assert train_module.main(command("stop_file")) == 1
     assert folder.progress()["state"] == "stopped"
     assert torch.load(folder.state_file, weights_only=True)["trainer"]["step"] == 1
@@ -298,7 +301,7 @@ def test_a_stop_file_stops(train_module, command, place, monkeypatch):
 def test_a_stop_is_obeyed_before_the_first_case_is_prepared(train_module, command, place, capsys):
     folder = RunFolder(place / "stop_early")
     folder.path.mkdir()
-    folder.request_stop()
+    folder.stop_file.touch()
     assert train_module.main(command("stop_early")) == 1
     assert "Stopped while preparing" in capsys.readouterr().err
     assert folder.progress()["state"] == "stopped" and not folder.stop_file.exists()
@@ -312,7 +315,9 @@ def test_what_is_missing_is_told_when_a_run_begins_and_no_more(train_module, com
     find = reports.importlib.util.find_spec
     monkeypatch.setattr(reports.importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
     step = StageTrainer.train_step
-    monkeypatch.setattr(StageTrainer, "train_step", lambda self, batch: (folder.request_stop(), step(self, batch))[1])
+    monkeypatch.setattr(
+        StageTrainer, "train_step", lambda self, batch: (folder.stop_file.touch(), step(self, batch))[1]
+    )
     assert train_module.main(command("no_tensorboard")) == 1
     assert capsys.readouterr().out.count("TensorBoard") == 1
     assert train_module.main(["--output", str(folder.path), "--resume"]) == 1
@@ -325,7 +330,7 @@ def test_a_finished_run_is_trained_further(train_module, finished, place, monkey
 
     folder = next_folder(finished.path)
     process, launched = TrainingProcess(folder), []
-    monkeypatch.setattr(process, "_launch", launched.extend)
+    monkeypatch.setattr(process, "_begin", launched.extend)
     process.start_from(finished, 1)
     prepared = sorted((place / "cache").iterdir())
     assert train_module.main([*launched, "--output", str(folder), "--device", "cpu"]) == 0
@@ -337,7 +342,7 @@ def test_a_finished_run_is_trained_further(train_module, finished, place, monkey
 
 def test_a_stop_request_of_yesterday_is_none(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.request_stop()
+    folder.stop_file.touch()
     folder.forget_old_stop()
     assert folder.stop_file.exists()
     os.utime(folder.stop_file, (time.time() - 60, time.time() - 60))
@@ -499,12 +504,10 @@ def test_a_vanished_case_is_named(train_module, command, place, tmp_path, capsys
 def test_a_running_run_is_left_alone(train_module, command, place, finished, capsys, monkeypatch):
     folder = RunFolder(place / "busy")
     folder.path.mkdir()
-    folder.write_json(
-        "progress.json", {"state": "running", "pid": os.getpid(), "host": run_folder_module.socket.gethostname()}
-    )
+    folder.write_json("progress.json", {"state": "running", "pid": os.getpid(), "host": socket.gethostname()})
     assert train_module.main(command("busy")) == 2
     assert "training in" in capsys.readouterr().err
-    old = time.time() - run_folder_module.DEAD_AFTER_SECONDS - 1
+    old = time.time() - DEAD_AFTER_SECONDS - 1
     os.utime(folder.progress_file, (old, old))
     assert folder.progress()["state"] == "lost"
 
