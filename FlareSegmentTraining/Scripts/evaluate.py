@@ -19,17 +19,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-_MODULE = Path(__file__).resolve().parent.parent
-for _folder in (_MODULE, _MODULE.parent / "FlareSegment"):
-    # In a working tree the libraries are in this module's folder and in the other one's; installed, all are in one
-    # folder. Slicer itself knows its modules' folders; PythonSlicer and a plain Python do not.
-    if any((_folder / name).is_dir() for name in ("FlareSegmentLib", "FlareSegmentTrainingLib")):
-        sys.path.insert(0, str(_folder))
+runpy.run_path(str(Path(__file__).resolve().with_name("find_libraries.py")))
 
 from FlareSegmentLib import command_line  # noqa: E402
 from FlareSegmentLib.errors import InputError  # noqa: E402

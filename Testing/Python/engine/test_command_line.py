@@ -75,14 +75,14 @@ def test_the_way_out_is_slicers_in_slicer_only(monkeypatch) -> None:
     assert left == [1]
 
 
-@pytest.mark.parametrize("script", ["evaluate.py", "prepare.py", "synthesize.py", "train.py"])
+@pytest.mark.parametrize("script", ["cohort.py", "evaluate.py", "prepare.py", "synthesize.py", "teach.py", "train.py"])
 def test_installed_scripts_find_the_libraries_above_them(script: str, tmp_path: Path, repository: Path) -> None:
     """The extension holds both modules' libraries in one folder and the scripts in a folder below it."""
     for module in ("FlareSegment", "FlareSegmentTraining"):
         for library in (repository / module).glob("*Lib"):
             (tmp_path / library.name).symlink_to(library, target_is_directory=True)
-    (tmp_path / "Scripts").mkdir()
-    file = shutil.copy(repository / "FlareSegmentTraining" / "Scripts" / script, tmp_path / "Scripts")
+    shutil.copytree(repository / "FlareSegmentTraining" / "Scripts", tmp_path / "Scripts")
+    file = tmp_path / "Scripts" / script
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, file, "--nonsense"],
