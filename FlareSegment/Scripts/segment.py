@@ -104,17 +104,16 @@ class Case:
 
 def load_case(source: Source | None) -> Case:
     """Read and check the CT, or make the phantom. Raises InputError."""
+    from FlareSegmentLib.files.image_io import checked_ct, read_volume
+
     if source is None:
         from FlareSegmentLib.phantom.torso import make_phantom
 
-        return Case("phantom", "phantom", *make_phantom())
-    from FlareSegmentLib.files.image_io import check_is_ct, read_volume
-    from FlareSegmentLib.files.padding import without_padding
-
+        volume, reference = make_phantom()
+        return Case("phantom", "phantom", checked_ct(volume)[0], reference)
     volume, warnings = read_volume(source.path)
-    check_is_ct(volume)  # refused before the model is waited for; its warnings are given with the result
-    volume, said = without_padding(volume)
-    return Case(source.name, source.path, volume, None, [*warnings, *said])
+    volume, _ = checked_ct(volume)  # refused before the model is waited for; what it says is given with the result
+    return Case(source.name, source.path, volume, None, warnings)
 
 
 def load_reference(options: argparse.Namespace, volume: Volume, organs: Sequence[Organ]) -> np.ndarray:

@@ -12,6 +12,7 @@ import os
 import struct
 import tempfile
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import SimpleITK as sitk
@@ -39,6 +40,7 @@ SMALLEST_SPACING_MM = 0.01
 LARGEST_EXTENT_MM = 10_000.0
 LABEL_ROUNDING = 0.02
 """How far a label may lie off its whole number: programs that store labels scaled (nibabel does) read 2.996 for 3."""
+_said: WeakKeyDictionary[Volume, tuple[str, ...]] = WeakKeyDictionary()  # of checked volumes, while they are there
 _DETACHED = (".nhdr", ".mhd")
 _ITK_READERS = {"NRRD": "NrrdImageIO", "MetaImage": "MetaImageIO"}
 
@@ -137,15 +139,20 @@ def checked_ct(volume: Volume) -> tuple[Volume, list[str]]:
     """The CT with air where nothing was measured, checked by `check_is_ct`.
 
     Returns:
-        The same volume, or one with other voxels, and warnings for the user.
+        The same volume, or one with other voxels, and warnings for the user. What came out of here is not looked at
+        again: there the same is said at once.
 
     Raises:
         InputError: as `check_is_ct`.
     """
+    if volume in _said:
+        return volume, list(_said[volume])
     measured, warnings = without_padding(volume)
     if measured is not volume:
         check_is_ct(volume)  # air in the place of padding makes no CT of what was none
-    return measured, warnings + check_is_ct(measured)
+    warnings = warnings + check_is_ct(measured)
+    _said[measured] = tuple(warnings)
+    return measured, warnings
 
 
 def check_is_ct(volume: Volume) -> list[str]:

@@ -94,15 +94,23 @@ class ModelDescription:
     temperatures: tuple[float, ...] = ()
 
 
-def _check_shapes(network: dict, weights: dict[str, torch.Tensor]) -> None:
-    """Raise ValueError, before any memory is taken, for a network that is not the one of the weights.
+def _network_of(configuration: dict, weights: dict[str, torch.Tensor]) -> Network:
+    """The network of a configuration with these weights, computed in float32.
 
-    What a stranger's description asks for may be larger than any memory; the weights are there.
+    Raises ValueError, before any memory is taken, where they are not of this network: what a stranger's description
+    asks for may be larger than any memory; the weights are there.
     """
     with torch.device("meta"):
-        expected = build_network(network).state_dict()
+        network = build_network(configuration)
+    expected = network.state_dict()
     if {key: value.shape for key, value in expected.items()} != {key: value.shape for key, value in weights.items()}:
         raise ValueError("other layers or sizes")
+    values = {
+        key: value.to(torch.float32, copy=True) if value.is_floating_point() else value.clone()
+        for key, value in weights.items()
+    }
+    network.load_state_dict(values, assign=True)
+    return network
 
 
 class Model:
@@ -113,14 +121,7 @@ class Model:
         self._networks: dict[str, Network] = {}
         for stage in description.stages:
             try:
-                _check_shapes(stage.network, weights[stage.name])
-                network = build_network(stage.network)
-                network.load_state_dict(
-                    {
-                        key: value.float() if value.is_floating_point() else value
-                        for key, value in weights[stage.name].items()
-                    }
-                )
+                network = _network_of(stage.network, weights[stage.name])
             except (ValueError, RuntimeError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise ModelError(

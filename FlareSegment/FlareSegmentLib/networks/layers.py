@@ -24,6 +24,24 @@ class InstanceNormalization(nn.InstanceNorm3d):
         return torch.zeros_like(x) + self.bias.view(-1, 1, 1, 1)
 
 
+class LinePReLU(nn.PReLU):
+    """PReLU of one slope per channel, quick for few channels of 16 bits too: same numbers, same weights.
+
+    Where channels lie next to each other in memory PyTorch works on those of one voxel at a time, and of numbers of 16
+    bits one by one where they are fewer than its vectors hold: 30 times more slowly. Here a whole line of voxels counts
+    as its channels, where there is no gradient to be kept.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        by_voxel = x.is_cpu and x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
+        if not by_voxel or x.element_size() != 2 or torch.is_grad_enabled():
+            return super().forward(x)
+        voxels = x.permute(0, 2, 3, 4, 1)
+        length = voxels.shape[3]
+        lines = torch.prelu(voxels.reshape(-1, length * x.shape[1]), self.weight.repeat(length))
+        return lines.view(voxels.shape).permute(0, 4, 1, 2, 3)
+
+
 def _normalization(kind: str, channels: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm3d(channels)
@@ -39,7 +57,7 @@ class ConvolutionUnit(nn.Module):
         super().__init__()
         self.convolution = convolution
         self.normalization = _normalization(normalization, convolution.out_channels)
-        self.activation = nn.PReLU(convolution.out_channels) if activate else nn.Identity()
+        self.activation = LinePReLU(convolution.out_channels) if activate else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.activation(self.normalization(self.convolution(x)))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from FlareSegmentLib.networks.layers import NORMALIZATIONS, ConvolutionUnit, EncoderDecoder, initialize
+from FlareSegmentLib.networks.layers import NORMALIZATIONS, ConvolutionUnit, EncoderDecoder, LinePReLU, initialize
 from FlareSegmentLib.networks.unet import UNet
 
 
@@ -38,7 +38,7 @@ class ResidualStage(nn.Module):
         )
         direct = in_channels in (1, channels)
         self.projection = nn.Identity() if direct else nn.Conv3d(in_channels, channels, 1)
-        self.activation = nn.PReLU(channels)
+        self.activation = LinePReLU(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result = self.units(x)

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
 from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.files import image_io
 from FlareSegmentLib.files.hounsfield import noise_hu, scale_doubts
 from FlareSegmentLib.files.image_io import check_is_ct, checked_ct, read_volume
 from FlareSegmentLib.files.padding import AIR_HU, without_padding
@@ -54,6 +55,20 @@ def test_air_is_left_as_it_is() -> None:
         volume = Volume(padded(body(), value))
         assert checked_ct(volume) == (volume, [])
     assert checked_ct(Volume(body()))[1] == []
+
+
+@pytest.mark.parametrize("value", [-1000, 0])
+def test_a_checked_ct_is_not_looked_through_again_but_its_warnings_stay(value: int, monkeypatch) -> None:
+    volume, warnings = checked_ct(Volume(padded(body(), value)))
+    assert bool(warnings) == (value == 0)
+
+    def looked(*_arguments: object) -> None:
+        raise AssertionError("looked through again")
+
+    monkeypatch.setattr(image_io, "check_is_ct", looked)
+    assert checked_ct(volume) == (volume, warnings)
+    with pytest.raises(AssertionError, match="again"):
+        checked_ct(volume.with_array(volume.array.copy()))
 
 
 @pytest.mark.parametrize("value", [0, -77, 500, 1000, 3071])

@@ -17,11 +17,13 @@ from FlareSegmentLib.model.model_file import (  # noqa: E402
     DESCRIPTION_FILE,
     WEIGHTS_FILE,
     Intensity,
+    Model,
     ModelDescription,
     Stage,
     bundled_model_folder,
     load_model,
     read_description,
+    read_model,
     save_model,
 )
 from FlareSegmentLib.networks.vnet import build_network  # noqa: E402
@@ -180,3 +182,22 @@ def test_temperatures_are_kept_and_models_without_them_are_read(folder: Path, tm
     calibrated = dataclasses.replace(description, temperatures=(1.0, 0.5, 2.0, 1.5, 0.9))
     save_model(tmp_path / "calibrated", calibrated, {"only": build_network(NETWORK)})
     assert read_description(tmp_path / "calibrated") == calibrated
+
+
+def test_loading_makes_no_weights_but_those_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("weights were drawn at random to be thrown away")
+
+    monkeypatch.setattr(torch.nn.init, "kaiming_normal_", drawn)
+    model = load_model(folder)
+    assert all(not parameter.is_meta for parameter in model.network("only").parameters())
+
+
+def test_a_model_does_not_share_the_weights_that_it_is_made_of(folder: Path) -> None:
+    description, weights = read_model(folder)
+    single = {name: {key: value.float() for key, value in of.items()} for name, of in weights.items()}
+    network = Model(description, single).network("only")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    for value in single["only"].values():
+        value.zero_()
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

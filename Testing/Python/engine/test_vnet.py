@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 from FlareSegmentLib.inference.pipeline import Segmenter  # noqa: E402
 from FlareSegmentLib.model.intensity import Intensity  # noqa: E402
 from FlareSegmentLib.model.model_file import ModelDescription, Stage, load_model, save_model  # noqa: E402
+from FlareSegmentLib.networks.layers import LinePReLU  # noqa: E402
 from FlareSegmentLib.networks.vnet import VNet, build_network  # noqa: E402
 from FlareSegmentLib.volume import Volume  # noqa: E402
 
@@ -134,3 +135,25 @@ def test_width_is_capped():
 def test_what_makes_no_network_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         small(**changes)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16, 40])
+def test_the_quick_prelu_gives_the_same_numbers_and_works_on_lines(channels, monkeypatch):
+    torch.manual_seed(0)
+    layer = LinePReLU(channels).to(torch.bfloat16)
+    layer.weight.data = torch.rand(channels).to(torch.bfloat16) - 0.2
+    image = torch.randn((2, channels, 3, 4, 5)).to(torch.bfloat16).contiguous(memory_format=torch.channels_last_3d)
+    expected = torch.nn.functional.prelu(image, layer.weight)
+    widths, prelu = [], torch.prelu
+
+    def recorded(x, weight):
+        widths.append(x.shape[1])
+        return prelu(x, weight)
+
+    monkeypatch.setattr(torch, "prelu", recorded)
+    with torch.inference_mode():
+        result = layer(image)
+    assert torch.equal(result, expected) and result.is_contiguous(memory_format=torch.channels_last_3d)
+    assert widths == [5 * channels]
+    (gradient,) = torch.autograd.grad(layer(image).float().sum(), layer.weight)
+    assert gradient.shape == layer.weight.shape
