@@ -20,9 +20,10 @@ import argparse
 import json
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from FlareSegmentLib import command_line
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.files.output_files import OutputFiles, check_writable, not_writable
+from FlareSegmentLib.garbage_collection import not_collecting
 from FlareSegmentLib.inference.place_table import place_rows, places_csv
 from FlareSegmentLib.measures.result_table import AT_LEAST, csv_text, organ_rows, text_lines, volume_text
 from FlareSegmentLib.organs import LABEL_TABLES, ORGANS, Organ, organ_by_key
@@ -46,6 +48,9 @@ from FlareSegmentLib.volume import Volume
 if TYPE_CHECKING:
     from FlareSegmentLib.files.ct_sources import Source
     from FlareSegmentLib.inference.pipeline import Segmentation, Segmenter
+
+    Labeled = tuple[Segmentation, dict[str, float]]
+    """What is in a CT, and the seconds of each step up to there."""
 
 _SIDE_BY_SIDE_VOXELS = 1 << 26
 """Of larger CTs one thing is done after the other: what is written needs the room of what is not needed any more."""
@@ -144,7 +149,7 @@ class Session:
     """The model, ready for one CT after another, and what draws their pictures. A context manager.
 
     Both start at once and side by side: PyTorch is imported while the first CT is read, and the process that draws in
-    3D gets ready while the network runs.
+    3D gets ready meanwhile. Of several CTs one is labeled while the files of the one before are written.
     """
 
     def __init__(self, options: argparse.Namespace, say: Callable[[str], None]) -> None:
@@ -152,7 +157,8 @@ class Session:
 
         self.options, self.say = options, say
         self._resources = ExitStack()
-        self._threads = ThreadPoolExecutor(2)
+        self._threads, self._network = ThreadPoolExecutor(2), ThreadPoolExecutor(1)
+        self._left = threading.Event()
         self._segmenter = self._threads.submit(_load_segmenter, options)
         self._renderer = self._resources.enter_context(RendererProcess(python_executable()))
 
@@ -160,7 +166,9 @@ class Session:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)  # who made a mistake need not wait for PyTorch
+        self._left.set()
+        for threads in (self._threads, self._network):  # who made a mistake need not wait for PyTorch
+            threads.shutdown(wait=False, cancel_futures=True)
         self._resources.close()
 
     def wait(self) -> None:
@@ -171,11 +179,11 @@ class Session:
         """Begin to read a CT."""
         return self._threads.submit(load_case, source)
 
-    def segment(self, case: Case, start: float) -> dict[str, Any]:
-        """Do everything that the command line asks for with a CT; returns what --json prints. Raises FlareSegmentError.
+    def begin(self, case: Case, start: float) -> Future[Labeled]:
+        """Begin to label a CT for `segment`; one at a time. Arguments as there."""
+        return self._network.submit(self._label, case, start)
 
-        start: `time.monotonic` when the work on it began.
-        """
+    def _label(self, case: Case, start: float) -> Labeled:
         options = self.options
         segmenter: Segmenter = self._segmenter.result()
         if options.reference is not None:
@@ -183,10 +191,21 @@ class Session:
         seconds = {"load": time.monotonic() - start}
         size = " x ".join(str(value) for value in case.volume.array.shape[::-1])
         self.say(f"{case.name}: {size} voxels of {' x '.join(f'{value:.3g}' for value in case.volume.spacing)} mm")
-        segmentation = segmenter.segment(case.volume, SegmentationRequest(review=options.review), self._progress())
+        request = SegmentationRequest(review=options.review)
+        segmentation = segmenter.segment(case.volume, request, self._progress(), self._left.is_set)
         if case.reference is not None:
             _check_reference(options, case.reference, segmentation)
-        seconds.update(segmentation.seconds)
+        return segmentation, seconds | segmentation.seconds
+
+    def segment(self, case: Case, start: float, labeling: Future[Labeled] | None = None) -> dict[str, Any]:
+        """Do everything that the command line asks for with a CT; returns what --json prints. Raises FlareSegmentError.
+
+        Args:
+            start: `time.monotonic` when the work on it began.
+            labeling: from `begin`, where that was called for it.
+        """
+        options = self.options
+        segmentation, seconds = self._label(case, start) if labeling is None else labeling.result()
         warnings = case.warnings + segmentation.warnings
 
         places = place_rows(segmentation.places, case.volume)
@@ -275,9 +294,10 @@ class Session:
 
 
 def _load_segmenter(options: argparse.Namespace) -> Segmenter:
-    from FlareSegmentLib.inference.pipeline import Segmenter
+    with not_collecting():
+        from FlareSegmentLib.inference.pipeline import Segmenter
 
-    return Segmenter.of(SegmentationRequest(options.model, options.device))
+        return Segmenter.of(SegmentationRequest(options.model, options.device))
 
 
 def _check_reference(options: argparse.Namespace, reference: np.ndarray, segmentation: Segmentation) -> None:
@@ -384,8 +404,9 @@ def segment(options: argparse.Namespace) -> None:
 def _segment_several(session: Session, sources: Sequence[Source | None]) -> None:
     """One CT after the other, a line and the files of each. Raises FlareSegmentError where one failed."""
     start, failed, unexpected = time.monotonic(), [], False
+    reading = session.read(sources[0])
     session.wait()  # without a model none can be done
-    for number, (source, outcome) in enumerate(_results(session, sources), start=1):
+    for number, (source, outcome) in enumerate(_results(session, sources, reading), start=1):
         assert source is not None
         place = f"[{number}/{len(sources)}]"
         if isinstance(outcome, dict):
@@ -411,23 +432,52 @@ def _segment_several(session: Session, sources: Sequence[Source | None]) -> None
 
 
 def _results(
-    session: Session, sources: Sequence[Source | None]
+    session: Session, sources: Sequence[Source | None], reading: Future[Case] | None
 ) -> Iterator[tuple[Source | None, dict[str, Any] | Exception]]:
-    """Yield each CT's result, or what went wrong; the next CT is read while the network looks at one."""
-    reading: Future[Case] | None = None
+    """Yield each CT's result, or what went wrong; the next CT is read while the network looks at one, and looked at
+    while the files of that one are written, so that two are in memory.
+
+    Args:
+        reading: of the first.
+    """
+    begun: _Begun | None = None
     for number, source in enumerate(sources):
-        start = time.monotonic()
-        reading, begun = None, reading
         outcome: dict[str, Any] | Exception
+        current, begun = begun, None
+        read, reading = reading, None
         try:
-            case = (begun or session.read(source)).result()
-            if number + 1 < len(sources) and case.volume.array.size <= _SIDE_BY_SIDE_VOXELS:
+            if current is None:
+                current = _begin(session, read or session.read(source))
+            if number + 1 < len(sources) and _is_small(current.case):
                 reading = session.read(sources[number + 1])
-            outcome = session.segment(case, start)
+            wait([current.labeling])
+            if reading is not None and reading.exception() is None and _is_small(reading.result()):
+                begun, reading = _begin(session, reading), None
+            outcome = session.segment(current.case, current.start, current.labeling)
         except Exception as error:  # noqa: BLE001  the others go on
             outcome = error
-        case = begun = None
+        current = read = None
         yield source, outcome
+
+
+@dataclass
+class _Begun:
+    """A CT that is being labeled."""
+
+    case: Case
+    start: float
+    labeling: Future[Labeled]
+
+
+def _begin(session: Session, reading: Future[Case]) -> _Begun:
+    start = time.monotonic()
+    case = reading.result()
+    return _Begun(case, start, session.begin(case, start))
+
+
+def _is_small(case: Case) -> bool:
+    """Whether there is room for another CT beside this one."""
+    return case.volume.array.size <= _SIDE_BY_SIDE_VOXELS
 
 
 def _volumes(rows: dict[str, dict[str, Any]]) -> Iterator[str]:

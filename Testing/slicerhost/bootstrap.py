@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import getpass
 import os
 import sys
 import tempfile
 import types
 from pathlib import Path
+
+from slicerhost import lazy_vtk
 
 PYTHON_LAYER = Path(__file__).parent / "python_layer"
 BUILT_IN_MODULES = Path(__file__).parent / "modules"
@@ -31,15 +35,19 @@ def boot(main_window: bool = False, testing: bool = True):
     :param testing: Slicer's testing mode: dialogs do not wait for an answer.
     """
     _find_vtk_libraries_once()
-    import slicer
+    lazy_vtk.install()
+    with _without_collecting():
+        import slicer
 
     if getattr(slicer, "app", None) is not None:
         app = slicer.app
     else:
-        app = _boot(testing)
+        with _without_collecting():
+            app = _boot(testing)
     if main_window and app.layoutManager() is None:
         from slicerhost.main_window import qSlicerMainWindow
 
+        lazy_vtk.load()  # windows and what people do with them draw on all of it
         app._set_main_window(qSlicerMainWindow())
     return app
 
@@ -89,6 +97,19 @@ def _boot(testing):
     vars(slicer).update(application.exported() | main_window.exported())
     core.subject_hierarchy_items = SubjectHierarchyItems(core.scene)
     return slicer.app
+
+
+@contextlib.contextmanager
+def _without_collecting():
+    """Python's collector does not look through what is imported, again and again, nor later: none of it is garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 def _find_vtk_libraries_once():

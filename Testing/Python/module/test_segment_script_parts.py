@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import csv
 import errno
+import gc
 import json
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,11 +22,12 @@ pytest.importorskip("slicer_core", reason="slicer-core is not installed")
 
 import segment
 
-from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.errors import Cancelled, InputError
 from FlareSegmentLib.files import disk_space, image_io
 from FlareSegmentLib.files.ct_sources import Source, case_name, ct_sources
 from FlareSegmentLib.files.image_io import write_labels
 from FlareSegmentLib.files.output_files import OutputFiles, not_writable
+from FlareSegmentLib.garbage_collection import not_collecting
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.volume import Volume
 
@@ -185,7 +190,7 @@ def test_names_do_not_collide(tmp_path):
 @pytest.fixture
 def several(monkeypatch, tmp_path):
     """Function that runs the command on CTs; those in `endings` end with that error."""
-    endings, loaded = {}, []
+    endings, loaded, events = {}, [], []
 
     class Session:
         def __init__(self, options, say):
@@ -201,11 +206,17 @@ def several(monkeypatch, tmp_path):
         def wait(self):
             pass
 
+        def begin(self, case, start):
+            events.append(f"label {case.name}")
+            return segment._do_now(lambda: None)
+
         def read(self, source):
+            events.append(f"read {source.name}")
             volume = Volume(np.zeros((3, 4, 5), np.int16))
             return segment._do_now(segment.Case, source.name, source.path, volume)
 
-        def segment(self, case, start):
+        def segment(self, case, start, labeling):
+            events.append(f"write {case.name}")
             if case.name in endings:
                 raise endings[case.name]
             row = {"volume_ml": 12.3, "cut": 1}
@@ -228,7 +239,7 @@ def several(monkeypatch, tmp_path):
         endings.update(errors)
         return segment.main([*words, "--output", str(tmp_path / "out")])
 
-    run.loaded = loaded
+    run.loaded, run.events = loaded, events
     return run
 
 
@@ -240,6 +251,16 @@ def test_several_cts_are_a_line_and_the_files_each(several, capsys):
     assert lines[1] == "Wrote a.csv" and lines[2].startswith("[2/2] b.nii") and lines[4].startswith("2 of 2 CTs")
     assert err == "Warning: a: careful\nWarning: b: careful\n"
     assert len(several.loaded) == 1
+
+
+def test_the_next_ct_is_read_and_labeled_meanwhile(several, monkeypatch):
+    assert several("a.nii", "b.nii", "c.nii") == 0
+    side_by_side = ["read a", "label a", "read b", "label b", "write a", "read c", "label c", "write b", "write c"]
+    assert several.events == side_by_side
+    several.events.clear()
+    monkeypatch.setattr(segment, "_SIDE_BY_SIDE_VOXELS", 59)  # one less than the CTs have
+    assert several("a.nii", "b.nii") == 0
+    assert several.events == ["read a", "label a", "write a", "read b", "label b", "write b"]
 
 
 @pytest.mark.parametrize(
@@ -319,3 +340,63 @@ def test_review_writes_where_to_look_first(segment_script, monkeypatch, tmp_path
         lps = image.TransformContinuousIndexToPhysicalPoint([float(row[axis]) for axis in "ijk"])
         found = [float(row[name]) for name in ("right_mm", "anterior_mm", "superior_mm")]
         np.testing.assert_allclose(found, np.array(lps) * (-1, -1, 1), atol=1)
+
+
+# Time ---------------------------------------------------------------------------------------------
+
+
+def test_a_ct_that_cannot_be_read_is_told_at_its_turn(several, monkeypatch, capsys):
+    session = segment.Session
+    read = session.read
+
+    def failing(self, source):
+        if source.name == "b":
+            return ThreadPoolExecutor(1).submit(lambda: (_ for _ in ()).throw(InputError("b.nii is damaged")))
+        return read(self, source)
+
+    monkeypatch.setattr(session, "read", failing)
+    assert several("a.nii", "b.nii", "c.nii") == 2
+    out, err = capsys.readouterr()
+    assert "[2/3] b.nii is damaged" in err
+    assert several.events == ["read a", "label a", "write a", "read c", "label c", "write c"]
+
+
+def test_the_collector_rests_while_pytorch_is_imported_and_goes_on_afterwards():
+    gc.unfreeze()
+    with not_collecting():
+        assert not gc.isenabled()
+    assert gc.isenabled() and gc.get_freeze_count() > 0
+    gc.unfreeze()
+    gc.disable()
+    try:
+        with not_collecting():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def test_leaving_stops_what_is_being_labeled(monkeypatch, tmp_path):
+    """Ctrl-C does not wait for the network, which looks between its layers whether anybody still wants its answer."""
+    begun, seen = threading.Event(), []
+
+    class Segmenter:
+        organs = ()
+
+        def segment(self, volume, request, progress, cancelled):
+            begun.set()
+            while not cancelled():
+                time.sleep(0.001)
+            seen.append("stopped")
+            raise Cancelled("stopped")
+
+    monkeypatch.setattr(segment, "_load_segmenter", lambda options: Segmenter())
+    options = segment.parse_arguments(["a.nii", "b.nii", "--output", str(tmp_path)])
+    case = segment.Case("a", "a.nii", Volume(np.zeros((3, 4, 5), np.int16)))
+    with segment.Session(options, lambda line: None) as session:
+        labeling = session.begin(case, 0.0)
+        assert begun.wait(60)
+    with pytest.raises(Cancelled):
+        labeling.result(60)
+    assert seen == ["stopped"]

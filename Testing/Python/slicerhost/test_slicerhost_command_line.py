@@ -123,3 +123,42 @@ def test_modules_are_loaded_before_the_script_and_a_broken_one_is_told(run, tmp_
     assert process.returncode == 0
     assert "Bad.py" in process.stderr
     assert run("--testing", *words).returncode == 1
+
+
+LAZY_VTK = """
+import sys, types
+import vtk
+from slicerhost import lazy_vtk
+libraries = lambda: sum(name.startswith("vtkmodules.vtk") for name in sys.modules)
+before = libraries()
+names = {name for module in lazy_vtk._libraries() for name in vars(module) if not name.startswith("_")}
+mine = {name: getattr(vtk, name) for name in {*names, "calldata_type", "vtkVariantEqual"}}
+assert libraries() == before and type(vtk) is not types.ModuleType, "names that are there loaded the others"
+assert not hasattr(vtk, "__wrapped__") and libraries() == before
+from vtk.util.numpy_support import vtk_to_numpy
+assert libraries() == before
+vtk.vtkStreamTracer
+assert type(vtk) is types.ModuleType and libraries() > before + 50
+other = [name for name, value in mine.items() if vars(vtk)[name] is not value and vars(vtk)[name] != value]
+assert not other, other
+try:
+    vtk.vtkNothing
+except AttributeError:
+    print("the same vtk")
+"""
+
+
+def test_vtk_is_the_same_whether_all_of_it_was_imported_or_what_is_used(run):
+    result = run("--no-main-window", "--testing", script=LAZY_VTK)
+    assert result.returncode == 0 and "the same vtk" in result.stdout, result.stderr
+
+
+def test_vtk_is_complete_where_there_is_a_window(run):
+    code = "import types, vtk; print(type(vtk) is types.ModuleType, 'vtkStreamTracer' in vars(vtk))"
+    result = run("--testing", "--python-code", code)
+    assert "True True" in result.stdout, result.stderr
+
+
+def test_what_was_imported_at_the_start_is_left_out_of_collections(run):
+    code = "import gc; print(gc.isenabled(), gc.get_freeze_count() > 10000)"
+    assert "True True" in run("--no-main-window", "--testing", "--python-code", code).stdout
