@@ -116,10 +116,10 @@ class Segmenter:
             Cancelled: `cancelled` returned True.
             MemoryError: there is not enough memory on the CPU.
         """
-        run = Run(progress or (lambda fraction, stage: None), cancelled or (lambda: False))
         request = request or SegmentationRequest()
-        run.evidence = Evidence() if request.review else None
         kept, region = self._organs_to_keep(request.organs), request.region
+        run = Run(progress or (lambda fraction, stage: None), cancelled or (lambda: False), kept)
+        run.evidence = Evidence() if request.review else None
         with run.timed("preprocess"):
             run.begin("Checking the CT", 0.02)
             volume, warnings = checked_ct(volume)
@@ -140,11 +140,8 @@ class Segmenter:
             run.warnings += against
             found = Segmentation(labels, run.seconds, run.warnings, self.device, self.name, kept, boxes)
             if run.evidence is not None:
-                temperatures = self.model.description.temperatures
-                found.confidence = confidence_of(run.evidence, volume, everything, self.organs, temperatures)
-                found.places = find_places(
-                    run.evidence, volume, labels, self.organs, kept, boxes, temperatures, region, remarks
-                )
+                found.confidence = confidence_of(run.evidence, volume, everything, self.organs)
+                found.places = find_places(run.evidence, volume, labels, self.organs, kept, boxes, region, remarks)
         run.finish()
         return found
 

@@ -183,7 +183,7 @@ def labels_on_array(
     return labels, box
 
 
-def labels_and_shares_on_array(
+def labels_and_probabilities_on_array(
     scores: torch.Tensor,
     grid: Sequence[AxisGrid],
     shape: Sequence[int],
@@ -191,24 +191,25 @@ def labels_and_shares_on_array(
     least: float = 0.03,
     tick: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[np.ndarray, np.ndarray, tuple[slice, ...]]:
-    """As `labels_on_array`, of probabilities, with how clearly each class won.
+    """As `labels_on_array`, of probabilities, with that of the class that won.
 
     Args:
         left_out: classes that shall not win, whatever their scores.
         least: cells where a class but 0 has this much are computed.
 
     Returns:
-        Class indices (uint8); ``a / (a + b)`` in 255ths (uint8), a being the probability of that class and b the
-        highest of all others; the box of both. Outside of it class 0 wins with 255.
+        Class indices (uint8); their probabilities in 255ths (uint8); the box of both. Outside of it class 0 wins
+        with 255.
     """
     any_class = (scores[1:] > least).any(dim=0)
     box = _box_of(any_class, grid, shape)
     labels = np.zeros([extent.stop - extent.start for extent in box], np.uint8)
-    shares = np.full(labels.shape, 255, np.uint8)
+    probabilities = np.full(labels.shape, 255, np.uint8)
     for place, values in _slabs(scores, grid, shape, any_class, box, tick):
-        winner, share = _winner_and_share(values, left_out)
-        labels[place], shares[place] = winner.cpu().numpy(), share.cpu().numpy()
-    return labels, shares, box
+        winner, best = _highest(values, left_out)
+        labels[place] = winner.cpu().numpy()
+        probabilities[place] = best.mul_(255.0).add_(0.5).to(torch.uint8).cpu().numpy()
+    return labels, probabilities, box
 
 
 def _box_of(cells: torch.Tensor, grid: Sequence[AxisGrid], shape: Sequence[int]) -> tuple[slice, ...]:
@@ -267,25 +268,17 @@ def _slabs(
 
 def highest_class(scores: torch.Tensor) -> torch.Tensor:
     """Index (uint8) of the highest of (classes, ...) scores; much faster than argmax over a leading axis."""
-    best, winner = scores[0].clone(), torch.zeros(scores.shape[1:], dtype=torch.uint8, device=scores.device)
-    for index in range(1, len(scores)):
-        winner.masked_fill_(scores[index] > best, index)
-        torch.maximum(best, scores[index], out=best)
-    return winner
+    return _highest(scores)[0]
 
 
-def _winner_and_share(scores: torch.Tensor, left_out: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Index of the highest of (classes, ...) scores but those left out; its share of the two highest, in 255ths."""
+def _highest(scores: torch.Tensor, left_out: Sequence[int] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+    """Index (uint8) of the highest of (classes, ...) scores but those left out, and that score."""
     best, winner = scores[0].clone(), torch.zeros(scores.shape[1:], dtype=torch.uint8, device=scores.device)
-    second = torch.zeros_like(best)
     for index in range(1, len(scores)):
-        if index in left_out:
-            torch.maximum(second, scores[index], out=second)
-            continue
-        torch.maximum(second, torch.minimum(best, scores[index]), out=second)
-        winner.masked_fill_(scores[index] > best, index)
-        torch.maximum(best, scores[index], out=best)
-    return winner, best.div_(second.add_(best)).mul_(255.0).add_(0.5).to(torch.uint8)
+        if index not in left_out:
+            winner.masked_fill_(scores[index] > best, index)
+            torch.maximum(best, scores[index], out=best)
+    return winner, best
 
 
 @dataclass(frozen=True)

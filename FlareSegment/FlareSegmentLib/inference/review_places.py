@@ -16,12 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from FlareSegmentLib.inference.confidence import Evidence, calibrated, class_table
+from FlareSegmentLib.inference.confidence import Evidence, classes_of
 from FlareSegmentLib.inference.grids import cell_volume_ml
 from FlareSegmentLib.inference.postprocessing import CLEARLY_OFF_MIDLINE_MM
-from FlareSegmentLib.inference.resampling import highest_class
 from FlareSegmentLib.measures.organ_statistics import center_of
 from FlareSegmentLib.organs import Organ
 from FlareSegmentLib.volume import Volume
@@ -66,7 +64,6 @@ def find_places(
     model_organs: Sequence[Organ],
     kept: Sequence[Organ],
     boxes: Mapping[str, tuple[slice, ...]],
-    temperatures: Sequence[float],
     region: tuple[slice, ...] | None = None,
     remarks: Sequence[str] = (),
 ) -> list[Place]:
@@ -79,14 +76,13 @@ def find_places(
         model_organs: of the model's classes 1, 2, ...
         kept: the organs that were asked for.
         boxes: the label map's `organ_boxes`.
-        temperatures: of the classes 0, 1, ...; empty for 1.
         region: the part of the volume (z, y, x) that was asked for; None for all.
         remarks: what else is to be said of the result.
     """
     side_of = _Sides(volume, evidence.midline_mm)
     found: list[Place] = []
     if evidence.scores is not None:
-        doubts = _Doubts(evidence, volume, labels, model_organs, kept, temperatures, region)
+        doubts = _Doubts(evidence, volume, labels, model_organs, kept, region)
         for organ in kept:
             if organ.key not in boxes:
                 found += doubts.places("missing", 1, organ)
@@ -96,7 +92,7 @@ def find_places(
     for organ in kept:
         if organ.key not in boxes and organ.key not in missing:
             found.append(Place("missing", organ.key, side_of(organ, None), 0.0))
-    found += _cut_organs(volume, labels, kept, boxes, side_of)
+    found += _cut_organs(labels, kept, boxes, region or tuple(slice(0, size) for size in labels.shape), side_of)
     for text in remarks:
         named = next((organ for organ in kept if organ.name.lower() in text.lower()), None)
         center = None
@@ -136,7 +132,6 @@ class _Doubts:
         labels: np.ndarray,
         model_organs: Sequence[Organ],
         kept: Sequence[Organ],
-        temperatures: Sequence[float],
         region: tuple[slice, ...] | None,
     ) -> None:
         assert evidence.volume is not None and evidence.scores is not None
@@ -146,15 +141,18 @@ class _Doubts:
             self._to_voxels = np.linalg.inv(volume.affine_lps) @ self._seen.affine_lps
         self._side_of = _Sides(volume, evidence.midline_mm)
         self._cell_ml = cell_volume_ml(self._grid, self._seen)
-        cells = torch.nonzero(evidence.scores[0] < _SURELY_BACKGROUND).T
-        scores = evidence.scores[:, cells[0], cells[1], cells[2]].float().cpu()
-        places = cells.cpu().numpy()
-        classes, inside = self._classes(places, labels, region)
-        organ = np.where(classes > 0, classes - 1, highest_class(scores[1:]).numpy())
-        doubt = _doubt(scores, torch.from_numpy(classes.astype(np.int64)), temperatures).numpy()
-        asked_for = np.array([one in kept for one in model_organs])
-        used = inside & (doubt > 1.0 - DOUBTFUL_BELOW) & asked_for[organ]
-        self._cells, self._doubt, self._organ = places[:, used], doubt[used].astype(np.float64), organ[used]
+        scores = evidence.scores.float().cpu().numpy()
+        counts, scores = scores.shape[1:], scores.reshape(len(scores), -1)
+        index = np.flatnonzero(scores[0] < _SURELY_BACKGROUND)
+        cells = np.stack(np.unravel_index(index, counts))
+        classes, inside = self._classes(cells, labels, region)
+        doubt = 1.0 - scores[classes, index]
+        used = np.flatnonzero(inside & (doubt > 1.0 - DOUBTFUL_BELOW))
+        classes = classes[used]
+        organ = np.where(classes > 0, classes - 1, scores[1:, index[used]].argmax(axis=0))
+        asked_for = np.array([one in kept for one in model_organs])[organ]
+        used = used[asked_for]
+        self._cells, self._doubt, self._organ = cells[:, used], doubt[used].astype(np.float64), organ[asked_for]
         mm = [abs(axis.step) * self._seen.spacing[2 - number] for number, axis in enumerate(self._grid)]
         size = [max(1, round(_BLOCK_MM / value)) for value in mm]
         self._window = [max(1, int(PLACE_MM / (n * value) + 1e-6)) for n, value in zip(size, mm, strict=True)]
@@ -225,38 +223,35 @@ class _Doubts:
         for place, extent in zip(voxels, region or [slice(0, size) for size in labels.shape], strict=True):
             inside &= (place >= extent.start) & (place < extent.stop)
         nearest = [np.clip(place, 0, size - 1) for place, size in zip(voxels, labels.shape, strict=True)]
-        return class_table(self._organs)[labels[tuple(nearest)]], inside
-
-
-def _doubt(scores: torch.Tensor, classes: torch.Tensor, temperatures: Sequence[float]) -> torch.Tensor:
-    """One minus the confidence of classes (cells) by their scores (classes, cells)."""
-    chosen = scores.gather(0, classes[None])[0]
-    other = scores.scatter(0, classes[None], 0.0).amax(dim=0)
-    odds = torch.log(other.clamp(min=1e-6)) - torch.log(chosen.clamp(min=1e-6))
-    return calibrated(odds, torch.tensor(temperatures)[classes] if temperatures else 1.0)
+        return classes_of(labels[tuple(nearest)], self._organs), inside
 
 
 def _highest_window(sums: np.ndarray, size: Sequence[int]) -> tuple[slice, ...]:
     """The window of this size, or of the array's where that is smaller, with the highest sum."""
     windows = sums
-    for axis, count in enumerate(size):
-        total = np.cumsum(windows, axis=axis)
-        padding = [(1, 0) if other == axis else (0, 0) for other in range(3)]
-        total = np.pad(total, padding)
-        count = min(count, windows.shape[axis])
-        ends = np.arange(count, total.shape[axis])
-        windows = total.take(ends, axis=axis) - total.take(ends - count, axis=axis)
+    for count in size:
+        count = min(count, len(windows))
+        total = np.zeros((1 + len(windows), *windows.shape[1:]))
+        np.cumsum(windows, axis=0, out=total[1:])
+        windows = (total[count:] - total[:-count]).transpose(1, 2, 0)  # after all three the axes are as they were
     start = np.unravel_index(int(windows.argmax()), windows.shape)
     return tuple(slice(int(a), int(a) + n) for a, n in zip(start, size, strict=True))
 
 
 def _cut_organs(
-    volume: Volume, labels: np.ndarray, organs: Sequence[Organ], boxes: Mapping[str, tuple[slice, ...]], side_of: _Sides
+    labels: np.ndarray,
+    organs: Sequence[Organ],
+    boxes: Mapping[str, tuple[slice, ...]],
+    region: tuple[slice, ...],
+    side_of: _Sides,
 ) -> Iterator[Place]:
-    """Where the scan cuts organs: the middle of each cut face."""
+    """Where the scan, or the region that was asked for, cuts organs: the middle of each cut face."""
     for organ in organs:
         for axis, extent in enumerate(boxes.get(organ.key, ())):
-            for index, is_cut in ((0, extent.start == 0), (labels.shape[axis] - 1, extent.stop == labels.shape[axis])):
+            for index, is_cut in (
+                (extent.start, extent.start == region[axis].start),
+                (extent.stop - 1, extent.stop == region[axis].stop),
+            ):
                 if not is_cut:
                     continue
                 face = tuple(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from FlareSegmentLib.errors import Cancelled
+from FlareSegmentLib.organs import Organ
 
 if TYPE_CHECKING:
     from FlareSegmentLib.inference.confidence import Evidence
@@ -17,10 +18,14 @@ class Run:
     """Progress, cancelling, times and warnings of one call.
 
     Attributes:
+        organs: what was asked for.
         evidence: keeps what the confidence is made of; None where nobody asked for it.
     """
 
-    def __init__(self, progress: Callable[[float, str], None], cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self, progress: Callable[[float, str], None], cancelled: Callable[[], bool], organs: Sequence[Organ]
+    ) -> None:
+        self.organs = organs
         self.evidence: Evidence | None = None
         self.seconds = {"preprocess": 0.0, "network": 0.0, "postprocess": 0.0}
         self.warnings: list[str] = []

@@ -226,7 +226,7 @@ class StagedLabeling:
         scores = self._without_doubtful(look, seen).permute(0, *back)
         if evidence is None or everything is None:
             return labels_on_array(scores, grid, shape, self._run.tick)
-        left_out = [number for number, values in enumerate(scores) if not bool(values.any())]
+        left_out = [number for number, values in enumerate(scores) if float(values.amax()) == 0.0]
         return evidence.draw(self._volume, everything, left_out, grid, self._run.tick)
 
     def _cleaned(self, classes: np.ndarray, place: tuple[slice, ...], midline: float | None) -> np.ndarray:
@@ -252,7 +252,9 @@ class StagedLabeling:
             return look.scores
         probabilities = look.scores.float().cpu().numpy()
         cell_ml = cell_volume_ml(look.grid, self._view)
-        self._run.warnings += drop_doubtful(probabilities, self._organs, minimum, cell_ml)
+        warnings = drop_doubtful(probabilities, self._organs, minimum, cell_ml)
         if seen is not None and len(seen) < len(self._organs):
-            self._run.warnings += drop_unseen_slivers(probabilities, self._organs, seen, cell_ml)
+            warnings += drop_unseen_slivers(probabilities, self._organs, seen, cell_ml)
+        asked_for = [organ.name.lower() for organ in self._run.organs]
+        self._run.warnings += [text for text in warnings if any(name in text for name in asked_for)]
         return torch.from_numpy(probabilities).to(look.scores.device)

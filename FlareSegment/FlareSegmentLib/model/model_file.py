@@ -79,8 +79,6 @@ class ModelDescription:
         facts: what people should know: training data, metrics, how the model was made.
         minimum_sure: an organ is left out when the last stage is sure of a smaller fraction of it
             (`postprocessing.drop_doubtful`); 0 keeps every organ.
-        temperatures: of the classes 0, 1, ..., by which log odds are divided to become a confidence
-            (`confidence.calibrated`); empty where nobody calibrated the model.
     """
 
     name: str
@@ -91,7 +89,6 @@ class ModelDescription:
     stages: tuple[Stage, ...]
     facts: dict = field(default_factory=dict)
     minimum_sure: float = 0.0
-    temperatures: tuple[float, ...] = ()
 
 
 def _network_of(configuration: dict, weights: dict[str, torch.Tensor]) -> Network:
@@ -236,7 +233,6 @@ def _read(folder: Path) -> tuple[ModelDescription, dict]:
             stages=tuple(_parse_stage(stage, position, file) for position, stage in enumerate(content["stages"])),
             facts=dict(content.get("facts", {})),
             minimum_sure=float(content.get("minimum_sure", 0.0)),
-            temperatures=tuple(float(value) for value in content.get("temperatures", ())),
         )
         checksums = {"sha256": str(content["weights"]["sha256"])}
     except ModelError:
@@ -256,11 +252,6 @@ def _check(description: ModelDescription, file: Path) -> None:
         raise ModelError(f"{file}: labels must be numbered 1, 2, ... without gaps.")
     if not 0.0 <= description.minimum_sure < 1.0:
         raise ModelError(f"{file}: minimum_sure must be 0 or more and below 1.")
-    if description.temperatures and not (
-        len(description.temperatures) == 1 + len(description.labels)
-        and all(0.1 <= value <= 10.0 for value in description.temperatures)
-    ):
-        raise ModelError(f"{file}: temperatures must be one number from 0.1 to 10 for each class, background first.")
     if not description.stages:
         raise ModelError(f"{file}: there is no stage.")
     if any(stage.further_spacings_mm for stage in description.stages[:-1]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -117,8 +116,6 @@ def test_weights_of_another_network_are_refused(folder):
         ({"intensity": {"lower": 5, "upper": 5}}, "lower"),
         ({"stages": []}, "no stage"),
         ({"minimum_sure": 1.5}, "minimum_sure"),
-        ({"temperatures": [1.0, 2.0]}, "temperatures"),
-        ({"temperatures": [1.0, 1.0, 1.0, 1.0, 0.0]}, "temperatures"),
         ({"stages": [{"name": "a", "region": "organs", "network": {}, "spacing_mm": [1, 1, 1]}]}, "first stage"),
         ({"stages": [{"name": "a", "region": "volume", "network": {}}]}, "exactly one"),
         ({"stages": [{"name": "a", "region": "volume", "network": {}, "spacing_mm": [1, 0, 1]}]}, "positive"),
@@ -171,17 +168,6 @@ def test_the_bundled_model_is_small_and_whole():
     folder = bundled_model_folder()
     assert (folder / WEIGHTS_FILE).stat().st_size <= 15e6
     assert list(load_model(folder).description.labels.values()) == [organ.key for organ in ORGANS]
-
-
-def test_temperatures_are_kept_and_models_without_them_are_read(folder: Path, tmp_path: Path) -> None:
-    description = read_description(folder)
-    content = json.loads((folder / DESCRIPTION_FILE).read_text())
-    assert content.pop("temperatures") == [] and description.temperatures == ()
-    (folder / DESCRIPTION_FILE).write_text(json.dumps(content))
-    assert read_description(folder) == description
-    calibrated = dataclasses.replace(description, temperatures=(1.0, 0.5, 2.0, 1.5, 0.9))
-    save_model(tmp_path / "calibrated", calibrated, {"only": build_network(NETWORK)})
-    assert read_description(tmp_path / "calibrated") == calibrated
 
 
 def test_loading_makes_no_weights_but_those_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def doubtful_scan(direction: np.ndarray, doubts: dict[tuple[int, ...], float], s
     scores = torch.zeros((5, *labels.shape))
     scores[0], scores[1] = torch.from_numpy(1 - liver), torch.from_numpy(liver)
     evidence = Evidence(volume, scores, tuple(AxisGrid(0.0, 1.0, size) for size in labels.shape))
-    return find_places(evidence, volume, labels, ORGANS, ORGANS[:1], organ_boxes(labels, ORGANS), ())
+    return find_places(evidence, volume, labels, ORGANS, ORGANS[:1], organ_boxes(labels, ORGANS))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
@@ -120,3 +120,14 @@ def test_a_region_keeps_the_places_inside() -> None:
     found = Segmenter(FakeModel(COARSE, FINE), "cpu").segment(volume, SegmentationRequest(region=region, review=True))
     boxes = [place.box for place in found.places if place.kind == "doubtful"]
     assert boxes and all(box[0][0] >= heights[0] - 1 and box[0][1] <= heights[-1] + 2 for box in boxes)
+
+
+def test_an_organ_that_the_region_cuts_is_a_place() -> None:
+    volume, truth = scan(np.eye(3), (3.0, 3.0, 4.0))
+    heights = np.flatnonzero((truth == 1).any(axis=(1, 2)))
+    middle = int(heights[len(heights) // 2])
+    region = (slice(0, middle), slice(0, truth.shape[1]), slice(0, truth.shape[2]))
+    found = Segmenter(FakeModel(COARSE, FINE), "cpu").segment(volume, SegmentationRequest(region=region, review=True))
+    (cut,) = [place for place in found.places if place.kind == "cut" and place.organ == "liver"]
+    assert cut.box[0] == (middle - 1, middle)
+    assert found.labels[tuple(np.rint(cut.center[::-1]).astype(int))] == 1
