@@ -28,7 +28,7 @@ from FlareSegmentSlicerLib.logic.segmentation_logic import SegmentationLogic
 from FlareSegmentSlicerLib.logic.worker_process import WorkerProcess
 from FlareSegmentSlicerLib.panel import installation
 from FlareSegmentSlicerLib.panel.segmentation_panel import SegmentationPanel
-from FlareSegmentSlicerLib.scene import comparison, segmentation_nodes
+from FlareSegmentSlicerLib.scene import comparison, confidence, segmentation_nodes
 from FlareSegmentSlicerLib.scene.sample_data import register_sample_data
 
 MODEL_FOLDER = bundled_model_folder()
@@ -145,11 +145,13 @@ class FlareSegmentWidget(SegmentationPanel):
 
     def onSceneEndImport(self, caller, event) -> None:
         """Called after a scene was loaded: what was chosen in it is taken over as a whole."""
+        confidence.give_back_foregrounds()
         if self.parent.isEntered:
             self.initializeParameterNode()
 
     def initializeParameterNode(self) -> None:
         """Ensure parameter node exists and observed."""
+        confidence.give_back_foregrounds()
         self.setParameterNode(self.logic.getParameterNode())
         node = self._parameterNode.parameterNode
         if not node.GetAttribute(DEFAULTS_APPLIED):

@@ -31,8 +31,8 @@ from FlareSegmentLib.worker.protocol import Compared, Failure, Ready
 from FlareSegmentSlicerLib.logic.segmentation_run import Callbacks, SegmentationRun
 from FlareSegmentSlicerLib.logic.volume_queue import QueueItem, VolumeQueue
 from FlareSegmentSlicerLib.logic.worker_process import WorkerProcess
-from FlareSegmentSlicerLib.scene import comparison, segmentation_nodes
-from FlareSegmentSlicerLib.scene.review import KeptConfidence, hide_confidence
+from FlareSegmentSlicerLib.scene import comparison, confidence, segmentation_nodes
+from FlareSegmentSlicerLib.scene.confidence import KeptConfidence
 from FlareSegmentSlicerLib.scene.volume_sequences import frame_sequence
 
 
@@ -58,7 +58,7 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self._worker = worker or WorkerProcess()
         self._run: SegmentationRun | None = None
         self._warm = False
-        self._undo: dict[str, segmentation_nodes.Snapshot] = {}
+        self._undo: dict[str, tuple[segmentation_nodes.Snapshot, KeptConfidence | None]] = {}
         self._onComparisonCancelled: Callable[[str], None] | None = None
         self._confidence: dict[str, KeptConfidence] = {}
 
@@ -262,8 +262,8 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     def canUndo(self, segmentationNode: vtkMRMLSegmentationNode | None) -> bool:
         """Whether `undo` could bring back what a run replaced in this segmentation."""
-        snapshot = self._undo.get(segmentationNode.GetID()) if segmentationNode else None
-        return snapshot is not None and snapshot.node is segmentationNode
+        before = self._undo.get(segmentationNode.GetID()) if segmentationNode else None
+        return before is not None and before[0].node is segmentationNode
 
     def confidence(self, segmentationNode: vtkMRMLSegmentationNode) -> KeptConfidence | None:
         """The confidence of a result that was made with it, as long as this program runs."""
@@ -271,9 +271,9 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     def undo(self, segmentationNode: vtkMRMLSegmentationNode) -> None:
         """Bring back the organs that the last run replaced; once more, and the new ones are there again."""
-        snapshot = self._undo[segmentationNode.GetID()]
-        self._undo[segmentationNode.GetID()] = snapshot.restore()
-        self._keepConfidence(segmentationNode, None)
+        snapshot, kept = self._undo[segmentationNode.GetID()]
+        self._undo[segmentationNode.GetID()] = snapshot.restore(), self.confidence(segmentationNode)
+        self._keepConfidence(segmentationNode, kept)
 
     def startComparison(
         self,
@@ -379,14 +379,14 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         )
 
     def _keepForUndo(self, snapshot: segmentation_nodes.Snapshot) -> None:
-        self._undo[snapshot.node.GetID()] = snapshot
+        self._undo[snapshot.node.GetID()] = snapshot, self.confidence(snapshot.node)
         self._observeScene()
 
-    def _keepConfidence(self, segmentationNode: vtkMRMLSegmentationNode, confidence: KeptConfidence | None) -> None:
-        hide_confidence(segmentationNode)
+    def _keepConfidence(self, segmentationNode: vtkMRMLSegmentationNode, kept: KeptConfidence | None) -> None:
+        confidence.hide(segmentationNode)
         self._confidence.pop(segmentationNode.GetID(), None)
-        if confidence is not None:
-            self._confidence[segmentationNode.GetID()] = confidence
+        if kept is not None:
+            self._confidence[segmentationNode.GetID()] = kept
             self._observeScene()
 
     def _observeScene(self) -> None:
@@ -411,8 +411,8 @@ class SegmentationLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         if self._run is not None and node is self._run.volumeNode:
             self.cancel(_("The CT was removed; the segmentation was stopped."))
         self._undo.pop(node.GetID(), None)
-        if self._confidence.pop(node.GetID(), None) is not None:
-            hide_confidence(node)
+        self._confidence.pop(node.GetID(), None)
+        confidence.hide_of(node)
 
 
 def _waitedFor(start: Callable[[Callbacks], Any], onProgress: Callable[[float, str], None]) -> vtkMRMLSegmentationNode:

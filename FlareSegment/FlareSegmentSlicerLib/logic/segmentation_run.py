@@ -16,6 +16,7 @@ from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import Result
 from FlareSegmentSlicerLib.scene import display, review, segmentation_nodes
+from FlareSegmentSlicerLib.scene.confidence import KeptConfidence, shifted
 from FlareSegmentSlicerLib.scene.parent_transform import Pose, pose_in_scene
 from FlareSegmentSlicerLib.scene.region_of_interest import Region, region_of_interest
 from FlareSegmentSlicerLib.scene.segmentation_nodes import OrganLabels, Snapshot
@@ -54,7 +55,7 @@ class SegmentationRun:
     callbacks: Callbacks
     onEnd: Callable[[], None]
     onReplaced: Callable[[Snapshot], None]
-    onConfidence: Callable[[slicer.vtkMRMLSegmentationNode, review.KeptConfidence | None], None] = _ignore
+    onConfidence: Callable[[slicer.vtkMRMLSegmentationNode, KeptConfidence | None], None] = _ignore
     roiNode: slicer.vtkMRMLMarkupsROINode | None = None
     frameNode: slicer.vtkMRMLScalarVolumeNode | None = None
     megavoxels: float = 0.0
@@ -140,9 +141,9 @@ class SegmentationRun:
         if self._region is None:
             return labels
         first = [extent.start for extent in self._region.seen]
-        z, y, x = review.shifted(labels.box, first)
+        z, y, x = shifted(labels.box, first)
         organs = in_whole_volume(labels.organs, first)
-        confidence = labels.confidence and replace(labels.confidence, box=review.shifted(labels.confidence.box, first))
+        confidence = labels.confidence and replace(labels.confidence, box=shifted(labels.confidence.box, first))
         return replace(labels, box=(z, y, x), organs=organs, confidence=confidence)
 
     def _description(self, result: Result) -> Mapping[str, Any]:

@@ -46,7 +46,7 @@ from FlareSegmentLib.worker.protocol import (
 from FlareSegmentLib.worker.shared_files import SharedFolders, read_array
 from FlareSegmentSlicerLib.logic.worker_entry import IN_BACKGROUND, worker_command
 from FlareSegmentSlicerLib.rendering.segment_surfaces import read_surfaces, to_polydata
-from FlareSegmentSlicerLib.scene.review import KeptConfidence
+from FlareSegmentSlicerLib.scene.confidence import KeptConfidence
 from FlareSegmentSlicerLib.scene.segmentation_nodes import OrganLabels
 
 CANCEL_PATIENCE_MS = 2000

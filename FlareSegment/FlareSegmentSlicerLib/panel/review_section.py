@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from FlareSegmentLib.organs import organ_by_key
 from FlareSegmentSlicerLib.panel import segment_editor
-from FlareSegmentSlicerLib.scene import review, segmentation_nodes
+from FlareSegmentSlicerLib.scene import confidence, review, segmentation_nodes
 from FlareSegmentSlicerLib.scene.organ_names import organ_name
 
 _SHOWN_ROWS = 6
@@ -29,12 +29,13 @@ class ReviewSection:
         self,
         ui: Any,
         output: Callable[[], slicer.vtkMRMLSegmentationNode | None],
-        confidence: Callable[[slicer.vtkMRMLSegmentationNode], review.KeptConfidence | None],
+        keptConfidence: Callable[[slicer.vtkMRMLSegmentationNode], confidence.KeptConfidence | None],
     ) -> None:
-        """output: gives the result; confidence: gives that of a result, as long as it is known."""
-        self._ui, self._output, self._confidence = ui, output, confidence
+        """output: gives the result; keptConfidence: gives that of a result, as long as it is known."""
+        self._ui, self._output, self._keptConfidence = ui, output, keptConfidence
         self._shown: list[dict[str, Any]] = []
         self._filling = False
+        self._nowhere = ""
         self._node: slicer.vtkMRMLSegmentationNode | None = None
         table = ui.reviewTable
         table.setColumnCount(_COLUMNS)
@@ -63,7 +64,8 @@ class ReviewSection:
         ui.reviewCollapsibleButton.setVisible(bool(found))
         ui.reviewCollapsibleButton.enabled = not running
         done = sum(1 for place in found if place.get(review.REVIEWED))
-        ui.reviewProgressLabel.text = _("{done} of {count} looked at").format(done=done, count=len(found))
+        progress = _("{done} of {count} looked at").format(done=done, count=len(found))
+        ui.reviewProgressLabel.text = f"{progress}. {self._nowhere}" if self._nowhere else progress
         row = ui.reviewTable.currentRow()
         ui.previousPlaceButton.enabled = row > 0
         ui.nextPlaceButton.enabled = row < len(found) - 1
@@ -72,9 +74,9 @@ class ReviewSection:
         self._updateConfidence(node)
 
     def _updateConfidence(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
-        box, shown = self._ui.confidenceCheckBox, review.overlay(node) is not None
+        box, shown = self._ui.confidenceCheckBox, confidence.overlay(node) is not None
         reason = ""
-        if not shown and (node is None or self._confidence(node) is None):
+        if not shown and (node is None or self._keptConfidence(node) is None):
             reason = _("Segment again to see it: the confidence is not saved with the scene.")
         elif not shown and segmentation_nodes.reference_volume(node) is None:
             reason = _("The CT of this result is gone.")
@@ -96,7 +98,7 @@ class ReviewSection:
     def _fill(self, node: slicer.vtkMRMLSegmentationNode | None, found: list[dict[str, Any]]) -> None:
         table = self._ui.reviewTable
         row = table.currentRow() if node is self._node and len(found) == len(self._shown) else -1
-        self._node, self._shown = node, found
+        self._node, self._shown, self._nowhere = node, found, ""
         self._filling = True
         table.setRowCount(len(found))
         for number, place in enumerate(found):
@@ -120,12 +122,19 @@ class ReviewSection:
 
     def _onRow(self, row: int, column: int, previousRow: int, previousColumn: int) -> None:
         if not self._filling and row != previousRow and 0 <= row < len(self._shown):
-            review.jump_to(self._node, self._shown[row])
-            self.update()
+            self._jump(row)
+
+    def _jump(self, row: int) -> None:
+        """Lead the views to a place, or say why they stay where they are."""
+        self._nowhere = ""
+        if not review.jump_to(self._node, self._shown[row]):
+            gone = segmentation_nodes.reference_volume(self._node) is None
+            self._nowhere = _("The CT of this result is gone.") if gone else _("This has no place in the scan.")
+        self.update()
 
     def _onClick(self, row: int, column: int) -> None:
         if row == self._ui.reviewTable.currentRow():
-            review.jump_to(self._node, self._shown[row])
+            self._jump(row)
         else:  # Qt does not go to the row of a box that is clicked
             self._go(row)
 
@@ -164,11 +173,11 @@ class ReviewSection:
 
     def _onConfidence(self, checked: bool) -> None:
         node = self._output()
-        confidence = self._confidence(node) if node is not None else None
-        if checked and confidence is not None:
-            review.show_confidence(node, confidence)
+        kept = self._keptConfidence(node) if node is not None else None
+        if checked and kept is not None:
+            confidence.show(node, kept)
         else:
-            review.hide_confidence(node)
+            confidence.hide(node)
         self.update()
 
 

@@ -29,8 +29,7 @@ def edit(
     if segmentID:
         editor.setCurrentSegmentID(segmentID)
         editor.setActiveEffectByName(EFFECT)
-    button = slicer.util.findChild(module.parent, _BACK_BUTTON) if _has_button(module) else None
-    if button is None:
+    if not slicer.util.findChildren(module.parent, _BACK_BUTTON):
         button = qt.QPushButton(_("Back to FlareSegment"))
         button.objectName = _BACK_BUTTON
         button.toolTip = _(
@@ -38,14 +37,15 @@ def edit(
         )
         button.connect("clicked(bool)", _back)
         module.layout.insertWidget(0, button)
-    button.show()
-
-
-def _has_button(module) -> bool:
-    return bool(slicer.util.findChildren(module.parent, _BACK_BUTTON))
+        slicer.util.moduleSelector().connect("moduleSelected(QString)", _onModuleSelected)
+    slicer.util.findChild(module.parent, _BACK_BUTTON).show()
 
 
 def _back(checked: bool = False) -> None:
-    module = slicer.modules.segmenteditor.widgetRepresentation().self()
-    slicer.util.findChild(module.parent, _BACK_BUTTON).hide()
     slicer.util.selectModule("FlareSegment")
+
+
+def _onModuleSelected(name: str) -> None:
+    """Who leaves the editor has no way back to go when opening it for something else."""
+    if name != "SegmentEditor":
+        slicer.util.findChild(slicer.modules.segmenteditor.widgetRepresentation(), _BACK_BUTTON).hide()

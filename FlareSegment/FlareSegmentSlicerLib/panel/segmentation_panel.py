@@ -41,7 +41,7 @@ from FlareSegmentSlicerLib.panel.progress_display import ProgressDisplay
 from FlareSegmentSlicerLib.panel.review_section import ReviewSection
 from FlareSegmentSlicerLib.panel.sample_menu import SampleMenu
 from FlareSegmentSlicerLib.rendering.segment_surfaces import DEFAULT_SMOOTHING
-from FlareSegmentSlicerLib.scene import comparison, display, export, review, segmentation_nodes
+from FlareSegmentSlicerLib.scene import comparison, confidence, display, export, segmentation_nodes
 from FlareSegmentSlicerLib.scene.file_loading import slicer_loads_files
 
 OPTIONAL_NODES = ("outputSegmentation", "roi", "reference")
@@ -156,7 +156,7 @@ class SegmentationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._updateOffers()
         self._options.update()
         if parameters.outputSegmentation is not self._shownOutput:
-            review.hide_confidence_of_others(parameters.outputSegmentation)
+            confidence.hide_others(parameters.outputSegmentation)
         self._observeOutput(parameters.outputSegmentation)
         self._updateState()
 

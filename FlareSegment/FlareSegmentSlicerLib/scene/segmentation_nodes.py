@@ -26,7 +26,7 @@ from FlareSegmentSlicerLib.scene.kept_display import Look, make_visible
 from FlareSegmentSlicerLib.scene.organ_names import organ_name
 
 if TYPE_CHECKING:
-    from FlareSegmentSlicerLib.scene.review import KeptConfidence
+    from FlareSegmentSlicerLib.scene.confidence import KeptConfidence
 
 ORGAN_TAG = "FlareSegment.Organ"
 FINGERPRINT_TAG = "FlareSegment.Fingerprint"

@@ -30,12 +30,12 @@ class Panel:
         QTest.mouseClick(button, qt.Qt.LeftButton, pos=place)
         self.app.processEvents()
 
-    def until(self, condition, seconds=30.0):
+    def until(self, condition, seconds=30.0, pause=0.005):
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"waited in vain; the panel says: {self.message!r}"
             self.app.processEvents()
-            time.sleep(0.005)
+            time.sleep(pause)
 
     def run(self, kind="good"):
         """Click Segment and wait for the end."""

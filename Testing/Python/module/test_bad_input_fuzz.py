@@ -27,9 +27,8 @@ QUICK = settings(deadline=None, max_examples=80, suppress_health_check=list(Heal
 
 def test_randomly_damaged_files(tmp_path: Path, figures: dict[str, str]) -> None:
     script = Path(__file__).resolve().parents[1] / "helpers" / "fuzz_files.py"
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), str(FILES), str(SEED)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, str(script), str(tmp_path), str(FILES), str(SEED)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=max(300, 3 * FILES))
     lines = done.stdout.splitlines()
     assert done.returncode == 0, f"case {lines[-1:]} of seed {SEED}: status {done.returncode}\n{done.stderr[-2000:]}"
     assert done.stderr == ""

@@ -749,8 +749,7 @@ def test_the_event_loop_never_stands_still(panel, again):
     timer.start()
     panel.use("good")
     panel.click(panel.ui.segmentButton)
-    while panel.logic.isRunning:
-        panel.app.processEvents()
+    panel.until(lambda: not panel.logic.isRunning, pause=0.0)
     beats.append(time.thread_time())
     timer.stop()
     assert len(segmentations()) == 1

@@ -43,7 +43,7 @@ def click(target, place=None):
         app.processEvents()
         time.sleep(0.01)
     point = target.mapToGlobal(place or target.rect.center())
-    subprocess.run(['xdotool', 'mousemove', str(point.x()), str(point.y()), 'click', '1'], check=True)
+    subprocess.run(['xdotool', 'mousemove', str(point.x()), str(point.y()), 'click', '1'], check=True, timeout=30)
 
 def centers():
     return [node.GetSliceToRAS().GetElement(0, 3) for node in slicer.util.getNodesByClass('vtkMRMLSliceNode')]

@@ -556,11 +556,14 @@ def test_several_cts_are_segmented_one_after_another(panel):
     choose(panel, panel.ui.volumesButton, "Third")
     assert panel.ui.volumesButton.text == "2 more"
     stages = set()
+
+    def ended():
+        stages.add(panel.ui.progressBar.format.split(" of ")[0])
+        return not panel.logic.isRunning
+
     panel.use("good")
     panel.click(panel.ui.segmentButton)
-    while panel.logic.isRunning:
-        panel.app.processEvents()
-        stages.add(panel.ui.progressBar.format.split(" of ")[0])
+    panel.until(ended, pause=0.0)
     assert stages >= {"1", "2", "3"}
     assert sorted(node.GetName() for node in segmentations()) == ["First organs", "Second organs", "Third organs"]
     assert panel.ui.outputSelector.currentNode().GetName() == "First organs"

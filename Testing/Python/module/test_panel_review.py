@@ -6,6 +6,7 @@ import datetime
 import json
 
 import numpy as np
+import pytest
 from panel_driver import add_ct, segmentations
 from test_panel_results import add_region, add_sequence, expected_center, press, slice_centers
 
@@ -26,6 +27,14 @@ def opened(panel):
     panel.ui.reviewCollapsibleButton.collapsed = False
     panel.app.processEvents()
     return ct
+
+
+def confidence_node(ct):
+    """The volume that shows the confidence."""
+    import slicer
+
+    (node,) = [one for one in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if one is not ct]
+    return node
 
 
 def composites():
@@ -160,7 +169,7 @@ def test_the_confidence_is_shown_on_request_and_leaves_nothing(panel, screenshot
     assert volumes == 1, "it is no node before somebody asks"
     panel.click(panel.ui.nextPlaceButton)
     panel.click(panel.ui.confidenceCheckBox)
-    (overlay,) = [one for one in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if one is not ct]
+    overlay = confidence_node(ct)
     assert {one.GetForegroundVolumeID() for one in composites()} == {overlay.GetID()}
     assert panel.ui.inputSelector.currentNode() is ct
     organs = slicer.util.arrayFromVolume(ct) >= 1000
@@ -190,24 +199,86 @@ def test_a_new_run_takes_the_old_confidence_out_of_the_views(panel):
     assert {one.GetForegroundVolumeID() for one in composites()} == {None}
 
 
-def test_a_scene_saved_with_the_confidence_shown_never_costs_a_volume(panel, tmp_path):
-    """The confidence is not saved, but named by its ID, which some other volume may have got when that is seen."""
+def test_a_scene_saved_with_the_confidence_shown_gives_the_slices_what_they_had(panel, tmp_path):
     import slicer
 
-    from FlareSegmentSlicerLib.scene import review
-
-    opened(panel)
+    ct = opened(panel)
+    other = slicer.util.addVolumeFromArray(slicer.util.arrayFromVolume(ct) // 2, name="Other")
+    slicer.util.setSliceViewerLayers(background=ct, foreground=other, foregroundOpacity=0.25)
+    panel.ui.outputSelector.setCurrentNode(segmentations()[0])
     panel.click(panel.ui.confidenceCheckBox)
     assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    assert {one.GetForegroundOpacity() for one in composites()} == {0.6}, "saving changes nothing that is seen"
     slicer.mrmlScene.Clear(False)
     slicer.util.loadScene(str(tmp_path / "scene.mrb"))
-    (ct,) = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-    (node,) = segmentations()
-    node.SetNodeReferenceID("FlareSegmentConfidence", ct.GetID())
-    assert review.overlay(node) is None
-    review.hide_confidence(node)
+    panel.app.processEvents()
+    assert sorted(one.GetName() for one in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == [
+        "CT of the abdomen",
+        "Other",
+    ]
+    other = slicer.util.getNode("Other")
+    assert {(one.GetForegroundVolumeID(), one.GetForegroundOpacity()) for one in composites()} == {
+        (other.GetID(), 0.25)
+    }
     panel.run()
-    assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == [ct]
+    panel.click(panel.ui.confidenceCheckBox)
+    panel.click(panel.ui.confidenceCheckBox)
+    assert {one.GetForegroundVolumeID() for one in composites()} == {other.GetID()}
+
+
+def test_the_confidence_stays_on_its_ct_when_that_is_moved(panel):
+    import slicer
+    import vtk
+
+    ct = opened(panel)
+    panel.click(panel.ui.confidenceCheckBox)
+    node = confidence_node(ct)
+    box = panel.logic.confidence(segmentations()[0]).box
+    corner = np.array([extent.start for extent in reversed(box)], float)
+
+    def distance():
+        places = []
+        for volume, voxel in ((ct, corner), (node, (0.0, 0.0, 0.0))):
+            matrix, world = vtk.vtkMatrix4x4(), [0.0] * 3
+            volume.GetIJKToRASMatrix(matrix)
+            volume.TransformPointToWorld(matrix.MultiplyPoint([*voxel, 1.0])[:3], world)
+            places.append(world)
+        return np.linalg.norm(np.subtract(*places))
+
+    assert distance() == 0
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(0, 3, 40.0)
+    transform.SetMatrixTransformToParent(matrix)
+    ct.SetAndObserveTransformNodeID(transform.GetID())
+    assert node.GetTransformNodeID() == transform.GetID() and distance() == 0
+    ct.SetOrigin(7.0, 8.0, 9.0)
+    assert distance() < 1e-6
+    ct.SetAndObserveTransformNodeID(None)
+    assert node.GetTransformNodeID() is None
+    panel.click(panel.ui.confidenceCheckBox)
+    ct.SetOrigin(0.0, 0.0, 0.0)
+
+
+def test_the_confidence_goes_with_its_ct_and_is_no_clones(panel):
+    import slicer
+
+    ct = opened(panel)
+    (node,) = segmentations()
+    panel.click(panel.ui.confidenceCheckBox)
+    clone = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Clone")
+    clone.Copy(node)
+    clone.SetName("Clone")
+    panel.ui.outputSelector.setCurrentNode(clone)
+    panel.app.processEvents()
+    assert panel.ui.reviewTable.rowCount and not panel.ui.confidenceCheckBox.checked
+    assert {one.GetForegroundVolumeID() for one in composites()} == {None}
+    panel.ui.outputSelector.setCurrentNode(node)
+    panel.click(panel.ui.confidenceCheckBox)
+    assert panel.ui.confidenceCheckBox.checked
+    slicer.mrmlScene.RemoveNode(ct)
+    assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
+    assert {one.GetForegroundVolumeID() for one in composites()} == {None}
 
 
 def test_without_the_option_nothing_is_asked(panel):
@@ -254,7 +325,28 @@ def test_undo_takes_the_places_back_too(panel):
     assert panel.ui.reviewProgressLabel.text.startswith("0 of")
     panel.click(panel.ui.undoButton)
     assert panel.ui.reviewProgressLabel.text.startswith("1 of")
-    assert not panel.ui.confidenceCheckBox.enabled
+
+
+def test_the_confidence_is_undone_and_done_again_with_its_result(panel):
+    opened(panel)
+    (node,) = segmentations()
+    first = panel.logic.confidence(node)
+    panel.run()
+    second = panel.logic.confidence(node)
+    assert second is not None and second is not first
+    panel.click(panel.ui.confidenceCheckBox)
+    panel.click(panel.ui.undoButton)
+    assert panel.logic.confidence(node) is first
+    assert panel.ui.confidenceCheckBox.enabled and not panel.ui.confidenceCheckBox.checked
+    panel.click(panel.ui.undoButton)
+    assert panel.logic.confidence(node) is second
+    panel.ui.advancedCollapsibleButton.collapsed = False
+    panel.click(panel.ui.reviewCheckBox)
+    panel.run()
+    assert panel.logic.confidence(node) is None
+    panel.click(panel.ui.undoButton)
+    assert panel.logic.confidence(node) is second
+    panel.click(panel.ui.reviewCheckBox)
 
 
 def test_a_sequence_has_no_places_for_a_frame_is_not_the_others(panel):
@@ -340,6 +432,8 @@ def test_without_its_ct_a_result_offers_neither_editing_nor_its_confidence(panel
     panel.ui.outputSelector.setCurrentNode(node)
     panel.app.processEvents()
     assert panel.ui.reviewTable.rowCount
+    panel.click(panel.ui.nextPlaceButton)
+    assert "CT of this result is gone" in panel.ui.reviewProgressLabel.text
     assert not panel.ui.confidenceCheckBox.enabled and "CT" in panel.ui.confidenceCheckBox.toolTip
     assert not panel.ui.editButton.enabled
 
@@ -358,3 +452,64 @@ def test_edited_organs_that_undo_brings_back_are_marked(panel, monkeypatch):
     assert "edited" not in panel.table[0][-1]
     panel.click(panel.ui.undoButton)
     assert "edited" in panel.table[0][-1]
+
+
+def test_what_has_no_place_in_the_scan_says_so(panel):
+    ct = opened(panel)
+    last = panel.ui.reviewTable.rowCount - 1
+    for _ in range(last):
+        panel.click(panel.ui.nextPlaceButton)
+    before = slice_centers()
+    assert "no place" not in panel.ui.reviewProgressLabel.text
+    panel.click(panel.ui.nextPlaceButton)
+    assert panel.ui.reviewTable.currentRow() == last and not panel.ui.nextPlaceButton.enabled
+    assert "no place" in panel.ui.reviewProgressLabel.text
+    np.testing.assert_allclose(slice_centers(), before)
+    panel.click(panel.ui.previousPlaceButton)
+    assert "no place" not in panel.ui.reviewProgressLabel.text
+    assert ct is panel.ui.inputSelector.currentNode()
+
+
+TURNED = {
+    "RAS": np.diag([5.0, 5.0, 5.0]),
+    "LPS, feet first": np.diag([-5.0, -5.0, -5.0]),
+    "sagittal": np.array([[0.0, 0.0, 5.0], [5.0, 0.0, 0.0], [0.0, -5.0, 0.0]]),
+    "oblique": np.array([[-4.0, 3.0, 0.0], [-3.0, -4.0, 0.0], [0.0, 0.0, 5.0]]),
+}
+
+
+@pytest.mark.parametrize("directions", TURNED.values(), ids=TURNED)
+def test_the_views_go_to_the_organ_however_the_ct_is_stored(panel, directions):
+    import slicer
+    import vtk
+
+    ct = add_ct()
+    matrix = vtk.vtkMatrix4x4()
+    for row, shift in enumerate((100.0, -50.0, 30.0)):
+        for column in range(3):
+            matrix.SetElement(row, column, directions[row, column])
+        matrix.SetElement(row, 3, shift)
+    ct.SetIJKToRASMatrix(matrix)
+    panel.run()
+    panel.ui.reviewCollapsibleButton.collapsed = False
+    panel.click(panel.ui.nextPlaceButton)
+    voxels = np.argwhere(slicer.util.arrayFromVolume(ct) == 1001)[:, ::-1]
+    expected = voxels.mean(axis=0) @ directions.T + (100.0, -50.0, 30.0)
+    for center in slice_centers():
+        np.testing.assert_allclose(center, expected, atol=1)
+
+
+@pytest.mark.parametrize("damage", ["text", {}, [3], [{"kind": "doubtful"}], [{"kind": "odd", "organ": "heart"}]])
+def test_places_that_nobody_can_read_are_none(panel, damage):
+    from FlareSegmentSlicerLib.scene import review, segmentation_nodes
+
+    opened(panel)
+    (node,) = segmentations()
+    good = review.places(node)
+    segmentation_nodes.set_fact(node, review.PLACES, damage)
+    panel.app.processEvents()
+    assert review.places(node) == [] and not panel.ui.reviewCollapsibleButton.visible
+    wrong = [{**good[0], "organ": "unheard"}, {**good[0], "center": [1.0, 2.0]}, {**good[0], "ml": "3"}]
+    segmentation_nodes.set_fact(node, review.PLACES, [*wrong, good[1]])
+    panel.app.processEvents()
+    assert review.places(node) == [good[1]] and len(rows(panel)) == 1

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -604,6 +605,20 @@ def test_the_whole_suite_uses_several_processors(tree):
     """Files stay whole: what a file's fixtures make is made once."""
     options = ["-n", "logical", "--maxprocesses=4", "--dist", "loadfile", "--max-worker-restart=2"]
     assert tree.run("test").started[-1][6:] == options
+
+
+def test_a_test_that_waits_in_vain_ends_with_a_trace(repository, tmp_path):
+    """Nothing else ends one that is inside Qt's event loop, where Python hears no signal."""
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
+    settings = project["tool"]["pytest"]["ini_options"]
+    assert 600 <= settings["faulthandler_timeout"] <= 1200
+    ends = settings["faulthandler_exit_on_timeout"]
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\nfaulthandler_timeout = 1\nfaulthandler_exit_on_timeout = {ends}\n")
+    (tmp_path / "test_in_vain.py").write_text("def test_it():\n    import time\n    time.sleep(30)\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+    assert done.returncode != 0
+    assert "in test_it" in done.stderr
 
 
 @pytest.mark.parametrize("finding", ["ruff", "mypy", "apilint", "import_lint", ""])

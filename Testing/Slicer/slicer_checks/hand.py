@@ -164,6 +164,12 @@ class PanelCheck(unittest.TestCase):
         button.click()
         process_events()
 
+    def press(self, widget, key):
+        """Press and release a key as the keyboard does."""
+        for kind in (qt.QEvent.KeyPress, qt.QEvent.KeyRelease):
+            qt.QApplication.sendEvent(widget, qt.QKeyEvent(kind, key, qt.Qt.NoModifier))
+        process_events()
+
     def until(self, condition, seconds=120.0):
         end = time.monotonic() + seconds
         while not condition():

@@ -8,6 +8,7 @@ import unittest
 from pathlib import Path
 
 import numpy as np
+import qt
 import slicer
 
 from slicer_checks.hand import (
@@ -65,6 +66,11 @@ class TestResults(PanelCheck):
         take_picture("review with confidence")
         self.click(self.ui.confidenceCheckBox)
         self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 1)
+        self.ui.reviewTable.setFocus()
+        self.press(self.ui.reviewTable, qt.Qt.Key_Down)
+        self.assertEqual(self.ui.reviewTable.currentRow(), 1)
+        self.press(self.ui.reviewTable, qt.Qt.Key_Up)
+        self.assertEqual(self.ui.reviewTable.currentRow(), 0)
         self.click(self.ui.looksRightButton)
         self.assertEqual(self.ui.reviewTable.currentRow(), 1)
         self.click(self.ui.previousPlaceButton)
@@ -107,6 +113,44 @@ class TestResults(PanelCheck):
         back.click()
         process_events(0.3)
         self.assertEqual(slicer.util.moduleSelector().selectedModule, "FlareSegment")
+        self.assertFalse(back.visible)
+        self.click(self.ui.editButton)
+        slicer.util.selectModule("Volumes")
+        slicer.util.selectModule("SegmentEditor")
+        process_events(0.3)
+        self.assertFalse(back.visible, "who opens the editor for something else came from elsewhere")
+        slicer.util.selectModule("FlareSegment")
+        process_events(0.3)
+
+    def test_a_scene_saved_with_the_confidence_shown_gives_the_slices_what_they_had(self):
+        ct = add_ct()
+        other = slicer.util.addVolumeFromArray(slicer.util.arrayFromVolume(ct) // 2, name="Other")
+        slicer.util.setSliceViewerLayers(background=ct, foreground=other, foregroundOpacity=0.25)
+        self.ui.inputSelector.setCurrentNode(ct)
+        self.segment()
+        self.ui.reviewCollapsibleButton.collapsed = False
+        process_events(0.1)
+        self.click(self.ui.confidenceCheckBox)
+        overlay = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[-1]
+        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        ct.SetAndObserveTransformNodeID(transform.GetID())
+        self.assertEqual(overlay.GetTransformNodeID(), transform.GetID())
+        ct.SetAndObserveTransformNodeID(None)
+        self.assertIsNone(overlay.GetTransformNodeID())
+        self.click(self.ui.nextPlaceButton)
+        self.click(self.ui.looksRightButton)
+        file = output_folder() / "reviewed.mrb"
+        self.assertTrue(slicer.util.saveScene(str(file)))
+        slicer.mrmlScene.Clear(False)
+        slicer.util.loadScene(str(file))
+        process_events(0.5)
+        volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        self.assertEqual({one.GetName() for one in volumes}, {"CT", "Other"})
+        other = slicer.util.getNode("Other")
+        for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+            self.assertEqual(composite.GetForegroundVolumeID(), other.GetID())
+            self.assertEqual(composite.GetForegroundOpacity(), 0.25)
+        self.assertTrue(self.ui.reviewProgressLabel.text.startswith("1 of"))
 
     def export(self, kind, place):
         import FlareSegmentSlicerLib.panel.export_section as section
