@@ -1,10 +1,10 @@
 """How sure the model is of a result: for every voxel the probability that its label is right.
 
 It is the class probability that the last stage gives anyway, the mean over its grids, and needs no pass of a network
-more. What the bundled model says is as often right as it says, within some hundredths (model card); temperatures (after
-Guo et al., On Calibration of Modern Neural Networks, 2017) fitted to some validation cases make it worse on the others,
-so there are none. How far the grids disagree was measured too: it finds errors worse (area under the curve .83 instead
-of .91) and adds nothing to their mean.
+more. What the bundled model says is as often right as it says, within some hundredths (model card). A temperature (Guo
+et al., On Calibration of Modern Neural Networks, 2017) that was fitted to some validation cases makes the likelihood of
+the others no better, so there is none. How far the grids disagree was measured too: it finds errors worse (area under
+the curve .83 instead of .91) and adds nothing to their mean.
 """
 
 from __future__ import annotations

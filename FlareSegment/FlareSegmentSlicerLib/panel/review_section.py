@@ -48,6 +48,7 @@ class ReviewSection:
         table.connect("currentCellChanged(int,int,int,int)", self._onRow)
         table.connect("cellClicked(int,int)", self._onClick)
         table.connect("itemChanged(QTableWidgetItem*)", self._onItem)
+        ui.reviewCollapsibleButton.connect("contentsCollapsed(bool)", self._onCollapsed)
         ui.previousPlaceButton.connect("clicked(bool)", self._onPrevious)
         ui.nextPlaceButton.connect("clicked(bool)", self._onNext)
         ui.looksRightButton.connect("clicked(bool)", self._onLooksRight)
@@ -65,7 +66,7 @@ class ReviewSection:
         ui.reviewCollapsibleButton.enabled = not running
         done = sum(1 for place in found if place.get(review.REVIEWED))
         progress = _("{done} of {count} looked at").format(done=done, count=len(found))
-        ui.reviewProgressLabel.text = f"{progress}. {self._nowhere}" if self._nowhere else progress
+        ui.reviewProgressLabel.text = f"{progress}\n{self._nowhere}" if self._nowhere else progress
         row = ui.reviewTable.currentRow()
         ui.previousPlaceButton.enabled = row > 0
         ui.nextPlaceButton.enabled = row < len(found) - 1
@@ -141,6 +142,18 @@ class ReviewSection:
     def _onItem(self, item: qt.QTableWidgetItem) -> None:
         if not self._filling and item.column() == 0:
             self._keep(item.row(), item.checkState() == qt.Qt.Checked)
+
+    def _onCollapsed(self, collapsed: bool) -> None:
+        if not collapsed:
+            qt.QTimer.singleShot(0, self._scroll)  # once what is in it has its place
+
+    def _scroll(self) -> None:
+        """Bring all of the section into view: on a small screen its buttons would be hidden."""
+        area = self._ui.reviewCollapsibleButton.parent()
+        while area is not None and not hasattr(area, "ensureWidgetVisible"):
+            area = area.parent()
+        if area is not None:
+            area.ensureWidgetVisible(self._ui.confidenceCheckBox)
 
     def _onPrevious(self) -> None:
         self._go(self._ui.reviewTable.currentRow() - 1)

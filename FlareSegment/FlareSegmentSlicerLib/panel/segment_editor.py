@@ -47,5 +47,5 @@ def _back(checked: bool = False) -> None:
 
 def _onModuleSelected(name: str) -> None:
     """Who leaves the editor has no way back to go when opening it for something else."""
-    if name != "SegmentEditor":
+    if name != "SegmentEditor" and not missing_reason():  # there is none any more while Slicer ends
         slicer.util.findChild(slicer.modules.segmenteditor.widgetRepresentation(), _BACK_BUTTON).hide()

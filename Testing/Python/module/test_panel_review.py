@@ -70,6 +70,26 @@ def test_places_are_listed_worst_first_and_the_buttons_lead_there(panel, screens
     panel.grab(screenshots / "panel_review.png")
 
 
+def test_all_of_the_section_is_in_view_when_it_is_opened(panel):
+    from PyQt5.QtWidgets import QScrollArea
+
+    window = panel.app._main_window
+    before = window.size
+    window.resize(1280, 800)
+    add_ct()
+    panel.run()
+    panel.ui.reviewCollapsibleButton.collapsed = False
+    for _ in range(3):
+        panel.app.processEvents()
+    area = panel.ui.reviewCollapsibleButton
+    while not isinstance(area, QScrollArea):
+        area = area.parent()
+    for widget in (panel.ui.reviewTable, panel.ui.editButton, panel.ui.confidenceCheckBox):
+        bottom = widget.mapTo(area.viewport(), widget.rect.bottomLeft())
+        assert 0 <= bottom.y() < area.viewport().height, widget.objectName
+    window.resize(before)
+
+
 def test_the_arrow_keys_lead_from_place_to_place(panel):
     import qt
 
