@@ -116,6 +116,7 @@ class FlareSegmentWidget(SegmentationPanel):
 
     def onReload(self) -> None:
         """Read the module's libraries anew, too: what is imported already would be taken again."""
+        confidence.hide_others(None)
         for name in [name for name in sys.modules if name.partition(".")[0] in LIBRARIES]:
             del sys.modules[name]
         SegmentationPanel.onReload(self)

@@ -208,7 +208,7 @@ def labels_and_probabilities_on_array(
     for place, values in _slabs(scores, grid, shape, any_class, box, tick):
         winner, best = _highest(values, left_out)
         labels[place] = winner.cpu().numpy()
-        probabilities[place] = best.mul_(255.0).add_(0.5).to(torch.uint8).cpu().numpy()
+        probabilities[place] = best.float().mul_(255.0).add_(0.5).to(torch.uint8).cpu().numpy()
     return labels, probabilities, box
 
 

@@ -20,29 +20,40 @@ class MessageArea:
         :param frame: holds the bar and the label
         :param lines: as many have their place also while there is no text: what is below does not jump
         """
-        self._frame, self._bar, self._label = frame, bar, label
-        self._lines = lines
+        self._frame, self._bar, self._label = frame, bar, WrappedLabel(label, lines)
         if lines:
             keep_place(frame)
-        self._width = 0
-        self._resized = _ResizeFilter(self._onResized)
-        label.installEventFilter(self._resized)
 
     def show(self, text: str, kind: str = "information") -> None:
         """Show a text, "information", "warning" or "error"; an empty one hides the area."""
         # The bar alone has a style of its own: the text keeps the application's font and colors, whatever they become.
         self._bar.styleSheet = f"background: {_COLORS[kind]};"
-        self._label.text = breakable(text)
-        self._fit()
+        self._label.setText(breakable(text))
         self._frame.setVisible(bool(text))
+
+
+class WrappedLabel:
+    """Keeps a label that wraps as tall as its text.
+
+    A layout that is short of room takes it from such labels, or lays what is below over what is above.
+    """
+
+    def __init__(self, label: qt.QLabel, lines: int = 0) -> None:
+        """lines: as many have their place in any case."""
+        self._label, self._lines, self._width = label, lines, 0
+        self._resized = _ResizeFilter(self._onResized)
+        label.installEventFilter(self._resized)
+
+    def setText(self, text: str) -> None:
+        self._label.text = text
+        self._fit()
 
     def _onResized(self) -> None:
         if self._label.width != self._width:
             self._fit()
 
     def _fit(self) -> None:
-        # A layout that is short of room takes it from labels that wrap: their last lines would be lost. The height that
-        # a text needs counts an earlier minimum in.
+        # The height that a text needs counts an earlier minimum in.
         self._width = self._label.width
         self._label.setMinimumHeight(0)
         needed = self._label.heightForWidth(self._width) if self._label.text else 0

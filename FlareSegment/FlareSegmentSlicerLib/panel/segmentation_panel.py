@@ -34,7 +34,13 @@ from FlareSegmentSlicerLib.panel.display_section import DisplaySection
 from FlareSegmentSlicerLib.panel.example_section import ExampleSection
 from FlareSegmentSlicerLib.panel.export_section import ExportSection
 from FlareSegmentSlicerLib.panel.load_section import LoadSection
-from FlareSegmentSlicerLib.panel.message_area import MESSAGE_LINES, MessageArea, breakable, keep_place
+from FlareSegmentSlicerLib.panel.message_area import (
+    MESSAGE_LINES,
+    MessageArea,
+    WrappedLabel,
+    breakable,
+    keep_place,
+)
 from FlareSegmentSlicerLib.panel.options_section import OptionsSection, candidate_volumes
 from FlareSegmentSlicerLib.panel.organ_table import OrganTable
 from FlareSegmentSlicerLib.panel.progress_display import ProgressDisplay
@@ -74,6 +80,7 @@ class SegmentationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._message = MessageArea(self.ui.messageFrame, self.ui.messageBar, self.ui.messageLabel, MESSAGE_LINES)
         for widget in (self.ui.progressBar, self.ui.undoButton):
             keep_place(widget)
+        self._hint = WrappedLabel(self.ui.hintLabel)
         self._warning = MessageArea(self.ui.warningFrame, self.ui.warningBar, self.ui.warningLabel)
         self._table = OrganTable(self.ui.organNames, self.ui.organTable, self._onJump)
         self._review = ReviewSection(self.ui, self._output, self.logic.confidence)
@@ -384,7 +391,7 @@ class SegmentationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         else:
             hint = _("Find the organs in {name}.").format(name=volume.GetName())
         ui.segmentButton.toolTip = hint
-        ui.hintLabel.text = hint
+        self._hint.setText(hint)
         ui.hintLabel.setVisible(not ui.segmentButton.enabled and ready)
         ui.sampleButton.setVisible(not volume and not running)
         hasOrgans = bool(output and output.GetSegmentation().GetNumberOfSegments())

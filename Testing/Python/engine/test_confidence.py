@@ -53,6 +53,14 @@ def test_the_probability_is_the_winners_own_and_a_class_left_out_cannot_win() ->
     assert (labels == 0).all() and (probabilities == 102).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_certainty_is_certain_in_every_precision(dtype: torch.dtype) -> None:
+    scores = torch.zeros((2, 4, 4, 4), dtype=dtype)
+    scores[1] = 1.0
+    _, probabilities, _ = labels_and_probabilities_on_array(scores, (AxisGrid(0.0, 1.0, 4),) * 3, (4, 4, 4))
+    assert (probabilities == 255).all()
+
+
 @pytest.mark.parametrize("organs", [ORGANS, ORGANS[::-1]], ids=["as labels", "another order"])
 def test_a_voxel_that_cleaning_changed_is_as_doubtful_as_the_model_was_sure(organs: tuple[Organ, ...]) -> None:
     volume = Volume(np.zeros((4, 4, 4), np.int16))
