@@ -456,6 +456,10 @@ def test_without_its_ct_a_result_offers_neither_editing_nor_its_confidence(panel
     assert "CT of this result is gone" in panel.ui.reviewProgressLabel.text
     assert not panel.ui.confidenceCheckBox.enabled and "CT" in panel.ui.confidenceCheckBox.toolTip
     assert not panel.ui.editButton.enabled
+    hint = panel.ui.hintLabel
+    assert hint.visible and hint.height >= hint.minimumHeight >= hint.heightForWidth(hint.width) > 0, (
+        "a layout that is short of room would lay the list over it"
+    )
 
 
 def test_edited_organs_that_undo_brings_back_are_marked(panel, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import sys
 import unittest
 from pathlib import Path
@@ -122,24 +121,6 @@ class TestResults(PanelCheck):
         self.assertFalse(back.visible, "who opens the editor for something else came from elsewhere")
         slicer.util.selectModule("FlareSegment")
         process_events(0.3)
-
-    def test_nothing_lies_over_the_list_of_places_when_its_ct_is_gone(self):
-        """A hint appears above it then, which needs two lines."""
-        ct = add_ct()
-        self.segment()
-        for section in (self.ui.inputCollapsibleButton, self.ui.resultCollapsibleButton):
-            section.collapsed = True
-        self.ui.reviewCollapsibleButton.collapsed = False
-        process_events(0.3)
-        node = self.output
-        slicer.mrmlScene.RemoveNode(ct)
-        self.ui.outputSelector.setCurrentNode(node)
-        self.click(self.ui.nextPlaceButton)
-        process_events(0.3)
-        take_picture("places without a CT")
-        widgets = [self.ui.reviewTable, self.ui.reviewProgressLabel, self.ui.nextPlaceButton, self.ui.editButton]
-        for above, below in itertools.pairwise(widgets):
-            self.assertLess(above.geometry.bottom(), below.geometry.top(), below.objectName)
 
     def test_a_scene_saved_with_the_confidence_shown_gives_the_slices_what_they_had(self):
         ct = add_ct()
