@@ -76,6 +76,7 @@ def test_all_of_the_section_is_in_view_when_it_is_opened(panel):
     window = panel.app._main_window
     before = window.size
     window.resize(1280, 800)
+    panel.ui.reviewCollapsibleButton.collapsed = True
     add_ct()
     panel.run()
     panel.ui.reviewCollapsibleButton.collapsed = False
