@@ -100,23 +100,12 @@ def evaluate(options: argparse.Namespace) -> dict:
     """Do everything that the command line asks for; returns what --json prints. Raises FlareSegmentError."""
     from FlareSegmentTrainingSlicerLib.evaluation_pictures import draw_case
 
-    from FlareSegmentTrainingLib.datasets.cases import (
-        find_cases,
-        label_maps_in_use,
-        naming_left_out,
-        organs_by_keys,
-        patient_pattern,
-        with_patients,
-    )
-    from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
+    from FlareSegmentTrainingLib.datasets.cases import naming_left_out, organs_by_keys, patient_pattern, with_patients
     from FlareSegmentTrainingLib.evaluation.html_report import write_report
     from FlareSegmentTrainingLib.evaluation.html_templates import report_templates
     from FlareSegmentTrainingLib.evaluation.measurements import (
         RESULT_FILE,
-        FolderPredictor,
-        ModelPredictor,
         evaluate_cases,
-        find_references,
         organs_not_found,
         organs_to_measure,
         write_json,
@@ -128,12 +117,7 @@ def evaluate(options: argparse.Namespace) -> dict:
         keys = [organ.key for organ in organs_by_keys([key.strip() for key in options.organs.split(",")])]
     if options.output.exists() and not options.output.is_dir():
         raise InputError(f"{options.output} is a file; name a folder with --output.")
-    label_map = parse_label_map(options.label_map) if options.label_map else None
-    if options.predictions is not None:
-        meaning = options.prediction_label_map
-        predictor = FolderPredictor(options.predictions, parse_label_map(meaning) if meaning else None)
-    else:
-        predictor = ModelPredictor(_model_folder(options.model), options.device)
+    predictor = _predictor(options)
     report_templates()
     other = _Other(options) if options.compare is not None else None
     if options.videos:
@@ -142,19 +126,7 @@ def evaluate(options: argparse.Namespace) -> dict:
         require_encoder("x.mp4")
     pattern = patient_pattern(options.patient_pattern)
     with naming_left_out() as left_out:
-        if options.reference is not None:
-            cases = find_references(options.reference, label_map, left_out.append)
-        else:
-            cases = find_cases(
-                options.data,
-                label_map=label_map,
-                layout=options.layout,
-                unpack_to=options.output / ".unpacked",
-                left_out=left_out.append,
-                say=command_line.say,
-            )
-    for line in label_maps_in_use(cases, options.data or [options.reference]):
-        command_line.say(line)
+        cases = _cases(options, left_out)
     extra: list[str] = []
     if options.predictions is not None:
         for line in predictor.folder.meanings():
@@ -177,17 +149,43 @@ def evaluate(options: argparse.Namespace) -> dict:
     _write_tables(options.output, content)
     report = write_report(options.output, content, videos)
     _print_summary(content)
-    _warn_of_trained(content)
-    for name, record in evaluation.cases.items():
-        for warning in record["warnings"]:
-            command_line.warn(f"{name}: {warning}")
-    for item in evaluation.left_out:
-        command_line.warn(item)
-    if extra:
-        names = ", ".join(extra[:5]) + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
-        command_line.warn(f"{len(extra)} predictions belong to none of the cases: {names}")
+    _warn(evaluation, content, extra)
     command_line.say(f"Report: {report}")
     return {"output": str(options.output), "report": str(report), "reused": evaluation.reused, **content}
+
+
+def _predictor(options: argparse.Namespace):
+    """What is measured: a model, or a folder of label maps."""
+    from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
+    from FlareSegmentTrainingLib.evaluation.measurements import FolderPredictor, ModelPredictor
+
+    if options.predictions is None:
+        return ModelPredictor(_model_folder(options.model), options.device)
+    meaning = options.prediction_label_map
+    return FolderPredictor(options.predictions, parse_label_map(meaning) if meaning else None)
+
+
+def _cases(options: argparse.Namespace, left_out: list) -> list:
+    """The labeled cases to measure against; what cannot be used is added to `left_out`."""
+    from FlareSegmentTrainingLib.datasets.cases import find_cases, label_maps_in_use
+    from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
+    from FlareSegmentTrainingLib.evaluation.measurements import find_references
+
+    label_map = parse_label_map(options.label_map) if options.label_map else None
+    if options.reference is not None:
+        cases = find_references(options.reference, label_map, left_out.append)
+    else:
+        cases = find_cases(
+            options.data,
+            label_map=label_map,
+            layout=options.layout,
+            unpack_to=options.output / ".unpacked",
+            left_out=left_out.append,
+            say=command_line.say,
+        )
+    for line in label_maps_in_use(cases, options.data or [options.reference]):
+        command_line.say(line)
+    return cases
 
 
 def _model_folder(name: str) -> Path:
@@ -331,6 +329,19 @@ def _print_summary(content: dict) -> None:
             f"{'-' if distance is None else format(distance, '.1f'):>9}"
             f"  {entry['dice']['worst']:.3f} ({entry['dice']['worst_case']})"
         )
+
+
+def _warn(evaluation, content: dict, extra: Sequence[str]) -> None:
+    """Say what is odd about the cases; `extra` are predictions that belong to none."""
+    _warn_of_trained(content)
+    for name, record in evaluation.cases.items():
+        for warning in record["warnings"]:
+            command_line.warn(f"{name}: {warning}")
+    for item in evaluation.left_out:
+        command_line.warn(item)
+    if extra:
+        names = ", ".join(extra[:5]) + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
+        command_line.warn(f"{len(extra)} predictions belong to none of the cases: {names}")
 
 
 def _warn_of_trained(content: dict) -> None:

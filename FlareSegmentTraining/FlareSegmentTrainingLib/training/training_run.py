@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,7 +27,7 @@ from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut
 from FlareSegmentTrainingLib.datasets.label_checks import organs_never_there
 from FlareSegmentTrainingLib.datasets.preparation import NoCaseLeft, PreparedCase, prepare_cases, slabs_of
 from FlareSegmentTrainingLib.datasets.splits import Split
-from FlareSegmentTrainingLib.training.batches import BatchSource
+from FlareSegmentTrainingLib.training.batches import Batch, BatchSource
 from FlareSegmentTrainingLib.training.configuration import Configuration, StageSettings
 from FlareSegmentTrainingLib.training.devices import choose_compiled
 from FlareSegmentTrainingLib.training.distributed import Group
@@ -198,6 +198,26 @@ class TrainingRun:
     def _train_stage(
         self, number: int, settings: StageSettings, state: dict | None, tensorboard: TensorBoard | None
     ) -> Scores:
+        stage = self._begin_stage(number, settings, state)
+        trainer, source = stage.trainer, stage.source
+        for batch in source.prefetched(trainer.step, trainer.steps or _UNLIMITED):
+            self._train_step(stage, batch)
+            done = trainer.progress >= 1.0
+            if done or trainer.step % source.steps_per_epoch == 0:
+                self._end_epoch(stage, done, tensorboard)
+            if done:
+                break
+            if self._stop_wanted():
+                if stage.losses:
+                    self._save_last(stage)
+                self._group.wait()
+                raise Stopped(f"Stopped at step {stage.step} of stage {settings.stage.name}; continue with --resume.")
+        self._group.wait()
+        self._weights[settings.stage.name] = self._folder.load_tensors(self._checkpoint(settings.stage.name, "best"))
+        return stage.best_scores
+
+    def _begin_stage(self, number: int, settings: StageSettings, state: dict | None) -> _Stage:
+        """Prepare the cases and the network, as new or as a stopped run left them."""
         configuration, training, name = self._configuration, settings.training, settings.stage.name
         train_cases, validation_cases = self._prepare(settings, begun=state is not None or number > 0)
         slabs = [slabs_of(case, mm) for case in validation_cases for mm in training.validation_slabs_mm]
@@ -233,83 +253,69 @@ class TrainingRun:
             trainer.start_from(self._first_weights[name])
         elif settings.start_from:
             trainer.start_from(self._weights[settings.start_from])
-        losses: list[float] = []
-        seconds_before = 0.0
-        best, best_scores = -math.inf, Scores({}, math.nan)
         if state:
             trainer.load_state(state["trainer"])
-            losses, best = state["losses"], state["best"]
-            best_scores = Scores(state["best_dice"], state["best_accuracy"])
-            seconds_before = state["seconds"]
-            self._say(f"{settings.stage.name}: resumed at step {trainer.step}{f' of {steps}' if steps else ''}")
-        clock = _Clock(training.minutes, seconds_before, self._group, self._device)
+        clock = _Clock(training.minutes, state["seconds"] if state else 0.0, self._group, self._device)
+        stage = _Stage(number, settings, trainer, source, validation_cases, clock, _Meter(trainer, source))
+        if state:
+            stage.losses, stage.best = state["losses"], state["best"]
+            stage.best_scores = Scores(state["best_dice"], state["best_accuracy"])
+            self._say(f"{name}: resumed at step {stage.step}")
         length = f"{steps} steps" if steps else f"{training.minutes:g} min"
         parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
         self._say(
-            f"{settings.stage.name}: {parameters / 1e6:.2f} million parameters, {len(train_cases)} training and "
+            f"{name}: {parameters / 1e6:.2f} million parameters, {len(train_cases)} training and "
             f"{len(validation_cases)} validation cases, {length} on {self._device} "
             f"in {trainer.precision}" + (", compiled" if compiled else "")
         )
-
-        def save() -> None:
-            if self._group.is_first:
-                self._save_last(number, trainer, losses, best, best_scores, clock.seconds())
-
-        meter = _Meter(trainer, source)
         trainer.progress = clock.share()
-        for batch in source.prefetched(trainer.step, steps or _UNLIMITED):
-            if training.normalization_batches and trainer.freezing and not trainer.statistics_are_fresh:
-                numbers = range(trainer.step, trainer.step + training.normalization_batches)
-                trainer.refresh_statistics(source.batch(number) for number in numbers)
-            losses.append(trainer.train_step(batch))
-            trainer.progress = clock.share()
-            done = trainer.progress >= 1.0
-            self._report(meter, settings, losses[-1])
-            if done or trainer.step % source.steps_per_epoch == 0:
-                epoch = -(-trainer.step // source.steps_per_epoch)
-                row: dict[str, Any] = {
-                    "stage": settings.stage.name,
-                    "epoch": epoch,
-                    "step": trainer.step,
-                    "loss": float(np.mean(losses)),
-                    "learning_rate": trainer.learning_rate(),
-                    **meter.epoch(),
-                }
-                losses.clear()
-                if epoch % training.evaluate_every == 0 or done:
-                    scores = trainer.evaluate(validation_cases)
-                    means = scores.organ_means() or dict.fromkeys(configuration.organs, math.nan)
-                    row.update(accuracy=scores.accuracy, dice=scores.mean(), false_positive_ml=scores.false_ml())
-                    row.update({DICE + key: value for key, value in means.items()})
-                    merit = -row["loss"] if math.isnan(scores.mean()) else scores.mean()
-                    if merit >= best:
-                        best, best_scores = merit, scores
-                        self._save_best(settings.stage, trainer, scores, row)
-                self._history.append(row)
-                save()
-                if self._group.is_first:
-                    if training.checkpoint_every and epoch % training.checkpoint_every == 0:
-                        place = self._checkpoint(settings.stage.name, f"epoch_{epoch:04d}")
-                        self._folder.save_tensors(place, trainer.average())
-                    write_log(self._folder, self._history, configuration.organs)
-                    self._draw()
-                    if tensorboard:
-                        tensorboard.add(len(self._history), row)
-                self._say(_epoch_line(row, None if training.minutes else training.epochs))
-                meter.begin_epoch()
-            if done:
-                break
-            if self._stop_wanted():
-                if losses:
-                    save()
-                self._group.wait()
-                raise Stopped(
-                    f"Stopped at step {trainer.step}{f' of {steps}' if steps else ''} of stage {settings.stage.name}; "
-                    "continue with --resume."
-                )
-        self._group.wait()
-        self._weights[settings.stage.name] = self._folder.load_tensors(self._checkpoint(settings.stage.name, "best"))
-        return best_scores
+        return stage
+
+    def _train_step(self, stage: _Stage, batch: Batch) -> None:
+        trainer, source, batches = stage.trainer, stage.source, stage.settings.training.normalization_batches
+        if batches and trainer.freezing and not trainer.statistics_are_fresh:
+            trainer.refresh_statistics(source.batch(number) for number in range(trainer.step, trainer.step + batches))
+        stage.losses.append(trainer.train_step(batch))
+        trainer.progress = stage.clock.share()
+        self._report(stage.meter, stage.settings, stage.losses[-1])
+
+    def _end_epoch(self, stage: _Stage, done: bool, tensorboard: TensorBoard | None) -> None:
+        """Evaluate where it is due, and write down what the epoch came to."""
+        trainer, training, name = stage.trainer, stage.settings.training, stage.settings.stage.name
+        epoch = -(-trainer.step // stage.source.steps_per_epoch)
+        row: dict[str, Any] = {
+            "stage": name,
+            "epoch": epoch,
+            "step": trainer.step,
+            "loss": float(np.mean(stage.losses)),
+            "learning_rate": trainer.learning_rate(),
+            **stage.meter.epoch(),
+        }
+        stage.losses.clear()
+        if epoch % training.evaluate_every == 0 or done:
+            self._evaluate(stage, row)
+        self._history.append(row)
+        self._save_last(stage)
+        if self._group.is_first:
+            if training.checkpoint_every and epoch % training.checkpoint_every == 0:
+                self._folder.save_tensors(self._checkpoint(name, f"epoch_{epoch:04d}"), trainer.average())
+            write_log(self._folder, self._history, self._configuration.organs)
+            self._draw()
+            if tensorboard:
+                tensorboard.add(len(self._history), row)
+        self._say(_epoch_line(row, None if training.minutes else training.epochs))
+        stage.meter.begin_epoch()
+
+    def _evaluate(self, stage: _Stage, row: dict[str, Any]) -> None:
+        """Add the scores on the validation cases to an epoch's row, and keep the model where it is the best."""
+        scores = stage.trainer.evaluate(stage.validation_cases)
+        means = scores.organ_means() or dict.fromkeys(self._configuration.organs, math.nan)
+        row.update(accuracy=scores.accuracy, dice=scores.mean(), false_positive_ml=scores.false_ml())
+        row.update({DICE + key: value for key, value in means.items()})
+        merit = -row["loss"] if math.isnan(scores.mean()) else scores.mean()
+        if merit >= stage.best:
+            stage.best, stage.best_scores = merit, scores
+            self._save_best(stage.settings.stage, stage.trainer, scores, row)
 
     def _prepare(self, settings: StageSettings, begun: bool) -> tuple[list[PreparedCase], list[PreparedCase]]:
         """Bring the cases to the stage's grid; before the run's first step unusable ones are left out, later that ends
@@ -446,27 +452,21 @@ class TrainingRun:
         if scores.dice:
             write_validation(self._folder, stage.name, scores.dice)
 
-    def _save_last(
-        self,
-        number: int,
-        trainer: StageTrainer,
-        losses: list[float],
-        best: float,
-        best_scores: Scores,
-        seconds: float,
-    ) -> None:
-        """Write the state that continues the run, and the model beside it."""
+    def _save_last(self, stage: _Stage) -> None:
+        """Write the state that continues the run, and the model beside it; the first process does."""
+        if not self._group.is_first:
+            return
         row = self._history[-1] if self._history else {}
-        self._write_model(self._folder.last, trainer.settings.stage, trainer.average(), row)
+        self._write_model(self._folder.last, stage.settings.stage, stage.trainer.average(), row)
         state = {
             "version": STATE_VERSION,
-            "stage_number": number,
-            "trainer": trainer.state(),
-            "losses": list(losses),
-            "seconds": seconds,
-            "best": best,
-            "best_dice": best_scores.dice,
-            "best_accuracy": best_scores.accuracy,
+            "stage_number": stage.number,
+            "trainer": stage.trainer.state(),
+            "losses": list(stage.losses),
+            "seconds": stage.clock.seconds(),
+            "best": stage.best,
+            "best_dice": stage.best_scores.dice,
+            "best_accuracy": stage.best_scores.accuracy,
             "history": self._history,
         }
         self._folder.save_tensors(self._folder.state_file, state)
@@ -565,6 +565,33 @@ class _Meter:
             "seconds_per_step": seconds / max(1, self.trainer.step - self._epoch_first),
             "loader_wait": (self._source.waited_seconds - self._epoch_waited) / seconds,
         }
+
+
+@dataclass
+class _Stage:
+    """A stage under way.
+
+    Attributes:
+        number: among the configuration's stages.
+        losses: of the steps since the last epoch ended.
+        best: the highest merit (Dice, or the negative loss where no organ is to be seen) of an epoch, and its scores.
+    """
+
+    number: int
+    settings: StageSettings
+    trainer: StageTrainer
+    source: BatchSource
+    validation_cases: list[PreparedCase]
+    clock: _Clock
+    meter: _Meter
+    losses: list[float] = field(default_factory=list)
+    best: float = -math.inf
+    best_scores: Scores = field(default_factory=lambda: Scores({}, math.nan))
+
+    @property
+    def step(self) -> str:
+        """Where it is, for the user."""
+        return f"{self.trainer.step}{f' of {self.trainer.steps}' if self.trainer.steps else ''}"
 
 
 def _duration(seconds: float) -> str:
