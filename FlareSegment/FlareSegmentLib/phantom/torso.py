@@ -375,6 +375,14 @@ class _Anatomy:
         pitch = rng.uniform(31, 36)
         marrow, cortex, disc = rng.uniform(120, 260), rng.uniform(420, 750), rng.uniform(70, 100)
         wide = rng.uniform(20, 24)
+        self._spine(pitch, wide, marrow, cortex, disc)
+        self._ribs(marrow, cortex)
+        front = -float(self._inner[1])
+        self._blob((0, front - 2, 160), (17, 7, 70), marrow + 80)
+        self._pelvis(marrow, cortex)
+
+    def _spine(self, pitch: float, wide: float, marrow: float, cortex: float, disc: float) -> None:
+        """Vertebrae of a pitch and a width in mm, of marrow, cortex and discs in HU."""
 
         def level(points: _Points) -> np.ndarray:
             """Height within one vertebra, -0.5 to 0.5, 0 at its middle."""
@@ -409,6 +417,8 @@ class _Anatomy:
         self._paint(arch, lambda points: marrow + 0.7 * (cortex - marrow) * (arch(points) > -2.2), 0, box)
         self._paint(lambda points: np.hypot(points[0], points[1] - 78) - 8.5, 28.0, 0, box)
 
+    def _ribs(self, marrow: float, cortex: float) -> None:
+        rng = self._rng
         rib_pitch = rng.uniform(25, 29)
         first = 48 + rng.uniform(-6, 6)
         ends = np.array([0.30, 0.45, 0.70] + [0.78] * 40)
@@ -436,9 +446,8 @@ class _Anatomy:
 
         self._paint(ribs, rib_value, 0, ((-190, -150, -70), (190, 130, 400)))
 
-        front = -float(self._inner[1])
-        self._blob((0, front - 2, 160), (17, 7, 70), marrow + 80)
-        hip = rng.uniform(-125, -105)
+    def _pelvis(self, marrow: float, cortex: float) -> None:
+        hip = self._rng.uniform(-125, -105)
 
         def wing_of_ilium(points: _Points) -> np.ndarray:
             x, y, z = points
