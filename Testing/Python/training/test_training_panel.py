@@ -133,6 +133,34 @@ def test_a_training_that_has_ended_is_not_starting(panel, slicer_app, tmp_path, 
     process._process.wait()
 
 
+def test_a_training_that_fails_at_once_when_continued_says_why(panel, slicer_app, tmp_path, monkeypatch):
+    """The report that lies in its folder is that of the run before."""
+    from FlareSegmentTrainingSlicerLib import training_process
+
+    from FlareSegmentSlicerLib.logic import script_process
+
+    script, run = tmp_path / "fails.py", tmp_path / "run"
+    script.write_text("import sys; sys.exit('Error: The data moved.')")
+    monkeypatch.setattr(training_process, "TRAIN_SCRIPT", script)
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    (run / "progress.json").write_text(json.dumps({"state": "stopped", "message": "Stopped at step 3."}))
+    process = training_process.TrainingProcess(run)
+    assert (process.state(), process.message()) == (script_process.STOPPED, "Stopped at step 3.")
+    process.resume()
+    until(slicer_app, panel, lambda: not process.active)
+    assert (process.state(), process.message()) == (script_process.FAILED, "The data moved.")
+
+
+def test_a_run_in_a_folder_that_takes_no_file_cannot_be_stopped_and_says_so(tmp_path):
+    from FlareSegmentLib.errors import FlareSegmentError
+    from FlareSegmentSlicerLib.logic.script_process import ScriptProcess
+
+    process = ScriptProcess(tmp_path / "gone")
+    with pytest.raises(FlareSegmentError, match="gone cannot be written"):
+        process.request_stop()
+
+
 def test_an_empty_panel_says_what_to_do(panel, screenshots):
     ui = panel.ui
     assert ui.presetComboBox.count == 7
