@@ -209,8 +209,6 @@ class WorkerProcess:
 
     def _drop(self, number: int) -> None:
         self._conversations.pop(number).steps.close()
-        if not any(one.cancelled for one in self._conversations.values()):
-            self._patience.stop()
 
     def _write(self, request: Request) -> None:
         self._process.write(encode(request))
@@ -236,7 +234,6 @@ class WorkerProcess:
     def _kill(self) -> None:
         process, pid = self._process, self._worker_pid
         self._process, self._worker_pid = None, 0
-        self._patience.stop()
         if process is None:
             return
         # Kept until the next one ends: this may run in a slot of the object, which must not be deleted there.
@@ -249,11 +246,13 @@ class WorkerProcess:
         process.waitForFinished(1000)
 
     def _on_patience_lost(self) -> None:
-        """What was cancelled still runs: replace the process, and give the new one what else was asked for."""
-        self._kill()
-        for number in [number for number, one in self._conversations.items() if one.cancelled]:
-            self._drop(number)
-        self._start()
+        """Where what was cancelled still runs, replace the process, and give the new one what else was asked for."""
+        cancelled = [number for number, one in self._conversations.items() if one.cancelled]
+        if cancelled:
+            self._kill()
+            for number in cancelled:
+                self._drop(number)
+            self._start()
 
     def _on_output(self) -> None:
         process = self._process
