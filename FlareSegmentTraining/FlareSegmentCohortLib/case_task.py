@@ -36,6 +36,14 @@ from FlareSegmentLib.volume import Volume
 if TYPE_CHECKING:
     from FlareSegmentLib.inference.pipeline import Segmentation, Segmenter
 
+WORKER_MODULES = (
+    "FlareSegmentCohortLib.case_task",
+    "FlareSegmentCohortLib.result_files",
+    "FlareSegmentLib.inference.pipeline",
+    "FlareSegmentTrainingLib.evaluation.measurements",
+)
+"""What a worker needs before its first CT."""
+
 DONE, FAILED, PRESENT = "done", "failed", "present"
 OUT_OF_MEMORY = "there is not enough memory for it (--memory-limit, --workers)"
 _THUMBNAIL_PIXELS = 260

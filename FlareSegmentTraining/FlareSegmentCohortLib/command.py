@@ -7,21 +7,22 @@ import contextlib
 import itertools
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from FlareSegmentCohortLib.case_task import Job, model_folder, model_identity, settings_of, work_on
+from FlareSegmentCohortLib.case_task import WORKER_MODULES, Job, model_folder, model_identity, settings_of, work_on
 from FlareSegmentCohortLib.cohort_cases import printable
 from FlareSegmentCohortLib.cohort_run import Counts, Teller, cases_left, duration, work_through
 from FlareSegmentCohortLib.listing import Listing, make_list
 from FlareSegmentCohortLib.output_folder import FAILED_FILE, RECORDS, OutputFolder
-from FlareSegmentCohortLib.report import write_report
+from FlareSegmentCohortLib.report import load_libraries, write_report
 from FlareSegmentCohortLib.tables import Figures, write_tables
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
-from FlareSegmentTrainingLib.scheduling.connection import connect
+from FlareSegmentTrainingLib.scheduling.connection import connect, let_go, warm_up
 from FlareSegmentTrainingLib.training.run_folder import ProgressReporter
 
 if TYPE_CHECKING:
@@ -45,20 +46,22 @@ def run_cohort(
     Raises:
         FlareSegmentError: the run could not be finished; the same command goes on.
     """
-    job, model = _job(options)
     folder = OutputFolder(options.output)
     folder.prepare()
     with folder.locked(), _reported(folder) as reporter:
+        if not folder.list_file.is_file():  # else all may be done
+            warm_up(options, options.device, WORKER_MODULES)
+        job, model = _job(options)
         folder.forget_old_stop()
         with _progress_line(reporter, say) as progress:
             listing = make_list(options.source, folder, progress)
         say(printable(_listed(listing, options.source)))
         counts = Counts(listing.count)
-        _work(options, folder, job, counts, reporter, say, work)
-        stopped = folder.stop_file.exists()
-        reporter.update(**counts.as_json(), current=None, message="Writing the tables and the report")
-        figures = write_tables(folder, job)
-        report = write_report(folder, str(options.source), model, listing, figures)
+        with _worked_on(options, folder, job, counts, reporter, say, work):
+            stopped = folder.stop_file.exists()
+            reporter.update(**counts.as_json(), current=None, message="Writing the tables and the report")
+            figures = write_tables(folder, job)
+            report = write_report(folder, str(options.source), model, listing, figures)
         folder.stop_file.unlink(missing_ok=True)
         say(
             f"{figures.done} of {listing.count} CTs segmented ({counts.done} now), {figures.failed} failed"
@@ -94,7 +97,8 @@ def _failure(folder: OutputFolder, figures: Figures, total: int) -> InputError |
     )
 
 
-def _work(
+@contextlib.contextmanager
+def _worked_on(
     options: argparse.Namespace,
     folder: OutputFolder,
     job: Job,
@@ -102,21 +106,25 @@ def _work(
     reporter: ProgressReporter,
     say: Callable[[str], None],
     work: Work,
-) -> None:
-    """Have the workers do what is left to do; none are started where nothing is."""
+) -> Iterator[None]:
+    """Have the workers do what is left to do; none are started where nothing is. They end while the context lasts."""
     cases = cases_left(folder, job, counts, options.retry_failed)
     first = next(cases, None)
     if first is None:
+        yield
         return
     (folder.path / RECORDS).mkdir(exist_ok=True)
     reporter.update(**counts.as_json(), message="Waiting for workers")
-    with connect(options, say, options.device, folder.path / "logs", read_ahead=True) as client:
+    with connect(options, say, options.device, folder.path / "logs", True, WORKER_MODULES) as client:
         counts.begun = time.monotonic()
+        threading.Thread(target=load_libraries, name="libraries of the report", daemon=True).start()
         work_through(client, itertools.chain([first], cases), job, counts, work, Teller(counts, reporter, say))
-    worked = counts.done + counts.failed
-    if worked:
-        seconds = time.monotonic() - counts.begun
-        say(f"{worked} CTs in {duration(seconds)}, {seconds / worked:.2f} s each.")
+        let_go(client)
+        worked = counts.done + counts.failed
+        if worked:
+            seconds = time.monotonic() - counts.begun
+            say(f"{worked} CTs in {duration(seconds)}, {seconds / worked:.2f} s each.")
+        yield
 
 
 def _job(options: argparse.Namespace) -> tuple[Job, str]:

@@ -69,6 +69,14 @@ class _Distribution:
             self.z[self.found & ~self.cut] = (logarithms - center) / scale
 
 
+def load_libraries() -> None:
+    """Import what tables and report are made with, which takes seconds: while others work."""
+    import jinja2  # noqa: F401
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+
+
 def write_report(folder: OutputFolder, source: str, model: str, listing: Listing, figures: Figures) -> Path:
     """Write report.html, whole or not at all. Raises FlareSegmentError."""
     organs = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import locale
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,26 @@ def _same_locale():
     before = locale.setlocale(locale.LC_ALL)
     yield
     locale.setlocale(locale.LC_ALL, before)
+
+
+@pytest.fixture(autouse=True)
+def _at_most(request):
+    """Ends a test that is marked with `at_most` by an error that says where it waits."""
+    marker = request.node.get_closest_marker("at_most")
+    if marker is None or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def ended(_signal: int, _frame: object) -> None:
+        raise TimeoutError(f"the test took more than {marker.args[0]} s")
+
+    former = signal.signal(signal.SIGALRM, ended)
+    signal.alarm(marker.args[0])
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, former)
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,20 @@
 """A client of Dask: of workers on this computer, of a cluster that runs already, or of jobs of a batch system.
 
 Workers are processes that a nanny starts anew when they end. Each works on one case at a time, so that one that is
-killed costs no other case, and computes with its own threads.
+killed costs no other case, and computes with its own threads. On Linux they can be forked from one process that has
+imported what all of them need: it starts while the command has other things to do, and its memory is shared.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import logging
 import multiprocessing.spawn
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,7 @@ from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.processes import python_executable
 from FlareSegmentTrainingLib.scheduling import worker_setup
 from FlareSegmentTrainingLib.scheduling.machine import (
+    Workers,
     choose_workers,
     free_memory,
     gpu_environment,
@@ -33,17 +37,25 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _SECONDS_TO_CONNECT = 15
+_SECONDS_TO_START = 300
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": 2,
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.comm.timeouts.connect": "10s",
+    "distributed.admin.tick.interval": "1s",
     "distributed.admin.tick.limit": "1h",
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.admin.system-monitor.disk": False,
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.admin.log-length": 1000,
+    "distributed.worker.profile.enabled": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.pause": False,
 }
 """Results are small, so nothing is ever spilled to a disk, and a worker that needs much for one case goes on with it
-until the limit ends it. A case may end three workers before it is given up.
+until the limit ends it. A case may end three workers before it is given up. Nobody looks at Dask's dashboard, so what
+it would show is not gathered: that takes the processors some percent of their time.
 """
 
 
@@ -54,6 +66,7 @@ def connect(
     device: str = "auto",
     log_folder: Path | None = None,
     read_ahead: bool = False,
+    modules: Sequence[str] = (),
 ) -> Iterator[Client]:
     """Yield a client whose workers can import this project; they are ended afterwards, unless they were there before.
 
@@ -64,6 +77,7 @@ def connect(
         log_folder: where a batch system puts what its jobs print.
         read_ahead: give a worker with a GPU a second case, which it can read while the GPU works on the first one. The
             function that works on cases must allow two at once.
+        modules: what the workers of this computer import beside Dask; see `warm_up`.
 
     Raises:
         InputError: Dask is missing, the options cannot be met, or the scheduler cannot be reached or is of another
@@ -86,8 +100,31 @@ def connect(
 
             cluster = stack.enter_context(job_cluster(options, library_folders(), log_folder, say))
         else:
-            cluster = stack.enter_context(_local_cluster(options, device, read_ahead, say))
+            cluster = stack.enter_context(_local_cluster(options, device, read_ahead, modules, say))
         yield stack.enter_context(_client(cluster))
+
+
+def warm_up(options: argparse.Namespace, device: str, modules: Sequence[str]) -> None:
+    """Start the process that this computer's workers will be forked from, which imports `modules` at once; where a
+    system has no such thing, or workers are elsewhere, nothing is done.
+
+    Args:
+        modules: they must start no threads and use no GPU when they are imported.
+
+    Raises:
+        InputError: this computer has no room for the workers.
+    """
+    here = options.scheduler is None and options.cluster is None
+    if _forks() and here and importlib.util.find_spec("distributed") is not None:
+        _start_fork_server(_chosen(options, device), modules)
+
+
+def let_go(client: Client) -> None:
+    """Have the workers end, or the jobs that they are, while there is something else to do."""
+    cluster = client.cluster
+    if cluster is not None:
+        getattr(cluster, "flaresegment_stop", bool)()
+        cluster.scale(0)
 
 
 @contextlib.contextmanager
@@ -152,20 +189,45 @@ def _worker_python() -> str:
     return str(real if real.is_file() else python)
 
 
-@contextlib.contextmanager
-def _local_cluster(
-    options: argparse.Namespace, device: str, read_ahead: bool, say: Callable[[str], None]
-) -> Iterator[Any]:
+def _forks() -> bool:
+    """Whether forking a process that has imported PyTorch is safe: macOS's libraries do not take it."""
+    return sys.platform == "linux"
+
+
+def _chosen(options: argparse.Namespace, device: str) -> Workers:
+    """The workers of this computer. Raises InputError."""
     import psutil
     from dask.system import CPU_COUNT
-    from distributed import Nanny, Scheduler
-    from distributed.deploy.spec import SpecCluster
 
     gpus = visible_gpus() if device in ("auto", "cuda") else ()
     limit, most = parse_memory(options.memory_limit), psutil.virtual_memory().total
     if limit is not None and limit > most:
         raise InputError(f"--memory-limit {options.memory_limit}: this computer has {most / 2**30:.0f} GiB.")
-    workers = choose_workers(CPU_COUNT, free_memory(), gpus, options.workers, options.threads_per_worker, limit)
+    return choose_workers(CPU_COUNT, free_memory(), gpus, options.workers, options.threads_per_worker, limit)
+
+
+def _start_fork_server(workers: Workers, modules: Sequence[str]) -> None:
+    from multiprocessing import forkserver
+
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["distributed.nanny", *modules])
+    path = os.pathsep.join([*library_folders(), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with _started_with(_worker_python()), _environment({**thread_environment(workers.threads), "PYTHONPATH": path}):
+        forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _local_cluster(
+    options: argparse.Namespace, device: str, read_ahead: bool, modules: Sequence[str], say: Callable[[str], None]
+) -> Iterator[Any]:
+    import dask
+
+    workers = _chosen(options, device)
+    method = "forkserver" if _forks() else "spawn"
+    if _forks():
+        _start_fork_server(workers, modules)
+    threads = thread_environment(workers.threads)
+    variables = {**threads, worker_setup.QUIET: "1"}
     common = {
         "nthreads": 2 if read_ahead and workers.gpus else 1,
         "host": "127.0.0.1",
@@ -173,17 +235,19 @@ def _local_cluster(
         "silence_logs": logging.CRITICAL + 1,
         "preload": [worker_setup.__name__],
         "dashboard": False,
+        "death_timeout": _SECONDS_TO_START,
     }
-    specification = {
-        number: {"cls": Nanny, "options": {**common, "env": gpu_environment(workers.gpus, number)}}
-        for number in range(workers.count)
-    }
-    addresses = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
-    scheduler = {"cls": Scheduler, "options": addresses}
-    former_python = multiprocessing.spawn.get_executable()
-    multiprocessing.spawn.set_executable(_worker_python())
-    try:
-        with _environment(thread_environment(workers.threads)):
+    with dask.config.set({"distributed.worker.multiprocessing-method": method}):
+        from distributed import Nanny, Scheduler
+        from distributed.deploy.spec import SpecCluster
+
+        specification = {
+            number: {"cls": Nanny, "options": {**common, "env": {**variables, **gpu_environment(workers.gpus, number)}}}
+            for number in range(workers.count)
+        }
+        addresses = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+        scheduler = {"cls": Scheduler, "options": addresses}
+        with _started_with(_worker_python()), _environment(threads):
             try:
                 cluster = SpecCluster(specification, scheduler, name="FlareSegment", silence_logs=False)
             except (RuntimeError, OSError) as error:
@@ -191,8 +255,17 @@ def _local_cluster(
             say(f"{workers.in_words()}.")
             with _closing(cluster):
                 yield cluster
+
+
+@contextlib.contextmanager
+def _started_with(python: str) -> Iterator[None]:
+    """Within, processes are started with this Python."""
+    former = multiprocessing.spawn.get_executable()
+    multiprocessing.spawn.set_executable(python)
+    try:
+        yield
     finally:
-        multiprocessing.spawn.set_executable(former_python)
+        multiprocessing.spawn.set_executable(former)
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ def job_cluster(
         processors = "1 processor" if cores == 1 else f"{cores} processors"
         say(f"{jobs} of {kind} with {processors} and {memory} of memory each; work begins when the first runs.")
         watch = JobWatch(cluster, options, log_folder, say)
-        cluster.flaresegment_problem = watch.problem
+        cluster.flaresegment_problem, cluster.flaresegment_stop = watch.problem, watch.stop
         with watch.running():
             yield cluster
     finally:
@@ -167,6 +167,7 @@ class JobWatch:
         self._came: set[str] = set()
         self._gone: Counter[str] = Counter()
         self._said = ""
+        self._stopped = False
 
     def problem(self) -> str:
         """Why there will never be a worker, in one line; empty as long as there may be one."""
@@ -188,7 +189,13 @@ class JobWatch:
         finally:
             self._cluster.loop.add_callback(looking.stop)
 
+    def stop(self) -> None:
+        """Submit no more jobs."""
+        self._stopped = True
+
     async def _look(self) -> None:
+        if self._stopped:
+            return
         names = {str(worker.name) for worker in self._cluster.scheduler.workers.values()}
         for name, job in list(self._cluster.workers.items()):
             if job.job_id is None:

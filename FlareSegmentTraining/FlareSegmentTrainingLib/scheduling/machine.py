@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ _LEAST_MEMORY = 2**30
 _USED = 0.95  # of the memory that is free: the rest is for the command itself
 _CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _UNLIMITED = 1 << 60
+_GPU_DRIVERS = ("libcuda.so.1", "nvcuda.dll", "/dev/kfd")  # NVIDIA's on Linux and Windows, AMD's on Linux
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,21 @@ def _number(file: Path) -> int | None:
         return None
 
 
+def _is_there(driver: str) -> bool:
+    """Whether a library can be loaded, or a device is there."""
+    if driver.startswith("/dev/"):
+        return os.path.exists(driver)
+    try:
+        ctypes.CDLL(driver)
+    except OSError:
+        return False
+    return True
+
+
 def visible_gpus() -> tuple[str, ...]:
-    """The NVIDIA GPUs that PyTorch may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that PyTorch calls cuda and may use, as CUDA_VISIBLE_DEVICES names them."""
+    if not any(_is_there(driver) for driver in _GPU_DRIVERS):
+        return ()  # without the second that importing PyTorch takes
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

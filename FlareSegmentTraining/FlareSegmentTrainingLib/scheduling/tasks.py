@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import pickle
+import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -49,55 +51,86 @@ def outcomes(
     Raises:
         FlareSegmentError: the scheduler is gone, or no worker will ever come.
     """
-    from distributed import wait
     from distributed.client import ClosedClientError, FutureCancelledError, FuturesCancelledError
 
     waiting = iter(items)
-    pending: dict[Any, Item] = {}
+    pending: dict[str, Item] = {}
+    futures: dict[str, Any] = {}
+    finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
     suspects: list[Item] = []
-    trial = None
+    trial = ""
     numbers = itertools.count()
+    work = _carrier(function, more)
 
-    def submit(item: Item) -> Any:
-        key = f"{function.__name__}-{id(waiting):x}-{next(numbers)}"
-        future = client.submit(function, item, *more, key=key, pure=False)
-        pending[future] = item
-        return future
+    def submit(some: list[Item]) -> str:
+        keys = [f"{function.__name__}-{id(waiting):x}-{next(numbers)}" for _ in some]
+        for key, future in zip(keys, client.map(work, [pickle.dumps(item) for item in some], key=keys, pure=False)):
+            futures[key] = future
+            future.add_done_callback(finished.put)
+        pending.update(zip(keys, some))
+        return keys[0]
 
     threads, asked = _threads(client), time.monotonic()
     worked = asked
+    ready: list[Outcome[Item]] = []
     try:
         while True:
             if suspects and not pending:
-                trial = submit(suspects.pop())
-            elif not suspects and trial is None:
-                for item in itertools.islice(waiting, max(0, max(1, threads) - len(pending))):
-                    submit(item)
+                trial = submit([suspects.pop()])
+            elif not suspects and not trial:
+                free = max(0, max(1, threads) - len(pending))
+                if some := list(itertools.islice(waiting, free)):
+                    submit(some)
+            yield from ready  # while the workers are at those that were just submitted
             if not pending:
                 return
             worked = time.monotonic() if threads else worked
             _check(client, threads, time.monotonic() - worked)
-            done: Iterable[Any] = ()
-            with contextlib.suppress(TimeoutError), client.as_current():  # there may be others in this process
-                done = wait(list(pending), timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED").done
-            # Released at once: what Dask still holds when its worker is killed would be worked on again.
-            finished = [(future is trial, _released(future, pending.pop(future))) for future in done]
-            for was_trial, outcome in finished:
-                if alone and not was_trial and isinstance(outcome.error, WorkerLost):
-                    suspects.append(outcome.item)
+            done = []
+            for future in _next(finished):
+                item = pending.pop(futures.pop(future.key).key)
+                was_trial = future.key == trial
+                trial = "" if was_trial else trial
+                if alone and not was_trial and isinstance(_error(future), WorkerLost):
+                    suspects.append(item)
+                    future.release()
                 else:
-                    yield outcome
-            if any(was_trial for was_trial, _ in finished):
-                trial = None
+                    done.append((future, item))
+            ready = _released(client, done)
             if time.monotonic() - asked > _POLL_SECONDS:
                 threads, asked = _threads(client), time.monotonic()
     except (ClosedClientError, FutureCancelledError, FuturesCancelledError, OSError) as error:
         raise FlareSegmentError("Dask's scheduler is gone; the same command goes on.") from error
     finally:
         with contextlib.suppress(Exception):  # the scheduler may be gone
-            client.cancel(list(pending), force=True)
+            client.cancel(list(futures.values()), force=True)
             if pending and client.cluster is not None:  # what still runs would write where the caller cleans up
                 client.cluster.close(timeout=10)
+
+
+def _carrier(function: Callable[..., Any], more: tuple[Any, ...]) -> Callable[[bytes], Any]:
+    """What Dask is given: it goes over by value and its items are bytes, for the scheduler of a cluster that somebody
+    else started looks into what it hands out, and cannot import this project.
+    """
+    known = pickle.dumps((function, more))
+
+    def work(item: bytes) -> Any:
+        import pickle
+
+        function, more = pickle.loads(known)
+        return function(pickle.loads(item), *more)
+
+    return work
+
+
+def _next(finished: queue.SimpleQueue[Any]) -> list[Any]:
+    """What is finished, at least one if one is within some seconds."""
+    done = []
+    with contextlib.suppress(queue.Empty):
+        done.append(finished.get(timeout=_POLL_SECONDS))
+        while True:
+            done.append(finished.get_nowait())
+    return done
 
 
 def outcomes_in_order(
@@ -148,22 +181,39 @@ def _threads(client: Client) -> int:
     return sum(client.nthreads().values())
 
 
-def _released(future: Any, item: Item) -> Outcome[Item]:
-    outcome = _outcome(future, item)
-    future.release()
-    return outcome
+def _released(client: Client, done: Sequence[tuple[Any, Item]]) -> list[Outcome[Item]]:
+    """The outcomes of futures that are done, fetched before their workers get another case that may kill them, and
+    released at once: what Dask still holds when its worker is killed would be worked on again.
+    """
+    whole = [future for future, _ in done if future.status == "finished"]
+    try:
+        values = dict(zip([future.key for future in whole], client.gather(whole))) if whole else {}
+    except Exception:  # noqa: BLE001  the worker of one of them has gone since: they are looked at one by one
+        values = {}
+    found = []
+    for future, item in done:
+        if future.key in values:
+            found.append(Outcome(item, values[future.key]))
+        else:
+            error = _error(future)
+            found.append(Outcome(item, future.result() if error is None else None, error))
+        future.release()
+    return found
 
 
-def _outcome(future: Any, item: Item) -> Outcome[Item]:
+def _error(future: Any) -> Exception | None:
+    """What a future that is done raised. Raises FutureCancelledError where its scheduler is gone."""
     from distributed.scheduler import KilledWorker
 
-    if future.status == "finished":
-        return Outcome(item, future.result())
+    if future.status == "cancelled":
+        future.result()
+    if future.status != "error":
+        return None
     error = future.exception()
     if isinstance(error, KilledWorker):
         times = error.allowed_failures + 1
-        error = WorkerLost(
+        return WorkerLost(
             f"the process that worked on it was ended {times} times, by a crash or because memory did not suffice "
             "(--memory-limit)"
         )
-    return Outcome(item, error=error)
+    return error

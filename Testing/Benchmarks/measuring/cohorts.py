@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -86,16 +87,20 @@ def run(words: Sequence[str], **variables: str) -> tuple[float, dict[str, Any], 
 
 
 def workers_of(pid: int) -> list[int]:
-    """The worker processes that a command has started."""
-    found = []
+    """The worker processes that a command has started, or that were forked from the process that it has for this."""
+    children: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
     for entry in Path("/proc").iterdir():
         try:
             facts = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            words = (entry / "cmdline").read_bytes()
+            children[int(facts[1])].append((int(entry.name), (entry / "cmdline").read_bytes()))
         except (OSError, ValueError):
             continue
-        if facts[1] == str(pid) and b"spawn_main" in words:
-            found.append(int(entry.name))
+    found = []
+    for child, words in children[pid]:
+        if b"forkserver" in words:
+            found += [worker for worker, _ in children[child]]
+        elif b"spawn_main" in words:
+            found.append(child)
     return found
 
 

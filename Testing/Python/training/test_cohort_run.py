@@ -34,6 +34,8 @@ from FlareSegmentCohortLib.tables import kind_of_reason, write_tables
 from FlareSegmentLib.errors import InputError
 from FlareSegmentTrainingLib.scheduling import connection
 
+pytestmark = pytest.mark.at_most(240)
+
 
 def cases_of(*names: str) -> list[CohortCase]:
     return [CohortCase(name, name, f"/data/{name}.nii.gz", state=f"state of {name}") for name in names]

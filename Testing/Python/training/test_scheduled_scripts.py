@@ -28,6 +28,7 @@ from FlareSegmentTrainingLib.datasets.conversion import Settings, convert_cases
 from FlareSegmentTrainingLib.scheduling.connection import connect
 from FlareSegmentTrainingLib.scheduling.options import add_arguments
 
+pytestmark = pytest.mark.at_most(240)
 WORKERS = ("--workers", "2", "--memory-limit", "3GB")
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -123,11 +124,15 @@ def test_interrupted_it_ends_in_one_line_and_leaves_no_process(tmp_path: Path) -
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    for line in process.stdout:
-        if "[1/50]" in line:
-            break
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers too
-    _, errors = process.communicate(timeout=60)
+    try:
+        for line in process.stdout:
+            if "[1/50]" in line:
+                break
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers too
+        _, errors = process.communicate(timeout=60)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     assert (process.returncode, errors) == (1, "Error: Stopped; the same command goes on.\n")
     end = time.monotonic() + 20
     while _alive(process.pid):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from FlareSegmentTrainingLib.scheduling.options import add_arguments, check_argu
 from FlareSegmentTrainingLib.scheduling.tasks import WorkerLost, outcomes, outcomes_in_order
 
 GIB = 2**30
+pytestmark = pytest.mark.at_most(180)
 
 
 def options(*words: object):
@@ -134,6 +136,7 @@ def test_a_control_group_bounds_the_memory(tmp_path: Path, monkeypatch: pytest.M
 def test_gpus_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
+    monkeypatch.setattr(machine, "_is_there", lambda driver: driver == "libcuda.so.1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -141,6 +144,8 @@ def test_gpus_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-abc")
     assert machine.visible_gpus() == ("3", "GPU-abc")
     assert machine.gpu_environment(("3", "GPU-abc"), 1) == {"CUDA_VISIBLE_DEVICES": "GPU-abc"}
+    monkeypatch.setattr(machine, "_is_there", lambda driver: False)
+    assert machine.visible_gpus() == ()  # without a driver PyTorch is not asked
 
 
 def test_slicers_launcher_is_not_what_workers_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,16 +204,17 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
     def start(program: str, *words: object) -> None:
         command = [sys.executable, "-m", f"distributed.cli.dask_{program}", "--scheduler-file", str(file)]
         command += ["--no-dashboard", *map(str, words)]
-        output = subprocess.DEVNULL
-        processes.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=output, stderr=output))
+        with open(tmp_path / f"{program}.txt", "wb") as output:
+            processes.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=output, stderr=output))
 
     try:
-        start("scheduler", "--port", 0, "--host", "127.0.0.1")
-        start("worker", "--nthreads", 1, "--no-nanny")
+        start("scheduler", "--port", 0, "--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
+        start("worker", "--nthreads", 1, "--no-nanny", "--host", "127.0.0.1")
+        end = time.monotonic() + 60
         while not file.is_file() or not file.read_text(encoding="utf-8").strip():
+            assert processes[0].poll() is None, (tmp_path / "scheduler.txt").read_text(errors="replace")
+            assert time.monotonic() < end, "the scheduler does not come up"
             time.sleep(0.1)
-        import json
-
         yield json.loads(file.read_text(encoding="utf-8"))["address"], processes
     finally:
         for process in processes:
@@ -221,7 +227,9 @@ def test_a_cluster_that_runs(cluster) -> None:
     said: list[str] = []
     with connection.connect(options("--scheduler", address), said.append) as client:
         client.wait_for_workers(1, timeout=60)
-        assert [outcome.value for outcome in outcomes(client, machine._number, [Path(os.devnull)])] == [None]
+        one = machine.Workers(1, 1, GIB)  # nothing of the project can be imported where the scheduler is
+        (outcome,) = outcomes(client, machine.Workers.in_words, [one])
+        assert (outcome.error, outcome.value) == (None, one.in_words())
         with pytest.raises(FileNotFoundError, match="does not see /nowhere"):
             client.register_plugin(running_cluster._paths_plugin(["/nowhere"]), name="other")
         with pytest.raises(FlareSegmentError, match="scheduler is gone; the same command goes on"):
