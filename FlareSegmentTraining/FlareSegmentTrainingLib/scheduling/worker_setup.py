@@ -15,6 +15,7 @@ def dask_setup(worker: object) -> None:
     as many threads as the environment says, also where PyTorch was imported before it said so. What libraries print,
     such as about files that a run which ends takes away from under them, is no line of the command.
     """
+    _take_own_gpu(str(getattr(worker, "name", "")))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.environ.get(QUIET) and not os.environ.get("FLARESEGMENT_DEBUG"):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -23,3 +24,11 @@ def dask_setup(worker: object) -> None:
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if "torch" in sys.modules and threads.isdigit():
         sys.modules["torch"].set_num_threads(max(1, int(threads)))
+
+
+def _take_own_gpu(name: str) -> None:
+    """Of a job's GPUs see one alone: Dask numbers the workers of a job at the end of their names."""
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    number = name.rpartition("-")[2]
+    if len(gpus) > 1 and number.isdigit():
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(number) % len(gpus)].strip()

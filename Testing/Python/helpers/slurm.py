@@ -107,7 +107,7 @@ def running(folder: Path, processors: int = 4) -> Iterator[dict[str, str]]:
             process.terminate()
         for process in reversed(processes):
             try:
-                process.wait(timeout=10)
+                process.wait(timeout=3)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -18,7 +18,7 @@ pytest.importorskip("distributed", reason="Dask is not installed")
 
 from FlareSegmentLib.command_line import ArgumentParser
 from FlareSegmentLib.errors import FlareSegmentError, InputError
-from FlareSegmentTrainingLib.scheduling import connection, job_cluster, machine, running_cluster, tasks
+from FlareSegmentTrainingLib.scheduling import connection, job_cluster, machine, running_cluster, tasks, worker_setup
 from FlareSegmentTrainingLib.scheduling.options import add_arguments, check_arguments, wanted
 from FlareSegmentTrainingLib.scheduling.tasks import WorkerLost, outcomes, outcomes_in_order
 
@@ -146,6 +146,20 @@ def test_gpus_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> Non
     assert machine.gpu_environment(("3", "GPU-abc"), 1) == {"CUDA_VISIBLE_DEVICES": "GPU-abc"}
     monkeypatch.setattr(machine, "_is_there", lambda driver: False)
     assert machine.visible_gpus() == ()  # without a driver PyTorch is not asked
+
+
+def test_workers_of_a_job_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *what: None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, gpus, own in (
+        ("SLURMCluster-7-0", "2,3", "2"),
+        ("SLURMCluster-7-1", "2,3", "3"),
+        ("SLURMCluster-7", "GPU-a", "GPU-a"),
+        ("tcp://n:1", "2,3", "2,3"),
+    ):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        worker_setup.dask_setup(SimpleNamespace(name=name))
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == own
 
 
 def test_slicers_launcher_is_not_what_workers_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,14 @@ import evaluate
 import prepare
 import slurm
 
-from FlareSegmentTrainingLib.scheduling import job_cluster
+from FlareSegmentTrainingLib.scheduling import connection, job_cluster
 
-pytestmark = pytest.mark.skipif(
-    bool(slurm.missing()), reason=f"not installed: {', '.join(slurm.missing())} (Debian: slurm-wlm munge)"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        bool(slurm.missing()), reason=f"not installed: {', '.join(slurm.missing())} (Debian: slurm-wlm munge)"
+    ),
+    pytest.mark.at_most(280),
+]
 JOBS = ("--cluster", "slurm", "--partition", slurm.PARTITION, "--threads-per-worker", "1", "--memory-limit", "3GiB")
 
 
@@ -36,6 +40,7 @@ def batch_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
 def at_the_batch_system(batch_system, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SLURM_CONF", batch_system["SLURM_CONF"])
     monkeypatch.setattr(job_cluster, "_LOOK_SECONDS", 1)
+    monkeypatch.setitem(connection._SETTINGS, "distributed.deploy.lost-worker-timeout", "1s")
     monkeypatch.chdir(tmp_path)
 
 
@@ -57,24 +62,15 @@ def test_an_evaluation_and_a_cohort(tmp_path: Path, batch_system, capsys: pytest
 
 
 def test_a_job_that_is_cancelled_is_submitted_again(batch_system, capsys: pytest.CaptureFixture) -> None:
-    def cancel() -> None:
-        while not list(Path("out").glob("*_ct.nii.gz")):
-            time.sleep(0.1)
-        subprocess.run(["scancel", *slurm.jobs(batch_system)], env=batch_system, check=True)
-
-    thread = threading.Thread(target=cancel)
-    thread.start()
-    try:
-        assert prepare.main(["--data", "phantom:6", "--output", "out", *JOBS, "--jobs", "1"]) == 0
-    finally:
-        thread.join()
-    assert "6 cases taken" in capsys.readouterr().out
+    with _meanwhile(lambda: list(Path("out").glob("*_ct.nii.gz")), lambda: _command("scancel", batch_system)):
+        assert prepare.main(["--data", "phantom:3", "--output", "out", *JOBS, "--jobs", "1"]) == 0
+    assert "3 cases taken" in capsys.readouterr().out
     _wait_for_no_job(batch_system)
 
 
 def test_jobs_that_never_work_are_told(batch_system, capsys: pytest.CaptureFixture) -> None:
     Path("options.yaml").write_text("python: /nowhere/python\n", encoding="utf-8")
-    arguments = ["--data", "phantom:1", "--output", "out", "--jobs", "1"]
+    arguments = ["--data", "phantom:2", "--output", "out", "--jobs", "1"]
     assert prepare.main([*arguments, *JOBS, "--cluster-options", "options.yaml"]) == 1
     told = capsys.readouterr().err
     assert told.startswith("Error: All jobs of slurm ended before a worker began (") and told.count("\n") == 1
@@ -86,20 +82,41 @@ def test_jobs_that_never_work_are_told(batch_system, capsys: pytest.CaptureFixtu
 def test_a_job_that_waits_is_told(batch_system, capsys: pytest.CaptureFixture) -> None:
     Path("options.yaml").write_text("job_extra_directives: [--hold]\n", encoding="utf-8")
 
-    def release() -> None:
-        while not slurm.jobs(batch_system):
-            time.sleep(0.1)
-        time.sleep(3)
-        subprocess.run(["scontrol", "release", *slurm.jobs(batch_system)], env=batch_system, check=True)
+    arguments = ["--data", "phantom:2", "--output", "out", "--jobs", "1", "--cluster-options", "options.yaml"]
+    told: list[str] = []
 
-    thread = threading.Thread(target=release)
-    thread.start()
-    arguments = ["--data", "phantom:1", "--output", "out", "--jobs", "1", "--cluster-options", "options.yaml"]
-    try:
+    def is_told() -> bool:
+        told.append(capsys.readouterr().out)
+        return "No job runs yet; slurm says PENDING (JobHeldUser)." in "".join(told)
+
+    with _meanwhile(is_told, lambda: _command("scontrol release", batch_system)):
         assert prepare.main([*arguments, *JOBS]) == 0
+
+
+@contextlib.contextmanager
+def _meanwhile(condition: Callable[[], object], act: Callable[[], None]) -> Iterator[None]:
+    """Act as soon as the condition holds, while the test goes on; it must have come to that."""
+    over, acted = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        while not over.wait(0.1):
+            if condition():
+                act()
+                acted.set()
+                return
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        yield
     finally:
-        thread.join()
-    assert "No job runs yet; slurm says PENDING (JobHeldUser)." in capsys.readouterr().out
+        over.set()
+        thread.join(60)
+    assert acted.is_set()
+
+
+def _command(words: str, environment: dict[str, str]) -> None:
+    subprocess.run([*words.split(), *slurm.jobs(environment)], env=environment, check=True, timeout=60)
 
 
 def _wait_for_no_job(environment: dict[str, str]) -> None:
