@@ -122,6 +122,9 @@ def surfaces_png(
     Raises RenderingUnavailable, or OSError where the file cannot be written.
     """
     view_width, view_height = _VIEW_SIZE
+    canvas = Canvas(_CANVAS_WIDTH, 70 + view_height + 44)
+    canvas.heading(volume)
+    canvas.legend(_CANVAS_WIDTH - _LEGEND_WIDTH, 80, volume, labels, organs)
     if renderer is not None:
         try:
             images, pixel_mm, empty = renderer.answer()
@@ -136,8 +139,6 @@ def surfaces_png(
             images = [view.picture(degrees) for degrees in _VIEW_DEGREES]
             empty = view.empty
 
-    canvas = Canvas(_CANVAS_WIDTH, 70 + view_height + 44)
-    canvas.heading(volume)
     for position, (name, sides, image) in enumerate(
         zip(("From the front", "From behind"), ("RLSI", "LRSI"), images, strict=True)
     ):
@@ -146,7 +147,6 @@ def surfaces_png(
         canvas.text(_GAP + view_width, 70 + view_height // 2, "No organ was found", 24, TEXT, "center")
     else:
         canvas.scale_bar(_GAP + 14, 70 + view_height - 16, 50 / pixel_mm, "5 cm")
-    canvas.legend(_CANVAS_WIDTH - _LEGEND_WIDTH, 80, volume, labels, organs)
     canvas.write(path)
 
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 
@@ -25,8 +25,11 @@ if __package__ in (None, ""):  # started by its path: the libraries are two fold
     sys.path[:] = [_MODULE, *(entry for entry in sys.path if os.path.abspath(entry or ".") != _HERE)]
 
 from FlareSegmentLib.measures.organ_statistics import bounding_box
-from FlareSegmentLib.organs import Organ, organ_by_key
+from FlareSegmentLib.organs import ORGANS, Organ, organ_by_key
 from FlareSegmentLib.volume import Volume
+
+if TYPE_CHECKING:
+    from FlareSegmentSlicerLib.rendering.surfaces import OrganView
 
 
 class RendererProcess:
@@ -108,14 +111,14 @@ class RendererProcess:
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
     from FlareSegmentSlicerLib.rendering.surfaces import OrganView
 
-    with OrganView(8, 8, probe=False) as view:  # what takes long the first time
-        view.picture(0)
-    while line := requests.readline():
-        facts = json.loads(line)
-        shape = tuple(facts["shape"])
-        labels = np.frombuffer(requests.read(math.prod(shape)), np.uint8).reshape(shape)
-        volume = Volume(labels, facts["spacing"], facts["origin"], np.array(facts["direction"]))
-        with OrganView(*facts["size"], probe=False) as view:
+    with OrganView(8, 8, probe=False) as view:
+        _draw_once(view)
+        while line := requests.readline():
+            facts = json.loads(line)
+            shape = tuple(facts["shape"])
+            labels = np.frombuffer(requests.read(math.prod(shape)), np.uint8).reshape(shape)
+            volume = Volume(labels, facts["spacing"], facts["origin"], np.array(facts["direction"]))
+            view.restart(*facts["size"])
             view.add_organs(volume, labels, [organ_by_key(key) for key in facts["organs"]])
             head = {
                 "size": facts["size"],
@@ -124,10 +127,19 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
                 "empty": view.empty,
             }
             pictures = [view.picture(degrees) for degrees in facts["degrees"]]
-        answers.write(json.dumps(head).encode() + b"\n")
-        for picture in pictures:
-            answers.write(np.ascontiguousarray(picture))
-        answers.flush()
+            answers.write(json.dumps(head).encode() + b"\n")
+            for picture in pictures:
+                answers.write(np.ascontiguousarray(picture))
+            answers.flush()
+
+
+def _draw_once(view: OrganView) -> None:
+    """Do all that takes long the first time: what draws a surface is compiled then."""
+    cube = np.zeros((8, 8, 8), np.uint8)
+    cube[2:6, 2:6, 2:6] = ORGANS[0].label
+    view.add_organs(Volume(cube), cube, ORGANS[:1])
+    view.fit()
+    view.picture(0)
 
 
 def main() -> None:

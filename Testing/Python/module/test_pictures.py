@@ -22,6 +22,7 @@ pytest.importorskip("vtkmodules", reason="VTK is not installed")
 from FlareSegmentSlicerLib.rendering.drawing import Canvas
 from FlareSegmentSlicerLib.rendering.pictures import RenderingUnavailable, request_surfaces, slices_png, surfaces_png
 from FlareSegmentSlicerLib.rendering.renderer_process import RendererProcess
+from FlareSegmentSlicerLib.rendering.surfaces import OrganView
 
 LEGEND_WIDTH = 290
 
@@ -159,6 +160,26 @@ def test_another_process_draws_the_same(phantom, tmp_path, renderer):
     request_surfaces(renderer, volume, np.zeros_like(labels))
     surfaces_png(tmp_path / "empty.png", volume, np.zeros_like(labels), ORGANS, renderer)
     assert read(tmp_path / "empty.png").std() > 5
+
+
+def test_a_view_that_starts_again_shows_what_a_new_one_shows(phantom):
+    volume, labels = phantom
+    try:
+        with OrganView(8, 8) as used, OrganView(120, 90) as new:
+            used.add_organs(volume, labels, ORGANS[:2])
+            used.fit()
+            used.picture(90)
+            used.restart(120, 90)
+            assert used.empty
+            pictures = []
+            for view in (used, new):
+                view.add_organs(volume, labels, ORGANS[2:])
+                view.fit()
+                pictures.append(view.picture(0))
+    except RenderingUnavailable as error:
+        pytest.skip(str(error))
+    assert pictures[0].shape == (90, 120, 3) and pictures[0].std() > 5
+    assert np.mean(np.abs(pictures[0].astype(int) - pictures[1]).max(axis=-1) > 8) < 0.001
 
 
 @pytest.mark.parametrize("how", ["killed", "never started", "no OpenGL"])
