@@ -9,7 +9,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import qt
 import slicer
 from slicer.i18n import tr as _
@@ -17,7 +16,13 @@ from slicer.i18n import tr as _
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.model.model_card import bundled_model_folder, read_model_card
 from FlareSegmentSlicerLib.scene import comparison, segmentation_nodes
-from FlareSegmentTrainingSlicerLib.teaching_process import TeachingProcess, latest_teaching, next_teaching
+from FlareSegmentSlicerLib.scene.parent_transform import pose_in_scene
+from FlareSegmentTrainingSlicerLib.teaching_process import (
+    TeachingProcess,
+    latest_teaching,
+    next_teaching,
+    teaching_of_model,
+)
 
 MODEL_SETTING = "FlareSegment/ModelFolder"
 
@@ -35,6 +40,7 @@ class TeachingLogic:
 
     def __init__(self) -> None:
         self._folder: Path | None = None
+        self._started: dict[Path | None, TeachingProcess] = {}  # by folder: one that just starts has no files yet
         self.teaching: TeachingProcess | None = None
         self._listed: tuple[object, list[Any]] = (None, [])
 
@@ -42,9 +48,10 @@ class TeachingLogic:
         """Take the examples of this folder, which need not exist yet; an empty name takes none."""
         path = Path(folder) if folder else None
         if path != self._folder:
-            self._folder, self.teaching = path, None
+            self._folder, self.teaching = path, self._started.get(path)
         latest = latest_teaching(path) if path else None
-        if latest is not None and (self.teaching is None or self.teaching.folder.path != latest):
+        known = int(self.teaching.folder.path.name) if self.teaching is not None else 0
+        if latest is not None and int(latest.name) > known:
             self.teaching = TeachingProcess(latest)
 
     def examples(self) -> list[Any]:
@@ -75,13 +82,15 @@ class TeachingLogic:
         volumeNode = segmentation_nodes.reference_volume(segmentationNode)
         if volumeNode is None:
             raise InputError(_("{name} belongs to no CT.").format(name=segmentationNode.GetName()))
+        if volumeNode.GetTransformNodeID() != segmentationNode.GetTransformNodeID():
+            text = _("{name} is under another transform than {volume}: the organs do not lie where they were found.")
+            raise InputError(text.format(name=segmentationNode.GetName(), volume=volumeNode.GetName()))
         volume = segmentation_nodes.volume_from_node(volumeNode)
-        segments = segmentation_nodes.organ_segments(segmentationNode)
-        if segments:
-            labels = comparison.label_map(segmentationNode, volumeNode)
-        else:
-            labels = np.zeros(volume.array.shape, np.uint8)
-        return ExampleFolder(self._folder).keep(volume, labels, organs)
+        labels = comparison.organ_labels(segmentationNode, volumeNode)
+        if not labels.any() and not segmentation_nodes.is_result_of(segmentationNode, volumeNode):
+            raise InputError(_("{name} holds no organ.").format(name=segmentationNode.GetName()))
+        turned = pose_in_scene(volumeNode, volume).turned(volume)  # left and right as they were seen
+        return ExampleFolder(self._folder).keep(turned, labels, organs, self._inUse())
 
     def openExample(self, name: str) -> slicer.vtkMRMLSegmentationNode:
         """Put an example into the scene, its labels as a result of its CT, and return the segmentation node."""
@@ -100,6 +109,8 @@ class TeachingLogic:
         from FlareSegmentTrainingLib.teaching.examples import ExampleFolder
 
         assert self._folder is not None
+        if name in self._inUse():
+            raise InputError(_("{name} is taught now: stop the teaching, or wait for its end.").format(name=name))
         ExampleFolder(self._folder).remove(name)
 
     def canContinueTeaching(self) -> bool:
@@ -113,15 +124,22 @@ class TeachingLogic:
             raise InputError(_("Choose the folder of the examples."))
         if self.teaching is not None and self.teaching.active:
             raise InputError(_("A teaching with these examples is at work."))
-        if not self.canContinueTeaching():
+        model = self._currentModel()
+        read_model_card(model)
+        if not (self.canContinueTeaching() and self._isUnchanged(model)):
             self.teaching = TeachingProcess(next_teaching(self._folder))
         assert self.teaching is not None
-        self.teaching.teach(self._folder, self._currentModel())
+        self.teaching.teach(self._folder, model)
+        self._started[self._folder] = self.teaching
 
     def usesTaught(self) -> bool:
         """Whether FlareSegment segments with the last teaching's model."""
         model = self.teaching.model if self.teaching is not None else None
         return model is not None and self._currentModel().resolve() == model.resolve()
+
+    def canGoBack(self) -> bool:
+        """Whether FlareSegment segments with a model that some teaching made, which knows the model before."""
+        return teaching_of_model(self._currentModel()) is not None
 
     def useTaught(self) -> None:
         """Let FlareSegment segment with the taught model."""
@@ -131,10 +149,24 @@ class TeachingLogic:
         self._use(str(self.teaching.model.resolve()))
 
     def useFormer(self) -> None:
-        """Let FlareSegment segment with the model that was taught, as it was before."""
-        assert self.teaching is not None
-        former = str(self.teaching.settings().get("model", {}).get("folder", ""))
+        """Let FlareSegment segment with the model that the one in use was taught from."""
+        teaching = teaching_of_model(self._currentModel())
+        former = str(teaching.settings()["model"].get("folder", "")) if teaching is not None else ""
+        if former and not (Path(former) / "model.json").is_file():
+            raise InputError(
+                _("The model before is gone: {folder}. Choose one in FlareSegment's options.").format(folder=former)
+            )
         self._use("" if not former or Path(former) == bundled_model_folder().resolve() else former)
+
+    def _inUse(self) -> Collection[str]:
+        """Names of the examples that are taught at this moment."""
+        return self.teaching.settings().get("examples", ()) if self.teaching and self.teaching.active else ()
+
+    def _isUnchanged(self, model: Path) -> bool:
+        from FlareSegmentTrainingLib.teaching.beginning import is_unchanged
+
+        assert self.teaching is not None and self._folder is not None
+        return is_unchanged(self.teaching.settings(), self._folder, model)
 
     def _use(self, folder: str) -> None:
         slicer.util.getModuleLogic("FlareSegment").getParameterNode().modelFolder = folder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentSlicerLib.logic.script_process import FAILED, LOST, STOPPED
-from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE
+from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, RunFolder
 from FlareSegmentTrainingSlicerLib.training_process import TrainingProcess
 
 TEACH_SCRIPT = Path(__file__).resolve().parents[1] / "Scripts" / "teach.py"
@@ -76,16 +76,24 @@ class TeachingProcess(TrainingProcess):
 
 
 def latest_teaching(examples: Path) -> Path | None:
-    """Folder of the last teaching with the examples of a folder; None where there is none."""
-    numbered = _numbered(examples)
-    return numbered[-1] if numbered else None
+    """Folder of the last teaching with the examples of a folder; None where none ever began."""
+    begun = [place for place in _numbered(examples) if RunFolder(place).exists()]
+    return begun[-1] if begun else None
 
 
 def next_teaching(examples: Path) -> Path:
-    """Folder for another teaching."""
+    """Folder for another teaching: a new one, or the last one's where that failed before it began."""
     numbered = _numbered(examples)
+    if numbered and not RunFolder(numbered[-1]).exists():
+        return numbered[-1]
     number = int(numbered[-1].name) + 1 if numbered else 1
     return examples / TAUGHT / f"{number:03d}"
+
+
+def teaching_of_model(model: Path) -> TeachingProcess | None:
+    """The teaching that a model in use came from; None of one that was not taught, or not here."""
+    teaching = TeachingProcess(model.resolve().parent)
+    return teaching if model.name == MODEL and teaching.settings().get("model") else None
 
 
 def _numbered(examples: Path) -> list[Path]:

@@ -120,10 +120,11 @@ class TeachingSection:
         ui.teachReport.setVisible(bool(text) and not active)
         ui.teachCurvesLabel.setVisible(bool(curves))
         ui.useTaughtButton.setVisible(bool(text) and not active)
-        ui.formerModelButton.setVisible(bool(text) and not active)
         offered, used = teaching is not None and teaching.model is not None, self._logic.usesTaught()
+        back = self._logic.canGoBack()
+        ui.formerModelButton.setVisible((bool(text) or back) and not active)
         ui.useTaughtButton.enabled = offered and not used
-        ui.formerModelButton.enabled = used
+        ui.formerModelButton.enabled = back
         ui.useTaughtButton.toolTip = (
             _("Segment with the taught model from now on, in the FlareSegment module.")
             if offered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -156,6 +157,7 @@ class SegmentationRun:
             "Device": result.device,
             "Settings": {"device": self.request.device, "organs": self.request.organs, "region": region},
             "Seconds": result.seconds,
+            segmentation_nodes.RUN: secrets.token_hex(8),
             segmentation_nodes.ORGAN_TABLE: result.organs,
             segmentation_nodes.WARNINGS: self._warnings + result.warnings,
             **places,

@@ -11,7 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from FlareSegmentLib.errors import FlareSegmentError
-from FlareSegmentLib.organs import ORGANS
+from FlareSegmentLib.organs import ORGANS, organ_by_key
 from FlareSegmentSlicerLib.scene import segmentation_nodes
 from FlareSegmentSlicerLib.scene.organ_names import organ_name
 
@@ -30,7 +30,7 @@ class ExampleSection:
     ) -> None:
         """output: gives the result; say: shows a line of a kind ("information", "error")."""
         self._ui, self._output, self._say = ui, output, say
-        self._of: str | None = None
+        self._of: object = None
         self._edited: frozenset[str] = frozenset()
         self._menu = qt.QMenu(ui.lookedAtButton)
         ui.lookedAtButton.setMenu(self._menu)
@@ -49,7 +49,7 @@ class ExampleSection:
     def update(self, edited: Collection[str] = ()) -> None:
         """Offer the organs of the result; another result starts anew, and an organ that was edited was looked at."""
         output = self._output()
-        one = output.GetID() if output is not None else None
+        one = segmentation_nodes.result_identity(output) if output is not None else None
         if one != self._of:
             self._of, self._edited = one, frozenset()
             self._menu.clear()
@@ -106,12 +106,17 @@ class ExampleSection:
             with slicer.util.WaitCursor():
                 logic.openExamples(self._ui.exampleFolderEdit.currentPath)
                 name = logic.keepExample(self._output(), self._chosen())
-                count = len(logic.examples())
+                examples = logic.examples()
         except FlareSegmentError as error:
             logging.info("The example could not be kept: %s", error)
             self._say(str(error), "error")
             return
-        self._say(_("Kept as {name}; the folder holds {count} now.").format(name=name, count=count), "information")
+        text = _("Kept as {name}; the folder holds {count} now.").format(name=name, count=len(examples))
+        absent = [key for one in examples if one.name == name for key, grade in one.organs.items() if grade == "absent"]
+        if absent:
+            names = ", ".join(organ_name(organ_by_key(key)) for key in absent)
+            text += " " + _("It teaches that there is none of: {organs}.").format(organs=names)
+        self._say(text, "information")
 
     def _onTeach(self) -> None:
         """Go to the training module, which shows the folder that is in the settings."""

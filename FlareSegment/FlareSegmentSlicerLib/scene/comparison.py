@@ -36,7 +36,7 @@ def label_map(
     result: labels to compare with, on the CT's grid.
     """
     if node.IsA("vtkMRMLSegmentationNode"):
-        labels = _of_segments(node, volumeNode)
+        labels = organ_labels(node, volumeNode)
     else:
         labels = _of_volume(node, volumeNode, result)
     if not labels.any():
@@ -121,7 +121,8 @@ def _organ_by_name(name: str) -> Organ | None:
     return shapes.get(tuple(words))
 
 
-def _of_segments(node: slicer.vtkMRMLSegmentationNode, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
+def organ_labels(node: slicer.vtkMRMLSegmentationNode, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
+    """The organs of a segmentation as `label_map` gives them; nothing but zeros where it holds none."""
     segmentation = node.GetSegmentation()
     result = np.zeros(slicer.util.arrayFromVolume(volumeNode).shape, np.uint8)
     for index in range(segmentation.GetNumberOfSegments()):

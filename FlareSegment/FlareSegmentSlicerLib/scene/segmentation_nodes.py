@@ -34,6 +34,8 @@ ATTRIBUTE_PREFIX = "FlareSegment."
 CT_ROLE = "FlareSegmentCT"
 """Role of the node reference from a result to its CT; the reference geometry may belong to somebody else's segments."""
 ORGAN_TABLE = "OrganTable"
+RUN = "Run"
+"""A number drawn by chance that tells the result of one run from that of another."""
 WARNINGS = "Warnings"
 COMPARISON = "Comparison"
 
@@ -218,6 +220,13 @@ def add_empty_organ(segmentationNode: slicer.vtkMRMLSegmentationNode, organ: Org
     _name_segment(segment, organ)
     segment.SetTag(FINGERPRINT_TAG, _fingerprint(segment))
     return segment_id
+
+
+def result_identity(segmentationNode: slicer.vtkMRMLSegmentationNode) -> tuple[str | None, ...]:
+    """What tells one run's result from another's in the same node, or in a node of the same ID after the scene was
+    closed; editing does not change it.
+    """
+    return segmentationNode.GetID(), segmentationNode.GetAttribute(ATTRIBUTE_PREFIX + RUN)
 
 
 def edited_organs(segmentationNode: slicer.vtkMRMLSegmentationNode) -> list[str]:

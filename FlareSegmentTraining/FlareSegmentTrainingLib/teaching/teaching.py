@@ -3,7 +3,9 @@
 ``config.json``  what is taught: the old model, the recipe, which examples (by content) in which folds
 ``progress.json``  how far it is, as a training run's; ``stop`` asks it to save and end
 ``runs/``          a training run for each fold, in which some examples are held out, and one with all examples
-``measured/``      Dice, NSD and HD95 of every model and scan (`evaluation.measurements`)
+``prepared/``      the examples on the network's grid
+``measured/``      Dice, NSD and HD95 of every model and scan (`evaluation.measurements`); these three go at the end
+``models/``        what came out of every run, averaged with the old model
 ``report.json``    what got better and what worse, and whether the taught model is offered; ``report.md`` the same
 ``model/``         the taught model with its card: there only if it is offered
 
@@ -37,13 +39,14 @@ from FlareSegmentLib.model.model_file import (
 )
 from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentLib.organs import Organ, organ_by_key
-from FlareSegmentTrainingLib.datasets.archives import sha256
 from FlareSegmentTrainingLib.datasets.cases import Case, find_cases
-from FlareSegmentTrainingLib.datasets.dataset_layouts import VALIDATION, LeftOut
+from FlareSegmentTrainingLib.datasets.dataset_layouts import QUALITY_FILE, VALIDATION, LeftOut
 from FlareSegmentTrainingLib.datasets.scan_identity import SHORT, without_twins
 from FlareSegmentTrainingLib.datasets.splits import Split
 from FlareSegmentTrainingLib.evaluation.measurements import PREDICTIONS, ModelPredictor, evaluate_cases, file_name
 from FlareSegmentTrainingLib.teaching import judgment
+from FlareSegmentTrainingLib.teaching.beginning import example_states, is_unchanged, model_state
+from FlareSegmentTrainingLib.teaching.examples import is_example_name
 from FlareSegmentTrainingLib.teaching.recipe import PHANTOMS, Recipe, averaged, configuration_of
 from FlareSegmentTrainingLib.teaching.report import markdown
 from FlareSegmentTrainingLib.teaching.stability import stability_set
@@ -55,12 +58,15 @@ from FlareSegmentTrainingLib.training.training_run import Stopped, StopRequest, 
 
 REPORT_FILE = "report.json"
 REPORT_TEXT = "report.md"
-RUNS, MEASURED, MODEL, MODELS = "runs", "measured", "model", "models"
+RUNS, PREPARED, MEASURED, MODEL, MODELS = "runs", "prepared", "measured", "model", "models"
 FOLDS = 5
 LATER_FOLDS = 3
 """Into how many parts FOLDS and more examples are dealt: enough to measure, and no more minutes than with three."""
 ALL = "all"
 OLD = "old"
+_Sides = Mapping[str, Mapping[str, dict]]
+"""What was measured, "before" and "after": scan -> record."""
+_NOTHING: _Sides = {"before": {}, "after": {}}
 _SCAN_STEPS = 6.0
 """How many training steps measuring one scan takes, for the time that is left to be told."""
 
@@ -125,29 +131,36 @@ class Teaching:
             InputError: fewer than two examples, or what they are does not fit the teaching that was begun.
             FlareSegmentError: when it cannot go on; the same call continues it.
         """
-        if self.folder.is_running():
-            raise InputError(f"A process ({self.folder.progress().get('pid')}) is teaching in {self.folder.path} now.")
+        self._check_free()
         self._description, self._weights = read_model(self._model)
         self.organs = tuple(organ_by_key(key) for _, key in sorted(self._description.labels.items()))
         cases = self._cases()
         self._settings = self._begun(cases)
         ended = self._ended()
         if ended is not None:
+            self._clear()
             return ended
         self.folder.forget_old_stop()
+        self._check_free()  # what was read meanwhile took a while
         self._progress.begin()
         self._started = time.monotonic()
         try:
             with self._stop:
-                taught = self._teach(cases)
+                taught = self._taught(cases)
         except BaseException as error:
             self.folder.stop_file.unlink(missing_ok=True)
             state = "stopped" if isinstance(error, Stopped) else "failed"
             self._progress.end(state, " ".join(str(error).split()) or type(error).__name__)
             raise
         self.folder.stop_file.unlink(missing_ok=True)
+        self._clear()
         self._progress.end("finished", _in_short(taught))
         return taught
+
+    def _check_free(self) -> None:
+        """Raise InputError while another process is teaching in the folder."""
+        if self.folder.is_running():
+            raise InputError(f"A process ({self.folder.progress().get('pid')}) is teaching in {self.folder.path} now.")
 
     # What is taught --------------------------------------------------------------------------------
 
@@ -155,7 +168,11 @@ class Teaching:
         """The examples. Raises InputError where there are too few."""
         left_out: list[LeftOut] = []
         cases = find_cases([self._examples], left_out=left_out.append, say=lambda line: None)
-        cases = without_twins([replace(case, fixed_set=None) for case in cases], left_out.append)
+        graded = [case for case in cases if case.grades or not is_example_name(case.name)]
+        reason = f"{QUALITY_FILE} does not say which of its organs were looked at"
+        left_out += [LeftOut(case.name, reason) for case in cases if case not in graded]
+        newest_first = [replace(case, fixed_set=None) for case in reversed(graded)]
+        cases = without_twins(newest_first, left_out.append)[::-1]
         known = {organ.key for organ in self.organs}
         useful = [case for case in cases if case.labeled & known]
         left_out += [LeftOut(case.name, "no organ of the model was looked at") for case in cases if case not in useful]
@@ -174,11 +191,10 @@ class Teaching:
         content: dict[str, Any] = {
             "model": {
                 "name": f"{self._description.name} {self._description.version}",
-                "sha256": sha256(self._model / DESCRIPTION_FILE),
+                "sha256": model_state(self._model),
                 "folder": str(self._model.resolve()),
             },
-            "examples_folder": str(self._examples.resolve()),
-            "examples": {case.name: case.content_hash() for case in cases},
+            "examples": example_states(cases),
             "recipe": asdict(self._recipe),
             "folds": folds_of(cases),
         }
@@ -206,7 +222,24 @@ class Teaching:
 
     # The way ---------------------------------------------------------------------------------------
 
-    def _teach(self, cases: list[Case]) -> Taught:
+    def _taught(self, cases: list[Case]) -> Taught:
+        """As `_teach`. Raises InputError where examples were changed meanwhile, whatever that led to."""
+        error: InputError | None = None
+        try:
+            reasons, held, kept = self._teach(cases)
+        except InputError as one:
+            error = one
+        if not is_unchanged(self._settings, self._examples, self._model):
+            raise InputError(
+                f"Examples in {self._examples}, or the model, were changed while they were taught: teach what is "
+                "there now."
+            ) from error
+        if error is not None:
+            raise error
+        return self._finish(reasons, held, kept)
+
+    def _teach(self, cases: list[Case]) -> tuple[list[str], _Sides, _Sides]:
+        """What speaks against the taught model, a line each, and what was measured on the examples and elsewhere."""
         folds = {name: [case for case in cases if case.name in held] for name, held in self._settings["folds"].items()}
         made = stability_set()
         steps = float(self._recipe.epochs * self._recipe.steps_per_epoch)
@@ -214,7 +247,7 @@ class Teaching:
         before = self._measure(OLD, self._model, cases)
         swapped = self._swapped(cases)
         if swapped:
-            return self._finish(swapped, {"before": before, "after": {}}, None)
+            return swapped, {"before": before, "after": {}}, _NOTHING
         after: dict[str, dict] = {}
         for name, held_out in folds.items():
             model = self._trained(name, [case for case in cases if case not in held_out], held_out)
@@ -222,10 +255,10 @@ class Teaching:
         held = {"before": before, "after": after}
         reasons = judgment.against_examples(after, before, self.organs)
         if reasons:
-            return self._finish(reasons, held, None)
+            return reasons, held, _NOTHING
         model = self._trained(ALL, cases, [])
         kept = {"before": self._measure(OLD, self._model, made), "after": self._measure(ALL, model, made)}
-        return self._finish(judgment.against_stability(kept["after"], kept["before"], self.organs), held, kept)
+        return judgment.against_stability(kept["after"], kept["before"], self.organs), held, kept
 
     def _trained(self, name: str, cases: list[Case], held_out: list[Case]) -> Path:
         """Train on the cases and return the folder of the model that comes out."""
@@ -252,7 +285,7 @@ class Teaching:
                 self._device,
                 choose_precision(configuration.precision, self._device),
                 Group("nccl" if self._device.type == "cuda" else "gloo"),
-                self.folder.path / "prepared",
+                self.folder.path / PREPARED,
                 self._say,
                 {stage: _floats(self._weights[stage])},
                 stop=_Shared(self._stop),
@@ -324,9 +357,9 @@ class Teaching:
 
     # The end ---------------------------------------------------------------------------------------
 
-    def _finish(self, reasons: Sequence[str], held: Mapping[str, dict], kept: Mapping[str, dict] | None) -> Taught:
+    def _finish(self, reasons: Sequence[str], held: _Sides, kept: _Sides) -> Taught:
         """Write the report and, if nothing speaks against it, offer the model."""
-        sides = {"examples": held, "stability": kept or {"before": {}, "after": {}}}
+        sides = {"examples": held, "stability": kept}
         report = {
             "offered": not reasons,
             "reasons": list(reasons),
@@ -370,6 +403,11 @@ class Teaching:
             raise FlareSegmentError(
                 f"{place} could not be written: {error.strerror}. Free some space; the same command goes on."
             ) from error
+
+    def _clear(self) -> None:
+        """Remove what nothing needs any more after the end: copies of the examples' voxels among it."""
+        for name in (RUNS, PREPARED, MEASURED):
+            shutil.rmtree(self.folder.path / name, ignore_errors=True)
 
     def _tell(self, message: str, done: float | None = None, **content: Any) -> None:
         """Report how far the teaching is, and how long it will take at the present pace."""

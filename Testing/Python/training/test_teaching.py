@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ import pytest
 import torch
 
 from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.files.image_io import write_labels
 from FlareSegmentLib.model.intensity import Intensity
 from FlareSegmentLib.model.model_card import read_model_card
 from FlareSegmentLib.model.model_file import ModelDescription, Stage, load_model, read_model, save_model
@@ -318,6 +320,8 @@ def test_a_teaching_offers_a_model_with_a_card(model, examples, finished):
     assert set(report["examples"]["scans"]) == {"example-001", "example-002"}
     assert set(report["stability"]["scans"]) == {"coarse"}
     assert (folder / "report.md").read_text() in card.text
+    left = {"config.json", "progress.json", "report.json", "report.md", "model", "models"}  # no copy of a CT
+    assert {place.name for place in folder.iterdir()} == left
     stamp = (taught.model / "weights.pt").stat().st_mtime_ns
     assert Teaching(folder, examples, model, QUICK, "cpu", list).run() == taught  # it ended: nothing is done again
     assert (taught.model / "weights.pt").stat().st_mtime_ns == stamp
@@ -400,6 +404,64 @@ def test_a_teaching_is_not_continued_with_something_else(model, examples, finish
         Teaching(folder, more.path, model, QUICK, "cpu", list).run()
     with pytest.raises(InputError, match="other model"):
         Teaching(folder, examples, finished.model, QUICK, "cpu", list).run()
+
+
+@pytest.fixture
+def own_examples(tmp_path):
+    """Folder of two examples that a test may change."""
+    folder = ExampleFolder(tmp_path / "examples of one's own")
+    for seed in (11, 12):
+        folder.keep(*make_phantom(seed, (8.0, 8.0, 8.0)), KEYS)
+    return folder
+
+
+def test_other_grades_are_other_examples(model, own_examples, quick, tmp_path):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "stop").touch()
+    with pytest.raises(Stopped):
+        Teaching(tmp_path / "t", own_examples.path, model, QUICK, "cpu", list).run()
+    quality = json.loads((own_examples.path / "quality.json").read_text())
+    quality["example-001"]["liver"]["grade"] = "ignore"
+    (own_examples.path / "quality.json").write_text(json.dumps(quality))
+    with pytest.raises(InputError, match="other examples"):
+        Teaching(tmp_path / "t", own_examples.path, model, QUICK, "cpu", list).run()
+
+
+def test_an_example_without_grades_is_not_taken_for_labeled_throughout(model, own_examples, tmp_path):
+    quality = json.loads((own_examples.path / "quality.json").read_text())
+    del quality["example-002"]
+    (own_examples.path / "quality.json").write_text(json.dumps(quality))
+    said = []
+    with pytest.raises(InputError, match="1 usable example:"):
+        Teaching(tmp_path / "t", own_examples.path, model, QUICK, "cpu", said.append).run()
+    assert any("example-002" in line and "quality.json does not say" in line for line in said)
+
+
+@pytest.mark.parametrize("change", ["removed", "labels"])
+def test_examples_changed_while_they_are_taught_are_said(model, own_examples, monkeypatch, tmp_path, change):
+    def changed_meanwhile(_self, _cases):
+        if change == "removed":
+            own_examples.remove("example-002")
+            raise InputError("None of the 1 cases can be measured")
+        volume, labels, _ = own_examples.open("example-002")
+        labels[labels == 4] = 0
+        write_labels(own_examples.path / "example-002_labels.nii.gz", labels, volume)
+        return [], teaching_module._NOTHING, teaching_module._NOTHING
+
+    monkeypatch.setattr(Teaching, "_teach", changed_meanwhile)
+    teaching = Teaching(tmp_path / "t", own_examples.path, model, QUICK, "cpu", list)
+    with pytest.raises(InputError, match="were changed while they were taught"):
+        teaching.run()
+    assert not (tmp_path / "t" / "model").exists() and not (tmp_path / "t" / "report.json").exists()
+    assert teaching.folder.progress()["state"] == "failed"
+
+
+def test_one_folder_is_taught_by_one_process(model, examples, tmp_path):
+    (tmp_path / "t").mkdir()
+    content = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
+    (tmp_path / "t" / "progress.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"A process \\({os.getpid()}\\) is teaching"):
+        Teaching(tmp_path / "t", examples, model, QUICK, "cpu", list).run()
 
 
 KILLED = """

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 
+import nibabel
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.phantom.torso import make_phantom
@@ -131,3 +134,105 @@ def test_what_cannot_be_an_example_is_said(folder, scan):
     with pytest.raises(InputError, match="no example"):
         folder.remove("example-009")
     assert not folder.path.exists() or folder.examples() == []
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_oblique_and_mirrored_axes_come_back(folder, scan, mirrored):
+    volume, labels = scan
+    direction = Rotation.from_euler("zyx", [20.0, -15.0, 8.0], degrees=True).as_matrix()
+    direction = direction @ np.diag([1.0, -1.0 if mirrored else 1.0, 1.0])
+    oblique = Volume(volume.array, (0.7, 0.8, 5.0), (-123.25, 40.5, -900.125), direction)
+    opened, kept, _ = folder.open(folder.keep(oblique, labels, ORGANS))
+    assert np.allclose(opened.affine_ras, oblique.affine_ras, atol=1e-3) and (kept == labels).all()
+    assert (opened.array == volume.array).all()
+
+
+def test_the_headers_say_nothing(folder, scan):
+    folder.keep(*scan, ORGANS)
+    for file in folder.path.glob("*.nii.gz"):
+        header = nibabel.load(file).header
+        for field in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
+            assert bytes(header[field]).strip(b"\0") == b"", (file.name, field)
+        assert not header.extensions
+
+
+def test_a_folder_with_an_odd_name_and_other_files_is_taken(tmp_path, scan):
+    place = tmp_path / "Beispiele für die Leber"
+    (place / "exported").mkdir(parents=True)
+    for name in ("Notizen.txt", "CT of Doe.nii.gz", "exported/IM0001"):
+        (place / name).write_bytes(b"not ours")
+    folder = ExampleFolder(place)
+    assert folder.keep(*scan, ["liver"]) == "example-001" and folder.open("example-001")[2] == {"liver": "B"}
+    assert [case.name for case in find_cases([place], say=list)] == ["example-001"]
+    folder.remove("example-001")
+    assert (place / "Notizen.txt").read_bytes() == b"not ours"
+
+
+@pytest.mark.parametrize("foreign", ["flat", "folders", "meaning"])
+def test_examples_are_not_mixed_with_other_cases(tmp_path, scan, foreign):
+    place = tmp_path / "data"
+    files = {
+        "flat": ["patient7_ct.nii.gz", "patient7_labels.nii.gz"],
+        "folders": ["images/patient7.nii.gz", "labels/patient7.nii.gz"],
+        "meaning": ["labels.json"],
+    }[foreign]
+    for name in files:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text('{"1": "spleen", "3": "liver"}')
+    before = content_of_names(place)
+    with pytest.raises(InputError, match="other cases than examples"):
+        ExampleFolder(place).keep(*scan, ORGANS)
+    assert content_of_names(place) == before
+
+
+def content_of_names(place):
+    return {file.relative_to(place): file.read_bytes() for file in place.rglob("*") if file.is_file()}
+
+
+def test_an_example_that_is_taught_now_is_not_replaced(folder, scan):
+    name = folder.keep(*scan, ["liver"])
+    before = content(folder)
+    with pytest.raises(InputError, match="example-001, which is taught now"):
+        folder.keep(*scan, ["spleen"], in_use=[name])
+    assert content(folder) == before
+    other, truth = make_phantom(4, (10.0, 10.0, 10.0))
+    assert folder.keep(other, truth, ["spleen"], in_use=[name]) == "example-002"
+
+
+def test_two_people_keep_examples_at_once(folder, scan):
+    scans = [scan, make_phantom(4, (10.0, 10.0, 10.0)), make_phantom(5, (10.0, 10.0, 10.0))]
+    threads = [
+        threading.Thread(target=ExampleFolder(folder.path).keep, args=(*one, [organ]))
+        for one, organ in zip(scans, ORGANS)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    examples = folder.examples()
+    assert [example.name for example in examples] == ["example-001", "example-002", "example-003"]
+    assert {tuple(example.organs) for example in examples} == {("liver",), ("right_kidney",), ("left_kidney",)}
+    assert set(folder.path.iterdir()) == {folder.path / name for name in content(folder)}
+
+
+def test_who_goes_on_keeping_is_not_waited_for_for_ever_and_who_is_gone_not_at_all(folder, scan, monkeypatch):
+    monkeypatch.setattr(examples_module, "WAIT_SECONDS", 0.2)
+    folder.path.mkdir()
+    lock = folder.path / ".keeping"
+    lock.write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    with pytest.raises(InputError, match="somebody else"):
+        folder.keep(*scan, ORGANS)
+    lock.write_text(json.dumps({"pid": 2**30, "host": examples_module.socket.gethostname()}))
+    assert folder.keep(*scan, ORGANS) == "example-001" and not lock.exists()
+
+
+def test_a_damaged_example_is_listed_and_can_be_removed(folder, scan):
+    folder.keep(*scan, ORGANS)
+    folder.keep(*make_phantom(4, (10.0, 10.0, 10.0)), ["liver"])
+    (folder.path / "example-001_ct.nii.gz").write_bytes(b"no image")
+    damaged, whole = folder.examples()
+    assert damaged.size == (0, 0, 0) and whole.organs == {"liver": "B"}
+    with pytest.raises(InputError):
+        folder.open("example-001")
+    folder.remove("example-001")
+    assert [example.name for example in folder.examples()] == ["example-002"]

@@ -4,12 +4,15 @@ is a script that does in a moment what `teach.py` does in minutes; `Testing/Slic
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 
 import numpy as np
 import pytest
 from panel_driver import Panel, add_ct, panel  # noqa: F401  a fixture
+
+from FlareSegmentLib.errors import FlareSegmentError
 
 FAKE_TEACHING = """
 import json, os, sys, time
@@ -19,8 +22,10 @@ given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 def report(**content):
     (folder / "new").write_text(json.dumps({"pid": os.getpid(), "host": os.uname().nodename, **content}))
     os.replace(folder / "new", folder / "progress.json")
-names = [file.name.removesuffix("_ct.nii.gz") for file in Path(given["--examples"]).glob("*_ct.nii.gz")]
-settings = {"examples": dict.fromkeys(names, ""), "model": {"folder": str(Path(given["--model"]).resolve())}}
+from FlareSegmentTrainingLib.teaching.beginning import example_states, find_cases, model_state
+model = Path(given["--model"]).resolve()
+states = example_states(find_cases([given["--examples"]]))
+settings = {"examples": states, "model": {"folder": str(model), "sha256": model_state(model)}}
 again = (folder / "config.json").exists()
 (folder / "config.json").write_text(json.dumps(settings))
 end = time.monotonic() + 60
@@ -52,7 +57,10 @@ def both(panel, load_module, repository, monkeypatch, tmp_path):  # noqa: F811
     from FlareSegmentLib.model.model_card import bundled_model_folder
 
     script = tmp_path / "fake_teach.py"
-    script.write_text(f"MODEL = {str(bundled_model_folder())!r}\n" + FAKE_TEACHING)
+    paths = [str(repository / name) for name in ("FlareSegment", "FlareSegmentTraining")]
+    script.write_text(
+        f"import sys; sys.path[:0] = {paths!r}; MODEL = {str(bundled_model_folder())!r}\n" + FAKE_TEACHING
+    )
     monkeypatch.setattr(teaching_process, "TEACH_SCRIPT", script)
     training = slicer.util.getModuleWidget("FlareSegmentTraining")
     slicer.util.selectModule("FlareSegment")
@@ -66,6 +74,14 @@ def both(panel, load_module, repository, monkeypatch, tmp_path):  # noqa: F811
 def choose(opened: Panel, *organs: str) -> None:
     for action in opened.ui.lookedAtButton.menu().actions():
         action.setChecked(action.data() in organs)
+
+
+def chosen(opened: Panel) -> list[str]:
+    return [action.data() for action in opened.ui.lookedAtButton.menu().actions() if action.checked]
+
+
+def volume_of(opened: Panel):
+    return opened.ui.inputSelector.currentNode()
 
 
 def keep(opened: Panel, name: str, *organs: str) -> None:
@@ -121,11 +137,7 @@ def test_an_edited_organ_is_chosen_and_kept_as_it_is_now(both):
     slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, segment, volume)
     ui.exampleCollapsibleButton.collapsed = False
     both.app.processEvents()
-    chosen = {action.data(): action for action in ui.lookedAtButton.menu().actions() if action.checked}
-    assert "right_kidney" in chosen and not chosen.keys() & {"left_kidney", "spleen"}
-    if "liver" in chosen:  # whose voxels were taken
-        chosen["liver"].trigger()
-    assert ui.lookedAtButton.text == "Right kidney"
+    assert chosen(both) == ["right_kidney"] and ui.lookedAtButton.text == "Right kidney"
     assert not ui.keepExampleButton.enabled and "folder" in ui.keepExampleButton.toolTip
     ui.exampleFolderEdit.currentPath = str(both.folder)
     both.click(ui.keepExampleButton)
@@ -134,6 +146,111 @@ def test_an_edited_organ_is_chosen_and_kept_as_it_is_now(both):
     assert organs == {"right_kidney": "B"}
     assert (labels[10:14, 5:9, 5:9] == 2).all() and (labels == 1).any()
     assert np.allclose(np.diag(opened.affine_ras), [-5.0, -5.0, 5.0, 1.0])
+
+
+def test_what_was_looked_at_holds_for_one_result_alone(both):
+    import slicer
+
+    both.folder.mkdir()
+    keep(both, "one", "liver", "spleen")
+    assert chosen(both) == ["liver", "spleen"]
+    slicer.util.selectModule("FlareSegmentTraining")
+    slicer.util.selectModule("FlareSegment")
+    both.app.processEvents()
+    assert chosen(both) == ["liver", "spleen"]  # it is still the same result
+    both.run()
+    assert chosen(both) == []  # a new run replaced it
+    choose(both, "liver")
+    slicer.mrmlScene.Clear(False)
+    add_ct()
+    both.run()
+    assert both.ui.outputSelector.currentNode().GetID() == "vtkMRMLSegmentationNode1"
+    assert chosen(both) == []  # of another patient
+
+
+def test_an_organ_whose_voxels_another_one_took_is_edited_too(both):
+    import slicer
+
+    add_ct()
+    both.run()
+    node, volume = both.ui.outputSelector.currentNode(), both.ui.inputSelector.currentNode()
+    masks = {
+        key: slicer.util.arrayFromSegmentBinaryLabelmap(node, node.GetSegmentation().GetNthSegmentID(number), volume)
+        for number, key in enumerate(("liver", "right_kidney"))
+    }
+    liver, kidney = masks["liver"], masks["right_kidney"]
+    kidney[20:24, 18:22, 18:22] = liver[20:24, 18:22, 18:22]
+    liver[20:24, 18:22, 18:22] = 0
+    for number, mask in enumerate((liver, kidney)):  # as the Segment Editor does without "Allow overlap"
+        one = node.GetSegmentation().GetNthSegmentID(number)
+        slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, one, volume)
+    both.ui.exampleCollapsibleButton.collapsed = True
+    both.ui.exampleCollapsibleButton.collapsed = False
+    both.app.processEvents()
+    assert chosen(both) == ["liver", "right_kidney"]
+
+
+def test_left_and_right_are_kept_as_the_scene_shows_them(both):
+    """A CT that a transform turns round is kept turned: its own axes would call its left kidney the right one."""
+    import slicer
+
+    from FlareSegmentTrainingLib.teaching.examples import ExampleFolder
+
+    both.folder.mkdir()
+    node = add_ct()
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "round")
+    matrix = np.diag([-1.0, -1.0, 1.0, 1.0])  # feet first was entered as head first, or the like
+    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    node.SetAndObserveTransformNodeID(transform.GetID())
+    both.run()
+    result = both.ui.outputSelector.currentNode()
+    both.training.logic.openExamples(str(both.folder))
+    both.training.logic.keepExample(result, ["liver", "left_kidney"])
+    opened, labels, _ = ExampleFolder(both.folder).open("example-001")
+    assert np.allclose(opened.affine_ras, matrix @ np.diag([-5.0, -5.0, 5.0, 1.0]))
+    assert opened.array.shape == slicer.util.arrayFromVolume(node).shape and (labels == 3).any()
+    result.SetAndObserveTransformNodeID(None)
+    with pytest.raises(FlareSegmentError, match="another transform"):
+        both.training.logic.keepExample(result, ["liver"])
+    result.SetAndObserveTransformNodeID(transform.GetID())
+
+
+def test_what_is_not_there_is_told(both):
+    import slicer
+
+    from FlareSegmentTrainingLib.teaching.examples import ExampleFolder
+
+    both.folder.mkdir()
+    add_ct()
+    both.run()
+    node = both.ui.outputSelector.currentNode()
+    segmentation = node.GetSegmentation()
+    spleen = slicer.util.arrayFromSegmentBinaryLabelmap(node, segmentation.GetNthSegmentID(3), volume_of(both))
+    for number in (3, 2):
+        segmentation.RemoveSegment(segmentation.GetNthSegmentID(number))
+    drawn = segmentation.AddEmptySegment("", "Spleen")  # by hand, in a segment of one's own
+    slicer.util.updateSegmentBinaryLabelmapFromArray(spleen, node, drawn, volume_of(both))
+    both.ui.exampleCollapsibleButton.collapsed = False
+    both.ui.exampleFolderEdit.currentPath = str(both.folder)
+    choose(both, "liver", "left_kidney", "spleen")
+    both.click(both.ui.keepExampleButton)
+    assert "It teaches that there is none of: Left kidney." in both.message
+    _, labels, organs = ExampleFolder(both.folder).open("example-001")
+    assert organs == {"liver": "B", "left_kidney": "absent", "spleen": "B"}
+    assert ((labels == 4) == (spleen > 0)).all()
+
+
+def test_a_segmentation_without_organs_is_no_example(both):
+    import slicer
+
+    both.folder.mkdir()
+    node = add_ct()
+    foreign = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "tumors")
+    foreign.SetReferenceImageGeometryParameterFromVolumeNode(node)
+    both.training.logic.openExamples(str(both.folder))
+    with pytest.raises(FlareSegmentError, match="tumors holds no organ"):
+        both.training.logic.keepExample(foreign, ["liver"])
+    assert not list(both.folder.glob("*_ct.nii.gz"))
 
 
 def test_what_cannot_be_kept_is_said(both, tmp_path):
@@ -199,9 +316,96 @@ def test_a_second_teaching_has_a_folder_of_its_own(both):
     assert latest_teaching(both.folder) is None and next_teaching(both.folder).name == "001"
     (both.folder / "taught" / "007").mkdir(parents=True)
     (both.folder / "taught" / "notes").mkdir()
+    assert latest_teaching(both.folder) is None and next_teaching(both.folder).name == "007"  # it never began
+    (both.folder / "taught" / "007" / "config.json").write_text("{}")
     assert latest_teaching(both.folder).name == "007" and next_teaching(both.folder).name == "008"
     logic.openExamples(str(both.folder))
     assert logic.teaching.folder.path.name == "007" and not logic.canContinueTeaching() and not logic.usesTaught()
+
+
+def test_examples_that_were_changed_are_taught_anew(both):
+    both.folder.mkdir()
+    for name in ("one", "another"):
+        keep(both, name, "liver")
+    ui = show_training(both)
+    both.click(ui.teachButton)
+    until(both, lambda: ui.teachProgressBar.value == 40)
+    with pytest.raises(FlareSegmentError, match="taught now"):
+        both.training.logic.removeExample("example-001")
+    both.click(ui.teachButton)
+    until(both, lambda: ui.teachButton.text == "Continue teaching" and ui.teachButton.enabled)
+    quality = both.folder / "quality.json"  # by another program, under the same names
+    quality.write_text(quality.read_text().replace('"B"', '"C"'))
+
+    def begins() -> bool:
+        both.click(ui.teachButton)
+        return both.training.logic.teaching.folder.path.name == "002"
+
+    until(both, begins)
+    until(both, lambda: ui.teachProgressBar.value == 40)
+    both.click(ui.teachButton)
+    until(both, lambda: not both.training.logic.teaching.active)
+
+
+def test_back_leads_from_model_to_model(both):
+    import shutil
+
+    from FlareSegmentLib.model.model_card import bundled_model_folder
+
+    logic, taught = both.training.logic, both.folder / "taught"
+    bundled = bundled_model_folder()
+    for number, former in (("001", bundled), ("002", taught / "001" / "model")):
+        shutil.copytree(bundled, taught / number / "model")
+        settings = {"examples": {}, "model": {"folder": str(former)}}
+        (taught / number / "config.json").write_text(json.dumps(settings))
+    logic.openExamples(str(both.folder))
+    assert not logic.canGoBack()
+    logic.useTaught()
+    assert logic.usesTaught() and logic.canGoBack()
+    logic.openExamples("")  # whatever folder is shown
+    logic.useFormer()
+    assert logic._currentModel() == taught / "001" / "model" and logic.canGoBack()
+    shutil.rmtree(taught / "001" / "model")  # by somebody who thought that it was not in use
+    logic.useFormer()
+    assert logic._currentModel() == bundled and not logic.canGoBack()
+    logic.openExamples(str(both.folder))
+    logic.useTaught()
+    with pytest.raises(FlareSegmentError, match="model before is gone"):
+        logic.useFormer()
+    assert logic._currentModel() == taught / "002" / "model"
+    shutil.rmtree(taught)
+    with pytest.raises(FlareSegmentError):
+        logic.teach()  # one clear line, and no folder for it
+    assert not taught.exists()
+    logic._use("")
+
+
+def test_a_teaching_of_another_folder_is_not_continued(both):
+    """Two teachings with two folders at once know nothing of each other."""
+    both.folder.mkdir()
+    for name in ("one", "another"):
+        keep(both, name, "liver")
+    ui = show_training(both)
+    both.click(ui.teachButton)
+    until(both, lambda: ui.teachProgressBar.value == 40)
+    first, logic = both.training.logic.teaching, both.training.logic
+    other = both.folder.parent / "other examples ä"
+    shutil.copytree(both.folder, other, ignore=shutil.ignore_patterns("taught"))
+    logic.openExamples(str(other))
+    assert logic.teaching is None
+    logic.teach()
+    assert logic.teaching.folder.path == other / "taught" / "001" and first.active
+    logic.openExamples(str(both.folder))
+    assert logic.teaching.folder.path == both.folder / "taught" / "001" and logic.teaching.active
+    with pytest.raises(FlareSegmentError, match="at work"):
+        logic.teach()
+    logic.openExamples(str(other))
+    end = time.monotonic() + 30
+    for teaching in (first, logic.teaching):
+        while teaching.active:
+            teaching.request_stop()
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
 def test_examples_are_opened_and_removed(both, monkeypatch):
