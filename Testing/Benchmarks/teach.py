@@ -1,145 +1,197 @@
 """What teaching gains and what it loses: `FLARE_DATA=folder python3 flare.py bench teach`.
 
-A kind of CT that the model is bad at is made from real ones: horizontal streaks of photon starvation, as in low-dose
-scans of wide patients or with arms at the side (noise of 140 HU, drawn out over 25 mm from side to side). Three cases
-of that kind are kept as examples and taught; then the old and the taught model are measured on other cases of that
-kind, and on validation cases as they are. Nothing of the cases taught is among those measured.
+Kinds of CT that the bundled model is bad at are made from real ones (`measuring.hard_kinds`): streaks of photon
+starvation, and coarse grain. Three cases of a kind are kept as examples and taught by `teach.py` with its default
+recipe; then the old and the taught model are measured on other cases of that kind, and on others as they are. No case
+is in two groups; the bundled model was trained on none of them.
 
-taught      `teach.py` with its default recipe: the whole way, also held out, with its time and memory
-plain       the same steps without protection, at an ordinary learning rate, for comparison
+FLARE_BENCH_PARTS chooses some of these (default: all, about an hour of one processor):
 
-`--quick` leaves out the trainings held out and measures three and four cases (about 15 minutes on a core); without it,
-six and seven (about 40 minutes).
+streaks, grain   the kinds: what `teach.py` says, its time and memory, gain and loss
+plain            fine-tuning on the streaks for as many steps at an ordinary learning rate, without any protection
+swapped          the examples of streaks with liver and spleen, and right and left kidney, exchanged: must be refused
+
+FLARE_BENCH_PLACE names a folder in which all is kept: the same command there goes on where it was stopped (times are
+told only of teachings that ran without a stop).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from unittest import mock
 
 import numpy as np
 from measuring import Row, report, tell
-from scipy import ndimage
+from measuring.hard_kinds import read_case
 
-from FlareSegmentLib.files.image_io import read_labels, read_volume
 from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.measures.metrics import dice
 from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
 from FlareSegmentLib.organs import ORGANS
-from FlareSegmentLib.volume import Volume
+from FlareSegmentTrainingLib.evaluation.comparison import bootstrap_interval
+from FlareSegmentTrainingLib.evaluation.measurements import program_identity
 from FlareSegmentTrainingLib.teaching import judgment, teaching
+from FlareSegmentTrainingLib.teaching.beginning import model_state
 from FlareSegmentTrainingLib.teaching.examples import ExampleFolder
-from FlareSegmentTrainingLib.teaching.recipe import PLAIN, Recipe
-from FlareSegmentTrainingLib.teaching.report import markdown
+from FlareSegmentTrainingLib.teaching.recipe import PLAIN
+from FlareSegmentTrainingLib.training.run_folder import save_whole
 
+PARTS = os.environ.get("FLARE_BENCH_PARTS", "streaks plain swapped grain").split()
 TAUGHT = ("btcv0026", "btcv0028", "btcv0040")
-UNSEEN = ("btcv0023", "btcv0030", "btcv0010", "btcv0006", "btcv0034", "btcv0037")
-OTHERS = ("btcv0031", "c3l00189", "matrad_pat001", "tcga4070", "acrin042", "btcv0006", "btcv0010")
-QUICK_UNSEEN, QUICK_OTHERS = 3, 4
-STREAK_HU, STREAK_MM = 140.0, 25.0
+UNSEEN = ("btcv0023", "btcv0030", "btcv0034", "btcv0037", "btcv0006", "btcv0010")
+OTHERS = (
+    *("c3l00189", "matrad_pat001", "tcga4070", "acrin042", "btcv0031"),  # validation cases of the bundled model
+    *("btcv0005", "btcv0007", "btcv0009", "btcv0027"),
+)
+TEACH = Path(__file__).resolve().parents[2] / "FlareSegmentTraining" / "Scripts" / "teach.py"
+EXCHANGED = (0, 4, 3, 2, 1)
 
 
-def streaked(volume: Volume, seed: int) -> Volume:
-    """A CT with horizontal streaks of photon starvation. Axes as stored: x runs from side to side in these cases."""
-    noise = np.random.default_rng(seed).normal(0.0, 1.0, volume.array.shape)
-    noise = ndimage.gaussian_filter(noise, [0.0, 0.8, STREAK_MM / volume.spacing[0]])
-    array = np.clip(np.rint(volume.array + noise * (STREAK_HU / noise.std())), -1024, 3071)
-    return volume.with_array(array.astype(np.int16))
+class Scores:
+    """Dice of models on cases, each measured once and kept."""
+
+    def __init__(self, data: Path, file: Path) -> None:
+        self._data, self._file = data, file
+        self._known: dict[str, list[float | None]] = json.loads(file.read_text()) if file.is_file() else {}
+
+    def of(self, model: Path, names: Sequence[str], kind: str | None) -> np.ndarray:
+        """(case, organ); nan where the organ is not labeled."""
+        identity = f"{program_identity()[:12]} {model_state(model)[:12]} {kind}"
+        segmenter = None
+        for name in names:
+            if f"{identity} {name}" in self._known:
+                continue
+            tell(f"measuring on {name}, {kind or 'as it is'}")
+            segmenter = segmenter or Segmenter(load_model(model))
+            volume, truth = read_case(self._data, name, kind)
+            labels = segmenter.segment(volume).labels
+            self._known[f"{identity} {name}"] = [
+                float(dice(labels == organ.label, truth == organ.label)) if (truth == organ.label).any() else None
+                for organ in ORGANS
+            ]
+            save_whole(self._file, lambda place: place.write_text(json.dumps(self._known)))
+        return np.array([self._known[f"{identity} {name}"] for name in names], float)
 
 
-def read_case(data: Path, name: str, changed: bool) -> tuple[Volume, np.ndarray]:
-    """A case's CT, with streaks or as it is, and its labels."""
-    file = next(data.glob(f"*/{name}_ct.nii.gz"))
-    volume, labels = read_volume(file)[0], read_labels(file.with_name(f"{name}_labels.nii.gz")).array
-    return streaked(volume, sum(map(ord, name))) if changed else volume, labels
+def gained(label: str, after: np.ndarray, before: np.ndarray, **bound: float) -> Row:
+    """The mean difference over organs and scans, and the ends of its interval (bootstrap over scans)."""
+    mean = float(np.nanmean(after - before))
+    low, high = bootstrap_interval(np.nanmean(after - before, axis=1).tolist())
+    return Row(label, "", [value for value in (low, mean, high) if value is not None], **bound)
 
 
-def scores(model: Path, data: Path, names: Sequence[str], changed: bool) -> np.ndarray:
-    """Dice (case, organ) of a model; nan where the organ is not labeled."""
-    segmenter = Segmenter(load_model(model))
+def kept(place: Path, data: Path, kind: str, exchanged: bool = False) -> Path:
+    """Folder of the examples of a kind."""
+    folder = ExampleFolder(place / f"examples-{kind}{'-exchanged' if exchanged else ''}")
+    for number, name in enumerate(TAUGHT):
+        if len(folder.examples()) == number:
+            tell(f"keeping {name}, {kind}, as an example")
+            volume, labels = read_case(data, name, kind)
+            labels = np.array(EXCHANGED, np.uint8)[labels] if exchanged else labels
+            folder.keep(volume, labels, [organ.key for organ in ORGANS])
+    return folder.path
+
+
+def run_script(folder: Path, examples: Path) -> list[Row]:
+    """Teach with the script; its time, processor time and memory, unless it had been begun before."""
+    new = not folder.exists()
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, str(TEACH), "--examples", str(examples), "--output", str(folder), "--device", "cpu"]
+    subprocess.run(command, check=True)
+    after, minutes = resource.getrusage(resource.RUSAGE_CHILDREN), (time.monotonic() - start) / 60
+    if not new:
+        return []
+    worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    peak = after.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+    return [
+        Row("time", "min", [minutes], at_most=15.0),
+        Row("processor time", "min", [worked / 60]),
+        Row("peak memory", "MiB", [peak], at_most=4096.0),
+    ]
+
+
+def measured(model: Path, kind: str, scores: Scores, bound: bool) -> list[Row]:
+    """Gain on unseen cases of the kind and on others."""
     rows = []
-    for name in names:
-        tell(f"measuring on {name}{', with streaks' if changed else ''}")
-        volume, truth = read_case(data, name, changed)
-        labels = segmenter.segment(volume).labels
-        present = [bool((truth == organ.label).any()) for organ in ORGANS]
-        rows.append(
-            [dice(labels == o.label, truth == o.label) if there else np.nan for o, there in zip(ORGANS, present)]
-        )
-    return np.array(rows)
+    limits = ({"at_least": 0.03}, {"at_least": -0.003}) if bound else ({}, {})
+    for what, names, one, limit in (("of the kind", UNSEEN, kind, limits[0]), ("others", OTHERS, None, limits[1])):
+        old, new = scores.of(bundled_model_folder(), names, one), scores.of(model, names, one)
+        rows += [
+            Row(f"Dice before, {len(names)} unseen {what}", "", [float(np.nanmean(old))]),
+            gained(f"gain, unseen {what}", new, old, **limit),
+            Row(f"gain, unseen {what}, worst organ of a scan", "", [float(np.nanmin(new - old))]),
+        ]
+    return rows
 
 
-def teach(folder: Path, examples: Path, recipe: Recipe, held_out: bool) -> tuple[Path, float]:
-    """Teach the bundled model; returns the folder of what was taught, whether it is offered or not, and the minutes.
+def kind_of_ct(kind: str, place: Path, data: Path, scores: Scores) -> list[Row]:
+    """Teach with a kind and measure."""
+    rows = run_script(place / kind, kept(place, data, kind))
+    told = json.loads((place / kind / teaching.REPORT_FILE).read_text(encoding="utf-8"))
+    rows.append(Row("offered", "", [float(told["offered"])], at_least=1.0))
+    model = place / kind / teaching.MODELS / teaching.ALL
+    return rows + (measured(model, kind, scores, True) if model.is_dir() else [])
 
-    held_out: also measure each example with a model that was not taught with it, as `teach.py` does, and refuse what is
-        not better; without that, one training is all.
-    """
-    start = time.monotonic()
-    with ExitStack() as stack:
-        if not held_out:
-            stack.enter_context(mock.patch.object(teaching, "folds_of", return_value={}))
-            for name in ("against_examples", "against_stability"):
-                stack.enter_context(mock.patch.object(judgment, name, return_value=[]))
-            stack.enter_context(mock.patch.object(teaching, "stability_set", return_value=[]))
-        taught = teaching.Teaching(folder, examples, bundled_model_folder(), recipe, say=lambda _line: None).run()
-    if held_out:
-        print(f"{'offered' if taught.offered else 'not offered'}; {'; '.join(taught.reasons)}")
-        print(markdown(taught.report, ORGANS))
-    return folder / teaching.MODELS / teaching.ALL, (time.monotonic() - start) / 60
+
+def streaks(place: Path, data: Path, scores: Scores) -> list[Row]:
+    """See the head of this file; so with the others."""
+    return kind_of_ct("streaks", place, data, scores)
+
+
+def grain(place: Path, data: Path, scores: Scores) -> list[Row]:
+    return kind_of_ct("grain", place, data, scores)
+
+
+def plain(place: Path, data: Path, scores: Scores) -> list[Row]:
+    with ExitStack() as stack:  # one training on all examples, whatever comes of it
+        stack.enter_context(mock.patch.object(teaching, "folds_of", return_value={}))
+        stack.enter_context(mock.patch.object(teaching, "stability_set", return_value=[]))
+        for name in ("against_examples", "against_stability"):
+            stack.enter_context(mock.patch.object(judgment, name, return_value=[]))
+        examples = kept(place, data, "streaks")
+        teaching.Teaching(place / "plain", examples, bundled_model_folder(), PLAIN, "cpu", say=tell).run()
+    return measured(place / "plain" / teaching.MODELS / teaching.ALL, "streaks", scores, False)
+
+
+def swapped(place: Path, data: Path, scores: Scores) -> list[Row]:
+    run_script(place / "swapped", kept(place, data, "streaks", exchanged=True))
+    told = json.loads((place / "swapped" / teaching.REPORT_FILE).read_text(encoding="utf-8"))
+    for reason in told["reasons"]:
+        print(reason)
+    named = {name for name in (f"example-00{number}" for number in (1, 2, 3)) if name in " ".join(told["reasons"])}
+    return [
+        Row("swapped labels offered", "", [float(told["offered"])], at_most=0.0),
+        Row("examples that the refusal names", "", [len(named)], at_least=3.0),
+    ]
 
 
 def main() -> None:
-    """Teach, measure, print and write the table."""
+    """Teach, measure, print and write a table of each part."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", default=os.environ.get("FLARE_DATA"))
-    parser.add_argument("--quick", action="store_true", help="fewer cases, and one training only")
     options = parser.parse_args()
     if not options.data:
         print("FLARE_DATA names no folder: nothing to measure.")
         return
-    data = Path(options.data)
-    unseen = UNSEEN[:QUICK_UNSEEN] if options.quick else UNSEEN
-    others = OTHERS[:QUICK_OTHERS] if options.quick else OTHERS
-    rows: list[Row] = []
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        examples = ExampleFolder(folder / "examples")
-        for name in TAUGHT:
-            tell(f"keeping {name}, with streaks, as an example")
-            examples.keep(*read_case(data, name, True), [organ.key for organ in ORGANS])
-        old = {"unseen": scores(bundled_model_folder(), data, unseen, True)}
-        old["others"] = scores(bundled_model_folder(), data, others, False)
-        for key, found in old.items():
-            rows.append(Row(f"Dice, {key}, old", "", [float(np.nanmean(found))]))
-        for way, recipe in (("taught", Recipe()), ("plain", PLAIN)):
-            tell(f"teaching: {way}")
-            model, minutes = teach(folder / way, examples.path, recipe, way == "taught" and not options.quick)
-            gain = scores(model, data, unseen, True) - old["unseen"]
-            loss = scores(model, data, others, False) - old["others"]
-            bound = way == "taught"
-            rows += [
-                Row(f"{way}: time", "min", [minutes], at_most=15.0 if bound else None),
-                Row(
-                    f"{way}: gain of Dice, unseen of the kind",
-                    "",
-                    [float(np.nanmean(gain))],
-                    at_least=0.03 if bound else None,
-                ),
-                Row(f"{way}: gain of Dice, others", "", [float(np.nanmean(loss))], at_least=-0.003 if bound else None),
-                Row(f"{way}: gain of Dice, others, worst organ of a scan", "", [float(np.nanmin(loss))]),
+    with ExitStack() as stack:
+        place = os.environ.get("FLARE_BENCH_PLACE") or stack.enter_context(tempfile.TemporaryDirectory())
+        Path(place).mkdir(parents=True, exist_ok=True)
+        scores = Scores(Path(options.data), Path(place) / "scores.json")
+        for part in PARTS:
+            notes = [
+                f"FLARE_BENCH_PARTS={part} python3 flare.py bench teach; of gains: mean, ends of its 95 % interval"
             ]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
-    rows.append(Row("peak memory", "MiB", [peak], at_most=4096.0))
-    report("teach", rows, [f"{len(unseen)} unseen of the kind, {len(others)} others"])
+            report(f"teach_{part}", globals()[part](Path(place), Path(options.data), scores), notes)
 
 
 if __name__ == "__main__":

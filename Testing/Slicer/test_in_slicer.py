@@ -20,6 +20,8 @@ import pytest
 from slicer_process import ROOT, check_names, modules_options, run_checks, slicer_of_environment
 
 GROUPS = ("start", "panel", "results", "scenes", "quit", "network", "training", "teaching", "cohort")
+if os.environ.get("FLARE_CORRECTING"):  # takes minutes: see slicer_checks/correcting.py
+    GROUPS = (*GROUPS, "correcting")
 CHECKS = [(group, name) for group in GROUPS for name in check_names(group)]
 SEGMENT = ROOT / "FlareSegment" / "Scripts" / "segment.py"
 TRAINING_SCRIPTS = ROOT / "FlareSegmentTraining" / "Scripts"

@@ -389,6 +389,7 @@ def test_stopped_again_and_again_it_comes_to_the_same_end(
                 break
             except Stopped:
                 stops += 1
+                assert stops < 50, "it does not come to its end"
                 assert not (tmp_path / "parts" / "model").exists()
                 assert Teaching(tmp_path / "parts", examples, model).folder.progress()["state"] == "stopped"
     assert stops > 3
@@ -487,11 +488,15 @@ def test_killed_at_random_moments_it_comes_to_the_same_end(model, examples, fini
     moments = random.Random(time.time_ns())
     for _ in range(int(os.environ.get("FLARE_KILLS", "1"))):
         process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL)
-        while process.poll() is None and not (tmp_path / "killed" / "progress.json").exists():
-            time.sleep(0.02)
-        time.sleep(moments.uniform(1.5, 4.0))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        try:
+            end = time.monotonic() + 60
+            while process.poll() is None and not (tmp_path / "killed" / "progress.json").exists():
+                assert time.monotonic() < end, "the teaching does not begin"
+                time.sleep(0.02)
+            time.sleep(moments.uniform(1.5, 4.0))
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait(30)
         if (tmp_path / "killed" / "model").exists():
             load_model(tmp_path / "killed" / "model")
         assert {file.name: file.read_bytes() for file in examples.iterdir()} == before

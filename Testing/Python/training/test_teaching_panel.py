@@ -66,6 +66,11 @@ def both(panel, load_module, repository, monkeypatch, tmp_path):  # noqa: F811
     slicer.util.selectModule("FlareSegment")
     panel.training, panel.folder = training, tmp_path / "examples"
     yield panel
+    for teaching in training.logic._started.values():  # a test that failed leaves none behind
+        if teaching._launched:
+            teaching._process.kill()
+            teaching._process.wait(20)
+    training.logic._started.clear()
     training.logic.openExamples("")
     training.ui.examplesPathEdit.currentPath = ""
     qt.QSettings().remove("FlareSegment")

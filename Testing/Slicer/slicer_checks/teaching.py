@@ -15,6 +15,18 @@ from slicer_checks.hand import PanelCheck, add_ct, open_module, output_folder, p
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
+def end_teaching():
+    """Leave no teaching behind, whatever became of the check: it would go on without Slicer."""
+    teaching = slicer.util.getModuleWidget("FlareSegmentTraining").logic.teaching
+    end = time.monotonic() + 20
+    while teaching is not None and teaching.active and time.monotonic() < end:
+        teaching.request_stop()
+        process_events(0.2)
+    if teaching is not None and teaching._launched:
+        teaching._process.kill()
+        teaching._process.wait(20)
+
+
 class TestTeaching(PanelCheck):
     def setUp(self):
         super().setUp()
@@ -23,6 +35,7 @@ class TestTeaching(PanelCheck):
         self.folder.mkdir()
 
     def tearDown(self):
+        end_teaching()
         slicer.util.getModuleWidget("FlareSegmentTraining").ui.examplesPathEdit.currentPath = ""
         qt.QSettings().remove("FlareSegment")
         super().tearDown()
