@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 
 from FlareSegmentLib.errors import FlareSegmentError
 from FlareSegmentLib.organs import ORGANS, organ_by_key
+from FlareSegmentSlicerLib.panel.message_area import MessageArea
 from FlareSegmentSlicerLib.scene import segmentation_nodes
 from FlareSegmentSlicerLib.scene.organ_names import organ_name
 
@@ -26,10 +27,11 @@ class ExampleSection:
         self,
         ui: Any,
         output: Callable[[], slicer.vtkMRMLSegmentationNode | None],
-        say: Callable[[str, str], None],
     ) -> None:
-        """output: gives the result; say: shows a line of a kind ("information", "error")."""
-        self._ui, self._output, self._say = ui, output, say
+        """output: gives the result."""
+        self._ui, self._output = ui, output
+        self._message = MessageArea(ui.exampleMessageFrame, ui.exampleMessageBar, ui.exampleMessageLabel)
+        self._message.show("")
         self._of: object = None
         self._edited: frozenset[str] = frozenset()
         self._menu = qt.QMenu(ui.lookedAtButton)
@@ -52,6 +54,7 @@ class ExampleSection:
         one = segmentation_nodes.result_identity(output) if output is not None else None
         if one != self._of:
             self._of, self._edited = one, frozenset()
+            self._message.show("")
             self._menu.clear()
             for organ in ORGANS:
                 action = self._menu.addAction(organ_name(organ))
@@ -109,14 +112,14 @@ class ExampleSection:
                 examples = logic.examples()
         except FlareSegmentError as error:
             logging.info("The example could not be kept: %s", error)
-            self._say(str(error), "error")
+            self._message.show(str(error), "error")
             return
         text = _("Kept as {name}; the folder holds {count} now.").format(name=name, count=len(examples))
         absent = [key for one in examples if one.name == name for key, grade in one.organs.items() if grade == "absent"]
         if absent:
             names = ", ".join(organ_name(organ_by_key(key)) for key in absent)
             text += " " + _("It teaches that there is none of: {organs}.").format(organs=names)
-        self._say(text, "information")
+        self._message.show(text)
 
     def _onTeach(self) -> None:
         """Go to the training module, which shows the folder that is in the settings."""

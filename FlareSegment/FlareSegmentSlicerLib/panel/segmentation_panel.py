@@ -94,7 +94,7 @@ class SegmentationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._onCompared,
         )
         self._export = ExportSection(self.ui, self._output, self._showMessage, self._onExportProgress)
-        self._example = ExampleSection(self.ui, self._output, self._showMessage)
+        self._example = ExampleSection(self.ui, self._output)
         self._editedTimer = qt.QTimer()
         self._editedTimer.setSingleShot(True)
         self._editedTimer.setInterval(EDITED_AFTER_MS)

@@ -262,7 +262,7 @@ class Teaching:
 
     def _trained(self, name: str, cases: list[Case], held_out: list[Case]) -> Path:
         """Train on the cases and return the folder of the model that comes out."""
-        text = f"Teaching with {len(cases)} examples" + (
+        text = f"Teaching with {len(cases)} example{'s' if len(cases) > 1 else ''}" + (
             f", without {', '.join(case.name for case in held_out)}" if held_out else ""
         )
         folder = RunFolder(self.folder.path / RUNS / name)

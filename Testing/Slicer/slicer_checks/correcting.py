@@ -93,7 +93,8 @@ class TestCorrecting(PanelCheck):
         self.ui.exampleFolderEdit.currentPath = str(self.folder)
         process_events()
         self.click(self.ui.keepExampleButton)
-        self.assertIn("Kept as example", self.message)
+        self.assertIn("Kept as example", self.ui.exampleMessageLabel.text)
+        show(self.ui.exampleCollapsibleButton)
         take_picture(picture)
 
     def paint(self, node, volume, key, missing, center):
@@ -125,6 +126,7 @@ class TestCorrecting(PanelCheck):
         self.ui.reviewCollapsibleButton.collapsed = False
         process_events(0.2)
         self.click(self.ui.nextPlaceButton)
+        show(self.ui.reviewCollapsibleButton)
         take_picture("1_first_place")
         from FlareSegmentSlicerLib.scene import review
 
@@ -224,6 +226,16 @@ class TestCorrecting(PanelCheck):
         take_picture("5_taught")
 
 
+def show(widget):
+    """Scroll the panel to a widget, as people do."""
+    area = widget.parent()
+    while area is not None and not hasattr(area, "ensureWidgetVisible"):
+        area = area.parent()
+    if area is not None:
+        process_events(0.2)
+        area.ensureWidgetVisible(widget)
+
+
 def press(view, points):
     """Press the left button at the first point of a view, move over the others and let it go: Qt events, as the window
     system sends them. Points from the lower left corner.
@@ -238,6 +250,7 @@ def press(view, points):
 
 
 def send(target, kind, place, button, buttons):
-    event = qt.QMouseEvent(kind, place, target.mapToGlobal(place), button, buttons, qt.Qt.NoModifier)
+    screen = qt.QPointF(target.mapToGlobal(place))
+    event = qt.QMouseEvent(kind, qt.QPointF(place), screen, button, buttons, qt.Qt.NoModifier)
     qt.QCoreApplication.sendEvent(target, event)
     process_events()

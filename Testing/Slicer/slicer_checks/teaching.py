@@ -57,7 +57,7 @@ class TestTeaching(PanelCheck):
         self.ui.exampleFolderEdit.currentPath = str(self.folder)
         process_events()
         self.click(self.ui.keepExampleButton)
-        self.assertIn("Kept as example", self.message)
+        self.assertIn("Kept as example", self.ui.exampleMessageLabel.text)
         return array
 
     def test_keep_open_and_remove(self):
