@@ -188,8 +188,11 @@ class TestCorrecting(PanelCheck):
             f"{key}, within {AROUND_MM:.0f} mm of the first place: Dice {scores[0]:.3f} before, {scores[1]:.3f} after"
         )
         (output_folder() / "place.txt").write_text(f"{key} {scores[0]:.4f} {scores[1]:.4f}\n", encoding="utf-8")
-        self.ui.reviewCollapsibleButton.collapsed = True
+        slicer.util.setSliceViewerLayers(background=volume, fit=True)
+        for one in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+            one.SetDisplayVisibility(one is self.output)
         review.jump_to(node, place)
+        show(self.ui.segmentButton)
         take_picture("7_segmented_again")
         self.assertGreater(scores[1], scores[0] + 0.02)
 
