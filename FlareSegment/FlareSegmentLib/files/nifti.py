@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import threading
 import zlib
 from itertools import product
 from pathlib import Path
@@ -24,6 +25,7 @@ from FlareSegmentLib.volume import Volume
 _HEADER_BYTES = {1: 348, 2: 540}
 _DAMAGE = (OSError, EOFError, zlib.error, struct.error, ValueError, LookupError, OverflowError)
 _CHUNK = 1 << 22
+_IMPORTING = threading.Lock()
 _SPARE_BYTES = 1 << 24  # behind the voxels; what is longer is not looked through
 _UNITS_IN_MM = {"meter": 1000.0, "micron": 0.001}
 _SLANT_IN_VOXELS = 1.0  # places may move by this much when axes are straightened without a word
@@ -39,7 +41,7 @@ def read_nifti(path: Path) -> tuple[Volume, list[str]]:
         InputError: one clear line.
     """
     try:
-        from nibabel.spatialimages import HeaderDataError
+        header_error = _nibabel().spatialimages.HeaderDataError
     except ImportError as error:
         raise InputError(f"{path}: reading NIfTI files needs the package nibabel: pip install nibabel.") from error
     try:
@@ -50,7 +52,7 @@ def read_nifti(path: Path) -> tuple[Volume, list[str]]:
             slope, intercept = header.get_slope_inter()
             affine, warnings = _affine(header, path, shape)
             start = int(header["vox_offset"])
-    except (*_DAMAGE, HeaderDataError) as error:
+    except (*_DAMAGE, header_error) as error:
         raise unreadable(path) from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         kind = "complex" if dtype.kind == "c" else "color or vector"
@@ -68,15 +70,26 @@ def read_nifti(path: Path) -> tuple[Volume, list[str]]:
 
 def check_nifti_header(path: Path) -> None:
     """Raise InputError where a file has no header of NIfTI that a reader could follow."""
-    from nibabel.spatialimages import HeaderDataError
-
+    header_error = _nibabel().spatialimages.HeaderDataError
     try:
         with _opened(path) as stream:
             header, _ = _read_header(stream)
             _dimensions(header)
             header.get_data_dtype()
-    except (*_DAMAGE, HeaderDataError) as error:
+    except (*_DAMAGE, header_error) as error:
         raise unreadable(path) from error
+
+
+def _nibabel():
+    """The package, imported where it is needed. Its modules import each other: threads that begin with different ones
+    at once would see halves of them.
+    """
+    with _IMPORTING:
+        import nibabel.nifti1
+        import nibabel.nifti2
+        import nibabel.spatialimages
+
+        return nibabel
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -85,18 +98,16 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _read_header(stream: IO[bytes]):
     """nibabel's header, and 1 or 2 for its version. Raises ValueError where it is none of a single file."""
-    from nibabel.nifti1 import Nifti1Header
-    from nibabel.nifti2 import Nifti2Header
-
+    nibabel = _nibabel()
     block = _read(stream, _HEADER_BYTES[1])
     for order in "<>":
         size = struct.unpack_from(f"{order}i", block)[0]
         if size == _HEADER_BYTES[1]:
-            header, version, magic = Nifti1Header(block, order, check=False), 1, b"n+1"
+            header, version, magic = nibabel.nifti1.Nifti1Header(block, order, check=False), 1, b"n+1"
             break
         if size == _HEADER_BYTES[2]:
             block += _read(stream, _HEADER_BYTES[2] - _HEADER_BYTES[1])
-            header, version, magic = Nifti2Header(block, order, check=False), 2, b"n+2"
+            header, version, magic = nibabel.nifti2.Nifti2Header(block, order, check=False), 2, b"n+2"
             break
     else:
         raise ValueError("size of the header")

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.files.disk_space import why_not_written
 from FlareSegmentLib.inference.resampling import AxisGrid, resample
 from FlareSegmentLib.model.intensity import Intensity, body_box, window
 from FlareSegmentLib.model.model_file import Stage
@@ -33,6 +34,10 @@ from FlareSegmentTrainingLib.datasets.scan_identity import scan_hash
 _LEAST_IN_SLAB_ML = 10.0
 PREPARATION_VERSION = 2
 """Part of the cache's keys; raise it with every change of what `prepare_case` computes."""
+
+
+class NotKept(InputError):
+    """The disk does not take a prepared case; nothing is wrong with the case."""
 
 
 class NoCaseLeft(InputError):
@@ -141,6 +146,7 @@ def prepare_cases(
 
     Raises:
         NoCaseLeft: no case is left.
+        NotKept: the disk does not take a prepared case.
         InputError: without `left_out`: a case cannot be used.
     """
     prepared = []
@@ -150,6 +156,8 @@ def prepare_cases(
             if not case.labeled & set(organs):
                 raise InputError(f"none of {', '.join(organs)} is labeled in it")
             prepared.append(prepare_case(case, stage, intensity, organs, cache))
+        except NotKept:
+            raise  # the next case could not be kept either, and a case that is right must not be missing
         except InputError as error:
             if left_out is None:
                 raise InputError(f"Case {case.name}: {error}") from error
@@ -242,12 +250,13 @@ def _key(case: Case, stage: Stage, intensity: Intensity, organs: Sequence[str]) 
 
 
 def _save(place: Path, arrays: _Arrays) -> None:
-    """Write a cache entry, whole or not at all. Raises InputError when the disk does not take it."""
+    """Write a cache entry, whole or not at all. Raises NotKept when the disk does not take it."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         private = Path(tempfile.mkdtemp(dir=place.parent, prefix=".saving-"))
     except OSError as error:
-        raise InputError(f"{place.parent} cannot be written: {error.strerror}. Name another cache folder.") from error
+        reason = error.strerror or why_not_written(place.parent, error)
+        raise NotKept(f"{place.parent} cannot be written: {reason}. Name another cache folder.") from error
     try:
         np.save(private / "image.npy", arrays.image)
         np.save(private / "labels.npy", arrays.labels)
@@ -265,7 +274,8 @@ def _save(place: Path, arrays: _Arrays) -> None:
         private.rename(place)
     except OSError as error:
         if _load(place) is None:  # otherwise another process was faster
-            raise InputError(f"{place.parent} cannot be written: {error.strerror}. Free some space.") from error
+            reason = error.strerror or why_not_written(place.parent, error)
+            raise NotKept(f"{place.parent} cannot be written: {reason}. The same command goes on.") from error
     finally:
         shutil.rmtree(private, ignore_errors=True)
 

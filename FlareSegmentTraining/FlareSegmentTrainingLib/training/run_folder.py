@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
+from FlareSegmentLib.files.disk_space import why_not_written
 from FlareSegmentLib.processes import PROGRESS_FILE, STOP_FILE, age_seconds, identity, reported_progress
 
 CONFIGURATION_FILE = "config.json"
@@ -174,9 +175,9 @@ def save_whole(file: Path, write) -> None:
         write(temporary)
         os.replace(temporary, file)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        reason = getattr(error, "strerror", None) or why_not_written(file.parent, error)
         with contextlib.suppress(OSError):  # a parent that is a file has nothing in it
             temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise FlareSegmentError(
             f"{file} could not be written: {reason}. Free some space or mend the folder, then run it again (a training "
             "with --resume)."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import nibabel
@@ -125,3 +126,19 @@ def test_labels_of_a_nifti_2_file(tmp_path: Path) -> None:
     labels = np.random.default_rng(0).integers(0, 5, SHAPE).astype(np.uint8)
     path = save(tmp_path / "labels.nii.gz", RIGHT, version=nibabel.Nifti2Image, array=labels)
     np.testing.assert_array_equal(read_labels(path).array, labels)
+
+
+def test_threads_import_nibabel_one_after_another(tmp_path):
+    """Its modules import each other: a thread that begins while another one imports them would see a half of them."""
+    from FlareSegmentLib.files import nifti
+
+    file = tmp_path / "ct.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4)), file)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(nifti.read_nifti(file)[0].array.shape))
+    with nifti._IMPORTING:
+        thread.start()
+        thread.join(0.3)
+        assert not found
+    thread.join(30)
+    assert found == [(6, 5, 4)]

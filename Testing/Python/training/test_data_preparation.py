@@ -243,6 +243,12 @@ def test_a_cache_that_cannot_be_written_gives_one_line(
     monkeypatch.setattr(preparation.np, "save", full)
     with pytest.raises(InputError, match="No space left"):
         prepare_case(case, stage((4.0, 4.0, 4.0)), WINDOW, FOUR, tmp_path / "cache")
+    left_out: list[LeftOut] = []
+    with pytest.raises(preparation.NotKept, match="No space left"):  # a training goes on with all cases or not at all
+        preparation.prepare_cases(
+            [case], stage((4.0, 4.0, 4.0)), WINDOW, FOUR, tmp_path / "cache", left_out=left_out.append
+        )
+    assert left_out == []
     assert list((tmp_path / "cache").iterdir()) == []
 
 

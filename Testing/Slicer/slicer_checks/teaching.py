@@ -97,6 +97,7 @@ class TestTeaching(PanelCheck):
         end = time.monotonic() + 120
         while training.teachProgressBar.value == 0 and "easuring" not in training.teachMessageLabel.text:
             self.assertLess(time.monotonic(), end, training.teachMessageLabel.text)
+            self.assertNotEqual(widget.logic.teaching.state(), "failed", training.teachMessageLabel.text)
             process_events(0.1)
         self.assertEqual(training.teachButton.text, "Stop")
         take_picture("teaching")
