@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from FlareSegmentLib.organs import Organ, organ_by_key
@@ -25,8 +26,13 @@ def markdown(report: dict, organs: Sequence[Organ]) -> str:
         if not part["scans"]:
             continue
         lines += [f"### {title}", table(part, organs)]
+        kept = Counter(organ for _, organ in report.get("kept_as_found", ())) if side == "examples" else Counter()
         if part["difference"] is not None:
-            lines.append(f"Mean difference of Dice over organs and scans: {part['difference']:+.4f}")
+            what = "what was corrected" if kept else "organs and scans"
+            lines.append(f"Mean difference of Dice over {what}: {part['difference']:+.4f}")
+        if kept:
+            names = ", ".join(f"{organ_by_key(key).name.lower()} in {count}" for key, count in sorted(kept.items()))
+            lines.append(f"As the old model had found them, so that no other can seem better there: {names}.")
         before, after = part["false_positive_ml_before"], part["false_positive_ml_after"]
         if before or after:
             lines.append(f"Found of organs that are not there: {before:.0f} mL before, {after:.0f} mL after")

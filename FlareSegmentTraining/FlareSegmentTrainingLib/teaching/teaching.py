@@ -360,6 +360,7 @@ class Teaching:
     def _finish(self, reasons: Sequence[str], held: _Sides, kept: _Sides) -> Taught:
         """Write the report and, if nothing speaks against it, offer the model."""
         sides = {"examples": held, "stability": kept}
+        kept_as_found = judgment.as_found(held["before"], self.organs)
         report = {
             "offered": not reasons,
             "reasons": list(reasons),
@@ -367,9 +368,12 @@ class Teaching:
             "example_count": len(self._settings["examples"]),
             "held_out_in_folds": len(self._settings["folds"]),
             "recipe": self._settings["recipe"],
+            "kept_as_found": sorted(kept_as_found),
             **{
                 side: {
-                    "difference": judgment.mean_gain(records["after"], records["before"], self.organs),
+                    "difference": judgment.mean_gain(
+                        records["after"], records["before"], self.organs, kept_as_found if side == "examples" else ()
+                    ),
                     "false_positive_ml_before": judgment.false_ml(
                         _same(records["before"], records["after"]), self.organs
                     ),

@@ -224,6 +224,22 @@ def test_only_what_helps_held_out_examples_is_offered(after, reason):
     assert (reasons == []) if reason is None else any(reason in line for line in reasons)
 
 
+def test_what_was_not_corrected_does_not_speak_against_a_model_that_changes_it_a_little():
+    """Its labels are the old model's own answer: Dice 1 there is nobody's merit."""
+    before = records((1.0, 0.999, None, 0.6), (1.0, 1.0, 0.9, 0.7))
+    after = records((0.97, 0.96, None, 0.8), (0.98, 0.97, 0.9, 0.8))
+    assert judgment.against_examples(after, before, ORGANS) == []
+    kept = judgment.as_found(before, ORGANS)
+    assert kept == {("scan0", "liver"), ("scan0", "right_kidney"), ("scan1", "liver"), ("scan1", "right_kidney")}
+    assert judgment.mean_gain(after, before, ORGANS, kept) == pytest.approx(0.1)
+    ruined = records((0.9, 0.96, None, 0.8), (0.9, 0.97, 0.9, 0.8))
+    (reason,) = judgment.against_examples(ruined, before, ORGANS)
+    assert "not corrected, the liver changed: Dice -0.100" in reason
+    assert judgment.against_examples(records((0.99,) * 4), records((1.0,) * 4), ORGANS) == [
+        "the examples hold no corrected organ: all are as the old model found them"
+    ]
+
+
 def test_finding_less_of_what_is_not_there_is_a_gain_too():
     absent = records((None, None, None, None), false_ml=50.0)
     assert judgment.against_examples(records((None,) * 4), absent, ORGANS) == []
