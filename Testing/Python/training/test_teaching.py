@@ -234,7 +234,7 @@ def test_what_was_not_corrected_does_not_speak_against_a_model_that_changes_it_a
     assert judgment.mean_gain(after, before, ORGANS, kept) == pytest.approx(0.1)
     ruined = records((0.9, 0.96, None, 0.8), (0.9, 0.97, 0.9, 0.8))
     (reason,) = judgment.against_examples(ruined, before, ORGANS)
-    assert "not corrected, the liver changed: Dice -0.100" in reason
+    assert "not corrected, the liver changed: Dice -0.100 in the mean" in reason
     assert judgment.against_examples(records((0.99,) * 4), records((1.0,) * 4), ORGANS) == [
         "the examples hold no corrected organ: all are as the old model found them"
     ]
