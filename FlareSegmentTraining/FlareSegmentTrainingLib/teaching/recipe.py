@@ -48,13 +48,13 @@ class Recipe:
     """
 
     epochs: int = 5
-    steps_per_epoch: int = 20
-    learning_rate: float = 2e-4
+    steps_per_epoch: int = 30
+    learning_rate: float = 5e-4
     average_decay: float = 0.95
     starting_point: float = 0.01
     distillation: float = 1.0
     examples_share: float = 0.75
-    taught_share: float = 0.7
+    taught_share: float = 0.5
 
 
 PLAIN = Recipe(
