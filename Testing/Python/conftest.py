@@ -14,6 +14,8 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 if hasattr(os, "nice"):  # processes of tests keep the priority of the tests, which Slicer would lower
     os.environ.setdefault("SLICER_BACKGROUND_THREAD_PRIORITY", str(os.nice(0)))
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell; what tests start must heed Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 FIGURES = pytest.StashKey[dict[str, str]]()
 
 

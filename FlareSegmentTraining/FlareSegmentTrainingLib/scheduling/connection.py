@@ -22,6 +22,7 @@ import FlareSegmentLib
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.processes import python_executable
 from FlareSegmentTrainingLib.scheduling import worker_setup
+from FlareSegmentTrainingLib.scheduling.interrupts import closing, handler_kept, interrupts_ignored, interrupts_wait
 from FlareSegmentTrainingLib.scheduling.machine import (
     Workers,
     choose_workers,
@@ -154,7 +155,8 @@ def _require_dask(jobs: bool) -> None:
         import distributed  # noqa: F401
 
         if jobs:
-            import dask_jobqueue  # noqa: F401
+            with handler_kept():
+                import dask_jobqueue  # noqa: F401
     except ModuleNotFoundError as error:
         raise InputError(
             f"The Python package {error.name} is missing: install dask, distributed and dask-jobqueue, in Slicer with "
@@ -212,8 +214,9 @@ def _start_fork_server(workers: Workers, modules: Sequence[str]) -> None:
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["distributed.nanny", *modules])
     path = os.pathsep.join([*library_folders(), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with _started_with(_worker_python()), _environment({**thread_environment(workers.threads), "PYTHONPATH": path}):
-        forkserver.ensure_running()
+    variables = {**thread_environment(workers.threads), "PYTHONPATH": path}
+    with interrupts_ignored(), _started_with(_worker_python()), _environment(variables):
+        forkserver.ensure_running()  # it ignores Ctrl-C as long as it lives, too
 
 
 @contextlib.contextmanager
@@ -249,11 +252,12 @@ def _local_cluster(
         scheduler = {"cls": Scheduler, "options": addresses}
         with _started_with(_worker_python()), _environment(threads):
             try:
-                cluster = SpecCluster(specification, scheduler, name="FlareSegment", silence_logs=False)
+                with interrupts_wait():
+                    cluster = SpecCluster(specification, scheduler, name="FlareSegment", silence_logs=False)
             except (RuntimeError, OSError) as error:
                 raise FlareSegmentError(f"The workers cannot be started: {error}") from error
-            say(f"{workers.in_words()}.")
-            with _closing(cluster):
+            with closing(cluster):
+                say(f"{workers.in_words()}.")
                 yield cluster
 
 
@@ -281,24 +285,16 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _closing(cluster: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        with contextlib.suppress(Exception):  # what cannot be ended in order ends with this process
-            cluster.close(timeout=10)
-
-
-@contextlib.contextmanager
 def _client(cluster: Any) -> Iterator[Client]:
     from distributed import Client
 
     try:
-        client = Client(cluster, timeout=_SECONDS_TO_CONNECT)
+        with interrupts_wait():
+            client = Client(cluster, timeout=_SECONDS_TO_CONNECT)
     except (OSError, RuntimeError) as error:
         raise FlareSegmentError(f"Dask's scheduler does not answer: {error}") from error
     try:
         yield client
     finally:
-        with contextlib.suppress(Exception):  # likewise
+        with interrupts_ignored(), contextlib.suppress(Exception):  # what cannot be ended ends with this process
             client.close(timeout=5)

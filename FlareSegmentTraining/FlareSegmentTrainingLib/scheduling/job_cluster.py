@@ -17,6 +17,7 @@ from typing import Any
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.processes import python_executable
 from FlareSegmentTrainingLib.scheduling import worker_setup
+from FlareSegmentTrainingLib.scheduling.interrupts import interrupts_ignored, interrupts_wait
 from FlareSegmentTrainingLib.scheduling.machine import parse_memory, thread_environment
 
 SUBMIT = {"slurm": "sbatch", "pbs": "qsub", "sge": "qsub", "lsf": "bsub"}
@@ -56,7 +57,8 @@ def job_cluster(
     cluster_class = getattr(dask_jobqueue, f"{kind.upper()}Cluster")
     try:
         settings = _settings(options, folders, log_folder)
-        cluster = cluster_class(**settings)
+        with interrupts_wait():
+            cluster = cluster_class(**settings)
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         raise InputError(f"--cluster {kind}: {_reason(error)}") from error
     try:
@@ -70,7 +72,7 @@ def job_cluster(
         with watch.running():
             yield cluster
     finally:
-        with contextlib.suppress(Exception):  # jobs whose scheduler is gone end by themselves
+        with interrupts_ignored(), contextlib.suppress(Exception):  # jobs whose scheduler is gone end by themselves
             cluster.close(timeout=30)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
+from FlareSegmentTrainingLib.scheduling.interrupts import end_at_once
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -104,8 +105,8 @@ def outcomes(
     finally:
         with contextlib.suppress(Exception):  # the scheduler may be gone
             client.cancel(list(futures.values()), force=True)
-            if pending and client.cluster is not None:  # what still runs would write where the caller cleans up
-                client.cluster.close(timeout=10)
+        if pending and client.cluster is not None:  # what still runs would write where the caller cleans up
+            end_at_once(client.cluster)
 
 
 def _carrier(function: Callable[..., Any], more: tuple[Any, ...]) -> Callable[[bytes], Any]:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -18,7 +18,15 @@ pytest.importorskip("distributed", reason="Dask is not installed")
 
 from FlareSegmentLib.command_line import ArgumentParser
 from FlareSegmentLib.errors import FlareSegmentError, InputError
-from FlareSegmentTrainingLib.scheduling import connection, job_cluster, machine, running_cluster, tasks, worker_setup
+from FlareSegmentTrainingLib.scheduling import (
+    connection,
+    interrupts,
+    job_cluster,
+    machine,
+    running_cluster,
+    tasks,
+    worker_setup,
+)
 from FlareSegmentTrainingLib.scheduling.options import add_arguments, check_arguments, wanted
 from FlareSegmentTrainingLib.scheduling.tasks import WorkerLost, outcomes, outcomes_in_order
 
@@ -285,6 +293,11 @@ def test_other_versions_are_named() -> None:
 # Jobs, as far as they go without a batch system ---------------------------------------------------
 
 
+def dask_jobqueue() -> ModuleType:
+    with interrupts.handler_kept():  # other tests in this process press Ctrl-C
+        return pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -298,7 +311,7 @@ def test_other_versions_are_named() -> None:
     ],
 )
 def test_options_of_jobs_that_cannot_be_used(tmp_path: Path, monkeypatch, text: str | None, told: str) -> None:
-    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+    dask_jobqueue()
     monkeypatch.setattr(job_cluster.shutil, "which", lambda name: f"/usr/bin/{name}")
     file = tmp_path / "options.yaml"
     if text is not None:
@@ -310,7 +323,7 @@ def test_options_of_jobs_that_cannot_be_used(tmp_path: Path, monkeypatch, text: 
 
 @pytest.mark.parametrize("kind", ["slurm", "pbs", "sge", "lsf"])
 def test_what_jobs_are_asked_for(tmp_path: Path, kind: str) -> None:
-    jobqueue = pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+    jobqueue = dask_jobqueue()
     file = tmp_path / "options.yaml"
     file.write_text("walltime: '02:00'\njob-script-prologue: [module load cuda]\nmemory: 1GB\n", encoding="utf-8")
     words = ["--jobs", 3, "--partition", "ct", "--workers", 2, "--threads-per-worker", 3, "--memory-limit", "4GiB"]
@@ -330,7 +343,40 @@ def _of_a_job(settings: dict) -> dict:
 
 
 def test_a_batch_system_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+    dask_jobqueue()
     monkeypatch.setattr(job_cluster.shutil, "which", lambda name: None)
     with pytest.raises(InputError, match="no bsub here"), connection.connect(options("--cluster", "lsf", "--jobs", 1)):
         pass
+
+
+def test_jobs_leave_ctrl_c_as_it_was() -> None:
+    dask_jobqueue()
+    program = (
+        "import signal\nfrom FlareSegmentTrainingLib.scheduling import connection\nconnection._require_dask(True)\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(connection.library_folders())}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for others")
+def test_ctrl_c_waits_for_a_cluster_that_is_half_made() -> None:
+    seen: list[str] = []
+    with pytest.raises(KeyboardInterrupt), interrupts.interrupts_wait():
+        os.kill(os.getpid(), signal.SIGINT)
+        seen.append("whole")
+    assert seen == ["whole"]
+    with interrupts.interrupts_ignored():
+        os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_run_that_fails_does_not_wait_for_what_is_in_work() -> None:
+    begun = time.monotonic()
+    with pytest.raises(ZeroDivisionError), connection.connect(options("--workers", 1), device="cpu") as client:
+        for number, _ in enumerate(outcomes(client, time.sleep, [0.01, 60])):
+            begun = time.monotonic()
+            1 / number
+    assert time.monotonic() - begun < 30

@@ -8,11 +8,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+pytest.importorskip("distributed", reason="Dask is not installed")
 
 import cohort
 import evaluate
@@ -25,6 +26,7 @@ pytestmark = [
     pytest.mark.skipif(
         bool(slurm.missing()), reason=f"not installed: {', '.join(slurm.missing())} (Debian: slurm-wlm munge)"
     ),
+    pytest.mark.skipif(find_spec("dask_jobqueue") is None, reason="dask-jobqueue is not installed"),
     pytest.mark.at_most(280),
 ]
 JOBS = ("--cluster", "slurm", "--partition", slurm.PARTITION, "--threads-per-worker", "1", "--memory-limit", "3GiB")
