@@ -274,10 +274,12 @@ def _segment(case: CohortCase, job: Job, engine: _Engine) -> dict[str, Any]:
     """Everything of a case's record that is not about the run. Raises FlareSegmentError, MemoryError."""
     start = time.perf_counter()
     volume, warnings = read_ct(case)
+    reference = _Reference(case, job, volume) if case.labels else None  # what is wrong with it is told before the work
     read = time.perf_counter()
     segmentation = engine.segment(volume)
     computed = time.perf_counter()
-    reference = _Reference(case, job, volume, segmentation) if case.labels else None
+    if reference is not None:
+        reference.check(segmentation)
     rows = _rows(volume, segmentation, reference, job)
     warnings = [*warnings, *segmentation.warnings, *(reference.warnings if reference else [])]
     measured = time.perf_counter()
@@ -321,8 +323,7 @@ def read_ct(case: CohortCase) -> tuple[Volume, list[str]]:
 class _Reference:
     """The labels that a result is measured against. Raises InputError where they cannot be used."""
 
-    def __init__(self, case: CohortCase, job: Job, volume: Volume, segmentation: Segmentation) -> None:
-        from FlareSegmentLib.measures.reference_values import contradictions
+    def __init__(self, case: CohortCase, job: Job, volume: Volume) -> None:
         from FlareSegmentTrainingLib.datasets.label_checks import doubts_of_labels
         from FlareSegmentTrainingLib.datasets.label_files import read_case_labels
         from FlareSegmentTrainingLib.datasets.label_maps import IGNORED
@@ -333,20 +334,26 @@ class _Reference:
         if not path.exists():
             raise InputError(f"{path} does not exist: check the reference labels in the list.")
         meaning = meaning_alone(path, case.label_map or job.label_map)
+        self._path, self._meaning = path, meaning.source or meaning.name
         try:
             self.labels, self.warnings = read_case_labels(path, meaning, volume, Path(case.source))
         except InputError as error:
             text = str(error)
             raise InputError(text if str(path) in text else f"{path}: {text}") from error
         self.labeled = meaning.labeled
+        self._known = np.where(self.labels == IGNORED, 0, self.labels).astype(np.uint8)
+        self.warnings = [*self.warnings, *(f"Reference: {doubt}" for doubt in doubts_of_labels(volume, self._known))]
+
+    def check(self, segmentation: Segmentation) -> None:
+        """Raise InputError where its organs lie where others were found."""
+        from FlareSegmentLib.measures.reference_values import contradictions
+
         organs = segmentation.organs
-        known = np.where(self.labels == IGNORED, 0, self.labels).astype(np.uint8)
-        self.warnings = [*self.warnings, *(f"Reference: {doubt}" for doubt in doubts_of_labels(volume, known))]
-        wrong = contradictions(known, segmentation.labels, {organ.label: organ for organ in organs}, organs)
+        wrong = contradictions(self._known, segmentation.labels, {organ.label: organ for organ in organs}, organs)
         if wrong:
             raise InputError(
-                f"{path} seems to follow another numbering of organs than {meaning.source or meaning.name}: "
-                f"{'; '.join(wrong)}. Say what its values mean with --label-map."
+                f"{self._path} seems to follow another numbering of organs than {self._meaning}: "
+                f"{'; '.join(wrong)}. Say what its values mean with label_map in the list, or with --label-map."
             )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from FlareSegmentCohortLib.case_task import WORKER_MODULES, Job, model_folder, model_identity, settings_of, work_on
 from FlareSegmentCohortLib.cohort_cases import printable
 from FlareSegmentCohortLib.cohort_run import Counts, Teller, cases_left, duration, work_through
-from FlareSegmentCohortLib.listing import Listing, make_list
+from FlareSegmentCohortLib.listing import Listing, in_words, make_list
 from FlareSegmentCohortLib.output_folder import FAILED_FILE, RECORDS, OutputFolder
 from FlareSegmentCohortLib.report import load_libraries, write_report
 from FlareSegmentCohortLib.tables import Figures, write_tables
@@ -53,6 +53,7 @@ def run_cohort(
             warm_up(options, options.device, WORKER_MODULES)
         job, model = _job(options)
         folder.forget_old_stop()
+        folder.remove_leftovers()
         with _progress_line(reporter, say) as progress:
             listing = make_list(options.source, folder, progress)
         say(printable(_listed(listing, options.source)))
@@ -64,7 +65,7 @@ def run_cohort(
             report = write_report(folder, str(options.source), model, listing, figures)
         folder.stop_file.unlink(missing_ok=True)
         say(
-            f"{figures.done} of {listing.count} CTs segmented ({counts.done} now), {figures.failed} failed"
+            f"{figures.done} of {_cts(listing.count)} segmented ({counts.done} now), {figures.failed} failed"
             + (f", {figures.pending} left; the same command goes on" if figures.pending else "")
             + f": {report}"
         )
@@ -92,7 +93,7 @@ def _failure(folder: OutputFolder, figures: Figures, total: int) -> InputError |
     reason, count = figures.reasons.most_common(1)[0]
     example = figures.examples.get(reason, ("", reason))[1]
     return InputError(
-        f"{figures.failed} of {total} CTs failed, see {folder.path / FAILED_FILE}; --retry-failed tries them again. "
+        f"{figures.failed} of {_cts(total)} failed, see {folder.path / FAILED_FILE}; --retry-failed tries them again. "
         + (f"{count} of them as this one: {example}" if figures.failed > 1 else example)
     )
 
@@ -123,7 +124,7 @@ def _worked_on(
         worked = counts.done + counts.failed
         if worked:
             seconds = time.monotonic() - counts.begun
-            say(f"{worked} CTs in {duration(seconds)}, {seconds / worked:.2f} s each.")
+            say(f"{_cts(worked)} in {duration(seconds)}, {seconds / worked:.2f} s each.")
         yield
 
 
@@ -177,9 +178,12 @@ def _reported(folder: OutputFolder) -> Iterator[ProgressReporter]:
 
 
 def _listed(listing: Listing, source: Path) -> str:
-    others = ", ".join(f"{count} {reason}" for reason, count in listing.left_out.items())
-    text = f"{listing.count} CTs in {source}" + (" (as listed before)" if listing.kept else "")
-    return f"{text}; left out: {others}" if others else text
+    text = f"{_cts(listing.count)} in {source}" + (" (as listed before)" if listing.kept else "")
+    return f"{text}; left out: {in_words(listing.left_out)}" if listing.left_out else text
+
+
+def _cts(count: int) -> str:
+    return f"{count} CT" if count == 1 else f"{count} CTs"
 
 
 @contextlib.contextmanager

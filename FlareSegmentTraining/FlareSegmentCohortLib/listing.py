@@ -32,10 +32,18 @@ from FlareSegmentLib.files.dicom_slice import DicomSlice
 from FlareSegmentLib.files.file_headers import file_type
 from FlareSegmentTrainingLib.datasets.file_pairs import volume_stem
 from FlareSegmentTrainingLib.datasets.folder_layouts import names_labels
+from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
 from FlareSegmentTrainingLib.datasets.listed_layouts import listed_path, listed_rows
 
 LIST_SUFFIXES = (".csv", ".tsv", ".json")
 _FORMAT = 1
+_ONE = {
+    "label maps": "label map",
+    "localizers": "localizer",
+    "single images": "single image",
+    "hidden files": "hidden file",
+    "folders that cannot be read": "folder that cannot be read",
+}
 
 Progress = Callable[[str, int, int], None]
 """Told what is done, how many of how many files were looked at."""
@@ -81,11 +89,18 @@ def make_list(source: Path, folder: OutputFolder, progress: Progress) -> Listing
         raise InputError(f"{source} is neither a folder nor a CSV or JSON list: for one CT there is segment.")
     count = folder.write_list(cases)
     if not count:
-        seen = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+        seen = in_words(left_out)
         raise InputError(f"{source} holds no CT that can be segmented{f' ({seen})' if seen else ''}.")
     content = {"format": _FORMAT, "source": str(source.absolute()), "signature": signature, "cases": count}
     folder.write_json(folder.list_facts, {**content, "left_out": dict(left_out)})
     return Listing(count, dict(left_out))
+
+
+def in_words(left_out: dict[str, int]) -> str:
+    """What was left out, and how many of each."""
+    return ", ".join(
+        f"{number} {_ONE.get(reason, reason) if number == 1 else reason}" for reason, number in left_out.items()
+    )
 
 
 def _kept(folder: OutputFolder, source: Path, signature: str) -> Listing | None:
@@ -107,11 +122,15 @@ class _Tree:
     root: Path
     output: Path
 
-    def files(self, unreadable: Callable[[OSError], object] | None = None) -> Iterator[Path]:
+    def files(
+        self, unreadable: Callable[[OSError], object] | None = None, hidden: Callable[[], object] = bool
+    ) -> Iterator[Path]:
         output = self.output.resolve()
         inside = output.is_relative_to(self.root.resolve())
         for path in files_below(self.root, output if inside else None, unreadable):
-            if not path.name.startswith("."):
+            if path.name.startswith("."):
+                hidden()
+            else:
                 yield path
 
     def signature(self, progress: Progress) -> tuple[str, int]:
@@ -167,8 +186,11 @@ def _of_tree(
     def unreadable(_error: OSError) -> None:
         left_out["folders that cannot be read"] += 1
 
+    def hidden() -> None:
+        left_out["hidden files"] += 1
+
     with tempfile.TemporaryFile(dir=folder.path) as spool:
-        for number, (path, item) in enumerate(described_files(tree.files(unreadable)), start=1):
+        for number, (path, item) in enumerate(described_files(tree.files(unreadable, hidden)), start=1):
             progress("Reading headers", number, total)
             if item is not None:
                 series = groups.of(item)
@@ -252,7 +274,7 @@ def _of_rows(file: Path, progress: Progress) -> Iterator[CohortCase]:
     """The rows of a list: `image` (or, in JSON, `files`: the slices of a series), and where wanted `case` or `id`,
     `labels` and `label_map`. Raises InputError.
     """
-    names, lines = ResultNames(), dict[str, int]()
+    names, lines, meanings = ResultNames(), dict[str, int](), dict[str, str]()
     for number, row in enumerate(listed_rows(file), start=1):
         progress("Reading the list", number, 0)
         image, slices = row.get("image"), row.get("files")
@@ -270,9 +292,7 @@ def _of_rows(file: Path, progress: Progress) -> Iterator[CohortCase]:
             twice = f"the case {given} is in entries {lines[given]} and {number}"
             raise InputError(f"{file}: {twice}; give each its own name.")
         labels = row.get("labels") or row.get("label")
-        meaning = str(row.get("label_map") or "").strip() or None
-        if meaning is not None and listed_path(file.parent, meaning).is_file():
-            meaning = str(listed_path(file.parent, meaning).absolute())
+        meaning = _meaning(file, number, str(row.get("label_map") or "").strip(), meanings)
         found = CohortCase(
             case,
             names.of(case, str(source)),
@@ -282,3 +302,17 @@ def _of_rows(file: Path, progress: Progress) -> Iterator[CohortCase]:
             label_map=meaning,
         )
         yield _with_state(found)
+
+
+def _meaning(file: Path, number: int, given: str, known: dict[str, str]) -> str | None:
+    """What a row says of its labels' values, a file by its whole path. Raises InputError where it says nothing."""
+    if not given:
+        return None
+    if given not in known:
+        path = listed_path(file.parent, given)
+        known[given] = str(path.absolute()) if path.is_file() else given
+        try:
+            parse_label_map(known[given])
+        except InputError as error:
+            raise InputError(f"{file}: entry {number}: {str(error).replace('--label-map', 'label_map')}") from error
+    return known[given]

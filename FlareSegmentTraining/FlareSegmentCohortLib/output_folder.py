@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -40,6 +41,7 @@ KINDS = {
 
 TABLE_FILE, PARQUET_FILE, FAILED_FILE, REPORT_FILE = "organs.csv", "organs.parquet", "failed.csv", "report.html"
 _LOCK_FILE = "cohort.lock"
+_UNFINISHED = (".saving-", ".writing-", ".flaresegment-")
 
 
 class OutputFolder(RunFolder):
@@ -59,6 +61,18 @@ class OutputFolder(RunFolder):
         if strange and not (self.path / _LOCK_FILE).exists():
             raise InputError(f"{self.path} holds files that are not of a cohort ({strange}): choose another folder.")
         self.path.mkdir(parents=True, exist_ok=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove what processes that were killed had begun to write; only whoever has the lock may."""
+        if not self.list_file.is_file():
+            return
+        for kind in (RECORDS, THUMBNAILS, *KINDS):
+            for parent, folders, files in os.walk(self.path / kind):
+                for name in [*folders, *files]:
+                    if name.startswith(_UNFINISHED):
+                        place = Path(parent, name)
+                        with contextlib.suppress(OSError):
+                            shutil.rmtree(place) if name in folders else place.unlink()
 
     def write_list(self, cases: Iterable[CohortCase]) -> int:
         """Write the cases, as they come, into the list; returns their number. Raises InputError."""

@@ -11,7 +11,7 @@ import pytest
 from bad_input import save
 
 from FlareSegmentCohortLib.cohort_cases import CohortCase, ResultNames, printable
-from FlareSegmentCohortLib.listing import Listing, make_list
+from FlareSegmentCohortLib.listing import Listing, in_words, make_list
 from FlareSegmentCohortLib.output_folder import OutputFolder
 from FlareSegmentLib.errors import InputError
 
@@ -52,7 +52,10 @@ def test_every_image_and_series_of_a_tree_is_a_case(tmp_path: Path) -> None:
     found = by_case(cases)
     assert sorted(found) == ["a", "broken", "export/series_1", "größe 1/b c"]
     assert listing.count == 4
-    assert listing.left_out == {"label maps": 4, "localizers": 1, "series of MR": 1}
+    assert listing.left_out == {"label maps": 4, "localizers": 1, "series of MR": 1, "hidden files": 1}
+    assert (
+        in_words({"label maps": 1, "localizers": 2, "series of MR": 1}) == "1 label map, 2 localizers, 1 series of MR"
+    )
     series = found["export/series_1"]
     assert series.source == str(tree / "export")
     assert sorted(series.files) == sorted(f"{'one' if n < 10 else 'two'}/{file.name}" for n, file in enumerate(files))
@@ -172,6 +175,7 @@ def test_a_list_may_name_the_slices_of_a_series(tmp_path: Path) -> None:
     [
         ("case,image\nx,a.nii.gz\ny,b.nii.gz\nx,c.nii.gz\n", "entries 1 and 3"),
         ("case,image\nx,\n", "entry 1 names no image"),
+        ("image,label_map\na.nii.gz,\nb.nii.gz,1=lung\n", "entry 2: label_map"),
         ("case,picture\nx,a\n", "column image"),
         ("image\n", "holds no CT"),
     ],

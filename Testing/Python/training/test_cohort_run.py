@@ -136,6 +136,16 @@ def test_two_runs_refuse_each_other_and_a_dead_one_does_not_count(tmp_path: Path
         pass
 
 
+def test_what_killed_processes_had_begun_is_removed(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, cases_of("ward/a"))
+    for name in ("cases/ward/.saving-7-a.json", "labels/.flaresegment-h-7-x/a.nii.gz", "labels/a_labels.nii.gz"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    folder.remove_leftovers()
+    left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(left) == ["labels/a_labels.nii.gz", "list.jsonl"]
+
+
 def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "cases").mkdir()
     with pytest.raises(InputError, match="not of a cohort"):
