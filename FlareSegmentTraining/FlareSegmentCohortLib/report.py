@@ -17,7 +17,7 @@ import numpy as np
 
 from FlareSegmentCohortLib.cohort_cases import CohortCase
 from FlareSegmentCohortLib.cohort_run import duration
-from FlareSegmentCohortLib.listing import Listing
+from FlareSegmentCohortLib.listing import Listing, in_words
 from FlareSegmentCohortLib.output_folder import (
     FAILED_FILE,
     PARQUET_FILE,
@@ -98,7 +98,7 @@ def write_report(folder: OutputFolder, source: str, model: str, listing: Listing
             written=time.strftime("%Y-%m-%d %H:%M"),
             figures=figures,
             total=listing.count,
-            left_out=listing.left_out,
+            left_out=in_words(listing.left_out),
             organs=[_organ_facts(one, figures, cases, outliers[one.organ.key]) for one in organs],
             volumes_figure=_volumes_figure(organs),
             speed=_speed(figures),

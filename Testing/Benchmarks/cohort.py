@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -150,6 +151,7 @@ def kills(place: Path) -> list[Row]:
                     break
                 print(f"status {process.returncode}: {process.communicate()[1].strip()}")
                 ended_by_it += 1
+                assert ended_by_it <= KILLS, "the command ends again and again"
                 process = start(command(source, output, *options))
             own = workers_of(process.pid)
             if workers < KILLS and own and len(done) > seen:  # at work, not just starting
@@ -271,7 +273,9 @@ def schedule(place: Path) -> list[Row]:
     """A hundred thousand cases that sleep, on a Dask cluster of 8 threads that runs already."""
     source = _listed(place / "sleeping", SLEEPS)
     variables = {**os.environ, **with_stand_ins(), "FLARE_STAND_IN_SECONDS": "0.02"}
-    port = "8923"
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = str(one.getsockname()[1])
     words = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", port]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     scheduler = subprocess.Popen(

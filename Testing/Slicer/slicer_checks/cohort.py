@@ -7,6 +7,7 @@ import shutil
 import time
 import unittest
 
+import qt
 import slicer
 
 from FlareSegmentLib.organs import ORGANS
@@ -15,6 +16,15 @@ from slicer_checks.hand import coarse_phantom, open_module, output_folder, proce
 
 NEEDED = ("torch", *cohort_process.PACKAGES)
 LACKING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+
+
+def click(widget, place=None):
+    """A press and a release of the mouse, as a hand does it."""
+    place = qt.QPointF(place or widget.rect.center())
+    for kind, held in ((qt.QEvent.MouseButtonPress, qt.Qt.LeftButton), (qt.QEvent.MouseButtonRelease, qt.Qt.NoButton)):
+        event = qt.QMouseEvent(kind, place, qt.Qt.LeftButton, held, qt.Qt.NoModifier)
+        qt.QCoreApplication.sendEvent(widget, event)
+    process_events(0.2)
 
 
 class TestManyCTs(unittest.TestCase):
@@ -70,3 +80,81 @@ class TestManyCTs(unittest.TestCase):
         (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
         self.assertEqual(segmentation.GetSegmentation().GetNumberOfSegments(), len(ORGANS))
         take_picture("cohort")
+
+    @unittest.skipIf(LACKING, f"not installed in this Slicer: {', '.join(LACKING)}")
+    def test_a_run_goes_on_while_the_panel_is_left_and_a_click_on_a_row_loads_it(self):
+        from FlareSegmentTrainingLib.datasets.conversion import write_nifti
+
+        source, output = output_folder() / "left_cts", output_folder() / "left_cohort"
+        for folder in (source, output):
+            shutil.rmtree(folder, ignore_errors=True)
+        source.mkdir()
+        for seed in (1, 2, 3):
+            volume, _labels = coarse_phantom(seed)
+            write_nifti(source / f"ct{seed}.nii.gz", volume.array, volume)
+        ui = self.ui
+        slicer.util.mainWindow().resize(1280, 800)
+        ui.cohortCollapsibleButton.collapsed = False
+        ui.cohortSourcePathEdit.currentPath = str(source)
+        ui.cohortOutputPathEdit.currentPath = str(output)
+        process_events(0.2)
+        click(ui.cohortStartButton)
+        self.assertEqual(ui.cohortStartButton.text, "Cancel")
+        take_picture("cohort_running")
+        slicer.util.selectModule("Data")
+        process_events(0.5)
+        self.until(lambda: (output / "progress.json").is_file())
+        slicer.util.selectModule("FlareSegment")
+        process_events(0.2)
+        self.until(lambda: ui.cohortStartButton.text == "Segment all")
+        self.until(lambda: ui.cohortTable.rowCount == 3)
+        self.assertIn("3 segmented", ui.cohortMessageLabel.text.replace("\u200b", ""))
+        table = ui.cohortTable
+        table.scrollToItem(table.item(1, 0))
+        bounds = table.visualItemRect(table.item(1, 0))
+        click(table.viewport(), bounds.center())
+        (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+        self.assertEqual(segmentation.GetSegmentation().GetNumberOfSegments(), len(ORGANS))
+        (ct,) = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        self.assertEqual(ct.GetName(), table.item(1, 0).text())
+        take_picture("cohort_row")
+
+    @unittest.skipIf(LACKING, f"not installed in this Slicer: {', '.join(LACKING)}")
+    @unittest.skipUnless(hasattr(slicer.modules, "dicom"), "this Slicer has no DICOM module")
+    def test_series_that_are_selected_in_the_database(self):
+        from DICOMLib import DICOMUtils
+
+        from FlareSegmentTrainingLib.dicom.dicom_patients import write_patient
+
+        series, output = output_folder() / "series", output_folder() / "series_cohort"
+        for folder in (series, output):
+            shutil.rmtree(folder, ignore_errors=True)
+        volume, _labels = coarse_phantom(4)
+        write_patient(series, "p4", volume, None)
+        ui = self.ui
+        with DICOMUtils.TemporaryDICOMDatabase():
+            DICOMUtils.importDicom(str(series))
+            slicer.util.selectModule("DICOM")
+            process_events(0.5)
+            browser = slicer.modules.DICOMWidget.browserWidget
+            browser.onOpen()
+            tables = browser.dicomBrowser.dicomTableManager()
+            for table in slicer.util.findChildren(tables, className="QTableView"):
+                table.selectAll()
+                process_events(0.2)
+            if not list(tables.currentSeriesSelection()):
+                self.skipTest("the series tables cannot be reached from Python here")
+            slicer.util.selectModule("FlareSegment")
+            ui.cohortCollapsibleButton.collapsed = False
+            ui.cohortOutputPathEdit.currentPath = str(output)
+            click(ui.cohortSeriesCheckBox)
+            process_events(0.2)
+            self.assertTrue(ui.cohortStartButton.enabled, ui.cohortMessageLabel.text)
+            click(ui.cohortStartButton)
+            self.until(lambda: ui.cohortTable.rowCount == 1)
+            self.until(lambda: ui.cohortStartButton.text == "Segment all")
+            take_picture("cohort_series")
+            slicer.util.getModuleWidget("FlareSegment")._cohort._onRow(0, 0)
+            (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+            self.assertEqual(segmentation.GetSegmentation().GetNumberOfSegments(), len(ORGANS))
+            click(ui.cohortSeriesCheckBox)
