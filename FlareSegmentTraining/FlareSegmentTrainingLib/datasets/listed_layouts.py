@@ -198,7 +198,7 @@ def _listed_pair(folder: Path, image: str, labels: str, side: str | None, name: 
 def _with_channel(path: Path) -> Path:
     """The path, or the file with nnU-Net's channel number where only that is there."""
     stem = volume_stem(path.name)
-    numbered = path.with_name(f"{stem}{CHANNEL}{path.name[len(stem) :]}")
+    numbered = listed_path(path.parent, f"{stem}{CHANNEL}{composed(path.name).removeprefix(stem)}")
     return numbered if volume_file(path) is None and volume_file(numbered) is not None else path
 
 

@@ -40,6 +40,24 @@ def test_the_list_of_nnunets_first_version_decides(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("files", ["NFC", "NFD"])
+@pytest.mark.parametrize("listed", ["NFC", "NFD"])
+def test_a_list_finds_files_with_a_channel_in_either_spelling_of_an_umlaut(
+    tmp_path: Path, files: str, listed: str
+) -> None:
+    for number in range(2):
+        name = unicodedata.normalize(files, f"Jürgen {number}")
+        image, labels = tmp_path / f"imagesTr/{name}_0000.nii.gz", tmp_path / f"labelsTr/{name}.nii.gz"
+        layouts.write_pair(image, labels, number)
+    names = [unicodedata.normalize(listed, f"Jürgen {number}.nii.gz") for number in range(2)]
+    pairs = [{"image": f"imagesTr/{name}", "label": f"labelsTr/{name}"} for name in names]
+    content = {"labels": NAMES, "training": pairs[:1], "validation": pairs[1:]}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    found = find_cases(tmp_path)
+    assert [case.fixed_set for case in found] == ["train", "val"]
+    assert [case.read()[0].array.shape for case in found]
+
+
 @pytest.mark.parametrize("key", ["validation", "val", "valid"])
 def test_a_lists_validation_part_is_kept(tmp_path: Path, key: str) -> None:
     for number in range(3):
