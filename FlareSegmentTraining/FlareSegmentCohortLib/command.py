@@ -53,13 +53,13 @@ def run_cohort(
             warm_up(options, options.device, WORKER_MODULES)
         job, model = _job(options)
         folder.forget_old_stop()
-        folder.remove_leftovers()
         with _progress_line(reporter, say) as progress:
             listing = make_list(options.source, folder, progress)
         say(printable(_listed(listing, options.source)))
         counts = Counts(listing.count)
         with _worked_on(options, folder, job, counts, reporter, say, work):
             stopped = folder.stop_file.exists()
+            folder.remove_leftovers()
             reporter.update(**counts.as_json(), current=None, message="Writing the tables and the report")
             figures = write_tables(folder, job)
             report = write_report(folder, str(options.source), model, listing, figures)

@@ -63,9 +63,7 @@ class OutputFolder(RunFolder):
         self.path.mkdir(parents=True, exist_ok=True)
 
     def remove_leftovers(self) -> None:
-        """Remove what processes that were killed had begun to write; only whoever has the lock may."""
-        if not self.list_file.is_file():
-            return
+        """Remove what processes that were killed had begun to write: while nobody writes here, under the lock."""
         for kind in (RECORDS, THUMBNAILS, *KINDS):
             for parent, folders, files in os.walk(self.path / kind):
                 for name in [*folders, *files]:

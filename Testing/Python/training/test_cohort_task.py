@@ -167,6 +167,16 @@ def test_a_ct_out_of_reach_keeps_its_results_until_it_is_back(tmp_path: Path, ou
     assert not list((out / "labels").iterdir())  # of other options, and so no result of this run
 
 
+def test_a_reference_that_cannot_be_used_is_told_before_the_network_runs(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case_task._Engine, "_segment", None)
+    (tmp_path / "reference.nii.gz").write_bytes(b"none")
+    case = case_of(save(tmp_path / "ct.nii.gz"), labels=str(tmp_path / "reference.nii.gz"))
+    result = work_on(case, job(out))
+    assert result["result"] == FAILED and "reference.nii.gz" in result["error"]
+
+
 def test_a_full_disk_ends_the_run_and_not_the_case(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_arguments: object) -> None:
         raise InputError("cannot be written") from OSError(errno.ENOSPC, "No space left on device")

@@ -147,7 +147,7 @@ class TestManyCTs(unittest.TestCase):
             slicer.util.selectModule("FlareSegment")
             ui.cohortCollapsibleButton.collapsed = False
             ui.cohortOutputPathEdit.currentPath = str(output)
-            click(ui.cohortSeriesCheckBox)
+            click(ui.cohortSeriesCheckBox, qt.QPoint(8, ui.cohortSeriesCheckBox.height // 2))
             process_events(0.2)
             self.assertTrue(ui.cohortStartButton.enabled, ui.cohortMessageLabel.text)
             click(ui.cohortStartButton)
@@ -157,4 +157,4 @@ class TestManyCTs(unittest.TestCase):
             slicer.util.getModuleWidget("FlareSegment")._cohort._onRow(0, 0)
             (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
             self.assertEqual(segmentation.GetSegmentation().GetNumberOfSegments(), len(ORGANS))
-            click(ui.cohortSeriesCheckBox)
+            click(ui.cohortSeriesCheckBox, qt.QPoint(8, ui.cohortSeriesCheckBox.height // 2))
