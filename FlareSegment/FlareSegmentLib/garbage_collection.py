@@ -11,14 +11,13 @@ from contextlib import contextmanager
 def not_collecting() -> Iterator[None]:
     """For imports of large libraries in a program's own process: PyTorch's takes an eighth less.
 
-    What there is at the end is left out of later collections too, so that these are quick. Memory that reference counts
-    give back, all arrays among it, does not wait for the collector.
+    Memory that reference counts give back does not wait for the collector. Nothing is frozen at the end: what another
+    thread read meanwhile may hold an image in a circle, which would never be given back.
     """
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         if enabled:
             gc.enable()
