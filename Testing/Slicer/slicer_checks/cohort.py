@@ -122,6 +122,7 @@ class TestManyCTs(unittest.TestCase):
     @unittest.skipIf(LACKING, f"not installed in this Slicer: {', '.join(LACKING)}")
     @unittest.skipUnless(hasattr(slicer.modules, "dicom"), "this Slicer has no DICOM module")
     def test_series_that_are_selected_in_the_database(self):
+        import ctk
         from DICOMLib import DICOMUtils
 
         from FlareSegmentTrainingLib.dicom.dicom_patients import write_patient
@@ -137,13 +138,13 @@ class TestManyCTs(unittest.TestCase):
             slicer.util.selectModule("DICOM")
             process_events(0.5)
             browser = slicer.modules.DICOMWidget.browserWidget
-            browser.onOpen()
-            tables = browser.dicomBrowser.dicomTableManager()
-            for table in slicer.util.findChildren(tables, className="QTableView"):
-                table.selectAll()
-                process_events(0.2)
-            if not list(tables.currentSeriesSelection()):
-                self.skipTest("the series tables cannot be reached from Python here")
+            slicer.modules.DICOMWidget.onOpenBrowserWidget()
+            process_events(0.5)
+            studies = [study for patient in slicer.dicomDatabase.patients()
+                       for study in slicer.dicomDatabase.studiesForPatient(patient)]  # fmt: skip
+            series_uids = [uid for study in studies for uid in slicer.dicomDatabase.seriesForStudy(study)]
+            browser.dicomBrowser.setSelectedItems(ctk.ctkDICOMModel.SeriesType, series_uids)
+            process_events(0.5)
             slicer.util.selectModule("FlareSegment")
             ui.cohortCollapsibleButton.collapsed = False
             ui.cohortOutputPathEdit.currentPath = str(output)
