@@ -180,7 +180,8 @@ class CohortSection:
                 cells = [result.case, _("failed"), *[""] * (len(ORGANS) - 1)]
             for column, text in enumerate(cells):
                 item = qt.QTableWidgetItem(text)
-                item.setToolTip(result.error or "\n".join(result.warnings) or _("Volumes in mL"))
+                said = [result.error] if result.error else result.warnings or [_("Volumes in mL")]
+                item.setToolTip("\n".join([result.case, *said]))
                 item.setData(qt.Qt.UserRole, result.name)
                 table.setItem(row, column, item)
 

@@ -126,7 +126,7 @@ def test_results_are_listed_and_a_row_is_loaded(panel, section, results: Path, s
     rows = {table.item(row, 0).text(): row for row in range(table.rowCount)}
     assert set(rows) == {"a", "ward/b"}
     cells = [table.item(rows["a"], column).text() for column in range(table.columnCount)]
-    assert all(int(cell) > 50 for cell in cells[1:]) and table.item(rows["a"], 1).toolTip() == "Look twice."
+    assert all(int(cell) > 50 for cell in cells[1:]) and table.item(rows["a"], 1).toolTip() == "a\nLook twice."
     assert table.item(rows["ward/b"], 1).text() == "failed"
     assert panel.ui.cohortReportButton.enabled
     table.cellClicked.emit(rows["ward/b"], 0)
