@@ -101,7 +101,7 @@ class TestManyCTs(unittest.TestCase):
         click(ui.cohortStartButton)
         self.assertEqual(ui.cohortStartButton.text, "Cancel")
         take_picture("cohort_running")
-        slicer.util.selectModule("Data")
+        slicer.util.selectModule("FlareSegmentTraining")
         process_events(0.5)
         self.until(lambda: (output / "progress.json").is_file())
         slicer.util.selectModule("FlareSegment")
