@@ -376,7 +376,7 @@ class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic, TeachingLogic):
 
     def useModel(self) -> None:
         """Let FlareSegment segment with the run's best model. Raises FlareSegmentError when it cannot be used."""
-        from FlareSegmentLib.model.model_file import read_description
+        from FlareSegmentLib.model.description import read_description
 
         read_description(self._process.folder.best)
         logic = slicer.util.getModuleLogic("FlareSegment")

@@ -255,14 +255,14 @@ def _loaded(model: str | None, identity: str, device: str) -> _Engine:
 
 def model_folder(model: str | None) -> Path:
     """The folder of a model, or of the bundled one."""
-    from FlareSegmentLib.model.model_file import bundled_model_folder
+    from FlareSegmentLib.model.model_card import bundled_model_folder
 
     return bundled_model_folder() if model is None else Path(model)
 
 
 def model_identity(folder: Path) -> str:
     """SHA-256 of a model's files."""
-    from FlareSegmentTrainingLib.evaluation.measurements import identity_of_model
+    from FlareSegmentTrainingLib.evaluation.identities import identity_of_model
 
     return identity_of_model(folder)
 

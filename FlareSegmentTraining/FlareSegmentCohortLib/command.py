@@ -21,7 +21,9 @@ from FlareSegmentCohortLib.output_folder import FAILED_FILE, RECORDS, OutputFold
 from FlareSegmentCohortLib.report import load_libraries, write_report
 from FlareSegmentCohortLib.tables import Figures, write_tables
 from FlareSegmentLib.errors import FlareSegmentError, InputError
+from FlareSegmentLib.model.description import read_description
 from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
+from FlareSegmentTrainingLib.evaluation.identities import program_identity
 from FlareSegmentTrainingLib.scheduling.connection import connect, let_go, warm_up
 from FlareSegmentTrainingLib.training.run_folder import ProgressReporter
 
@@ -130,9 +132,6 @@ def _worked_on(
 
 def _job(options: argparse.Namespace) -> tuple[Job, str]:
     """What is the same for all cases, and the model's name. Raises InputError, ModelError."""
-    from FlareSegmentLib.model.model_file import read_description
-    from FlareSegmentTrainingLib.evaluation.measurements import program_identity
-
     folder = model_folder(None if options.model is None else str(options.model.absolute()))
     description = read_description(folder)
     label_map, meaning = options.label_map, None

@@ -189,7 +189,7 @@ def _cases(options: argparse.Namespace, left_out: list) -> list:
 
 
 def _model_folder(name: str) -> Path:
-    from FlareSegmentLib.model.model_file import bundled_model_folder
+    from FlareSegmentLib.model.model_card import bundled_model_folder
 
     return bundled_model_folder() if name == "bundled" else Path(name)
 
@@ -201,7 +201,7 @@ class _Other:
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
-        from FlareSegmentLib.model.model_file import DESCRIPTION_FILE
+        from FlareSegmentLib.model.description import DESCRIPTION_FILE
         from FlareSegmentTrainingLib.evaluation.measurements import RESULT_FILE, ModelPredictor, read_evaluation
 
         folder = _model_folder(options.compare)

@@ -57,7 +57,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def teach(options: argparse.Namespace) -> None:
     """Do everything that the command line asks for. Raises FlareSegmentError."""
-    from FlareSegmentLib.model.model_file import bundled_model_folder
+    from FlareSegmentLib.model.model_card import bundled_model_folder
     from FlareSegmentTrainingLib.teaching.recipe import changed
     from FlareSegmentTrainingLib.teaching.report import table
     from FlareSegmentTrainingLib.teaching.teaching import REPORT_TEXT, Teaching

@@ -278,7 +278,8 @@ def _cases(settings: dict, folder, cache: Path, resume: bool, say, is_first: boo
 
 def _first_weights(model: str | None, organs: tuple[str, ...]) -> dict:
     """Stage name -> weights of the model that training begins with. Raises InputError, ModelError."""
-    from FlareSegmentLib.model.model_file import bundled_model_folder, read_model
+    from FlareSegmentLib.model.model_card import bundled_model_folder
+    from FlareSegmentLib.model.model_file import read_model
 
     if model is None:
         return {}

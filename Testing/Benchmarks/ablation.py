@@ -32,7 +32,8 @@ from measuring import validation_cases
 from FlareSegmentLib import __version__
 from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.measures.metrics import dice
-from FlareSegmentLib.model.model_file import ModelDescription, load_model, save_model
+from FlareSegmentLib.model.description import ModelDescription
+from FlareSegmentLib.model.model_file import load_model, save_model
 from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.datasets.preparation import PreparedCase, prepare_cases

@@ -27,7 +27,8 @@ from FlareSegmentLib.errors import FlareSegmentError
 from FlareSegmentLib.files.image_io import check_is_ct, read_volume
 from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.measures.metrics import dice, evaluate
-from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
+from FlareSegmentLib.model.model_card import bundled_model_folder
+from FlareSegmentLib.model.model_file import load_model
 from FlareSegmentLib.phantom.torso import make_phantom
 from FlareSegmentLib.volume import Volume
 

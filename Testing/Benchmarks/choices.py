@@ -15,7 +15,8 @@ import torch
 from measuring import RUNS, Process, Row, matrix_gflops, report, timed, told
 from torch import nn
 
-from FlareSegmentLib.model.model_file import bundled_model_folder, load_model, read_model
+from FlareSegmentLib.model.model_card import bundled_model_folder
+from FlareSegmentLib.model.model_file import load_model, read_model
 from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentLib.processes import keep_freed_memory
 

@@ -41,7 +41,8 @@ from pathlib import Path
 from FlareSegmentLib.files.image_io import read_volume
 from FlareSegmentLib.files.padding import without_padding
 from FlareSegmentLib.inference.pipeline import Segmenter
-from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
+from FlareSegmentLib.model.model_card import bundled_model_folder
+from FlareSegmentLib.model.model_file import load_model
 segmenter = Segmenter(load_model(bundled_model_folder()), device="cpu", threads=int(sys.argv[1]))
 for path in sys.argv[2:]:
     volume = without_padding(read_volume(path)[0])[0]

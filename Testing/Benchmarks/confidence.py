@@ -33,7 +33,8 @@ from FlareSegmentLib.inference.confidence import SURE, Confidence, classes_of
 from FlareSegmentLib.inference.pipeline import Segmentation, Segmenter
 from FlareSegmentLib.inference.review_places import DOUBTFUL_BELOW, MOST_PLACES
 from FlareSegmentLib.measures.organ_statistics import bounding_box
-from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
+from FlareSegmentLib.model.model_card import bundled_model_folder
+from FlareSegmentLib.model.model_file import load_model
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 

@@ -13,7 +13,8 @@ from measuring import RUNS, Row, ct, file_of, matrix_gflops, report, timed, told
 
 from FlareSegmentLib.files.image_io import read_volume, write_labels
 from FlareSegmentLib.inference.pipeline import Segmenter
-from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
+from FlareSegmentLib.model.model_card import bundled_model_folder
+from FlareSegmentLib.model.model_file import load_model
 
 
 def one_run(path: Path, segmenter: Segmenter) -> dict[str, float]:

@@ -24,7 +24,8 @@ from measuring import validation_cases
 from FlareSegmentLib.inference import stages
 from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.measures.metrics import dice
-from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
+from FlareSegmentLib.model.model_card import bundled_model_folder
+from FlareSegmentLib.model.model_file import load_model
 from FlareSegmentLib.volume import Volume
 
 OUTPUT = Path(__file__).resolve().parents[1] / "Output" / "benchmark_slabs.csv"

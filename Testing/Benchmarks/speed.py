@@ -31,7 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from FlareSegmentLib.inference.compute_devices import has_fast_bfloat16
 from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.measures.metrics import dice
-from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
+from FlareSegmentLib.model.model_card import bundled_model_folder
+from FlareSegmentLib.model.model_file import load_model
 from FlareSegmentLib.processes import keep_freed_memory
 from FlareSegmentLib.volume import Volume
 

@@ -36,10 +36,11 @@ from measuring.hard_kinds import read_case
 
 from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.measures.metrics import dice
-from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
+from FlareSegmentLib.model.model_card import bundled_model_folder
+from FlareSegmentLib.model.model_file import load_model
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentTrainingLib.evaluation.comparison import bootstrap_interval
-from FlareSegmentTrainingLib.evaluation.measurements import program_identity
+from FlareSegmentTrainingLib.evaluation.identities import program_identity
 from FlareSegmentTrainingLib.teaching import judgment, teaching
 from FlareSegmentTrainingLib.teaching.beginning import model_state
 from FlareSegmentTrainingLib.teaching.examples import ExampleFolder

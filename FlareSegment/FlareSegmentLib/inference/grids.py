@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from FlareSegmentLib.inference.resampling import AxisGrid, Grid
+from FlareSegmentLib.model.description import Stage
 from FlareSegmentLib.model.intensity import Intensity, body_box
-from FlareSegmentLib.model.model_file import Stage
 from FlareSegmentLib.volume import AxisOrder, Volume
 
 Box = tuple[tuple[float, float], ...]

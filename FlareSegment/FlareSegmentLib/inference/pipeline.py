@@ -26,7 +26,9 @@ from FlareSegmentLib.inference.run_state import Run
 from FlareSegmentLib.inference.stages import SegmentationModel, StagedLabeling
 from FlareSegmentLib.inference.tiled_network import TiledNetwork
 from FlareSegmentLib.measures.organ_statistics import keep_only, organ_boxes
-from FlareSegmentLib.model.model_file import Stage, bundled_model_folder, load_model
+from FlareSegmentLib.model.description import Stage
+from FlareSegmentLib.model.model_card import bundled_model_folder
+from FlareSegmentLib.model.model_file import load_model
 from FlareSegmentLib.organs import Organ, organ_by_key
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume

@@ -40,8 +40,8 @@ from FlareSegmentLib.inference.postprocessing import (
 from FlareSegmentLib.inference.resampling import Grid, labels_on_array, on_grid, resample
 from FlareSegmentLib.inference.run_state import Run
 from FlareSegmentLib.inference.tiled_network import TiledNetwork
+from FlareSegmentLib.model.description import ModelDescription, Stage
 from FlareSegmentLib.model.intensity import network_input, window
-from FlareSegmentLib.model.model_file import ModelDescription, Stage
 from FlareSegmentLib.organs import organ_by_key
 from FlareSegmentLib.volume import Volume
 

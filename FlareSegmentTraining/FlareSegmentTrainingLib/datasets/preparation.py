@@ -22,8 +22,8 @@ import torch
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.disk_space import why_not_written
 from FlareSegmentLib.inference.resampling import AxisGrid, resample
+from FlareSegmentLib.model.description import Stage
 from FlareSegmentLib.model.intensity import Intensity, body_box, window
-from FlareSegmentLib.model.model_file import Stage
 from FlareSegmentLib.organs import organ_by_key
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import Case

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-import FlareSegmentLib
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.files.image_io import write_labels
 from FlareSegmentLib.measures import metrics
@@ -36,6 +35,7 @@ from FlareSegmentTrainingLib.datasets.dataset_layouts import LABEL_MAP_FILE, Fou
 from FlareSegmentTrainingLib.datasets.label_files import files_of, read_case_labels, read_labels_alone
 from FlareSegmentTrainingLib.datasets.label_maps import IGNORED, LabelMap
 from FlareSegmentTrainingLib.datasets.scan_identity import scan_hash
+from FlareSegmentTrainingLib.evaluation.identities import digest, identity_of_model, program_identity
 from FlareSegmentTrainingLib.evaluation.label_folders import LabelFolder
 from FlareSegmentTrainingLib.evaluation.roles import (
     NEW,
@@ -131,7 +131,7 @@ class ModelPredictor:
 
     def __init__(self, folder: Path, device: str = "auto") -> None:
         from FlareSegmentLib.inference.compute_devices import choose_device
-        from FlareSegmentLib.model.model_file import read_description
+        from FlareSegmentLib.model.description import read_description
 
         description = read_description(folder)
         choose_device(device)
@@ -161,14 +161,6 @@ class ModelPredictor:
         return Prediction(segmentation.labels, segmentation.warnings)
 
 
-def identity_of_model(folder: Path) -> str:
-    """SHA-256 of a model's files."""
-    from FlareSegmentLib.model.model_file import DESCRIPTION_FILE, WEIGHTS_FILE
-
-    files = [folder / name for name in (DESCRIPTION_FILE, WEIGHTS_FILE)]
-    return _digest([sha256(file) if file.is_file() else "" for file in files])
-
-
 class FolderPredictor:
     """A folder of label maps, one for each case: <case>_labels.nii.gz, <case>.nii.gz or the like, also what `segment`
     wrote for <case>_ct; or of a folder of masks for each case (<case>/liver.nii.gz).
@@ -189,7 +181,7 @@ class FolderPredictor:
         self._label_map = self.folder.label_map
         self.name = folder.resolve().name
         # Not the files' content: each has its own key, and label maps may be added between two runs.
-        self.identity = _digest([str(folder.resolve()), self._label_map.organs])
+        self.identity = digest([str(folder.resolve()), self._label_map.organs])
         self.organs = frozenset().union(*(self._meaning(file).labeled for file in self.folder.files.values()))
 
     def _meaning(self, file: Path) -> LabelMap:
@@ -201,7 +193,7 @@ class FolderPredictor:
     def identity_of(self, case: str) -> str:
         file = self._file(case)
         meaning = self.folder.meaning(file)
-        return _digest([*map(sha256, files_of(file, meaning)), meaning.organs, sorted(self.organs - meaning.labeled)])
+        return digest([*map(sha256, files_of(file, meaning)), meaning.organs, sorted(self.organs - meaning.labeled)])
 
     def role_of(self, case: str) -> str | None:
         return None
@@ -523,7 +515,7 @@ def write_json(file: Path, content: object) -> None:
 def file_name(case: str) -> str:
     """A case's name as part of file names: letters, digits and -_. only, and never two cases with one name."""
     plain = re.sub(r"[^\w.-]", "_", case, flags=re.ASCII)
-    return plain if plain == case else f"{plain}_{_digest([case])[:8]}"
+    return plain if plain == case else f"{plain}_{digest([case])[:8]}"
 
 
 def _claim(output: Path, predictor: Predictor) -> None:
@@ -570,7 +562,7 @@ def _record(
     case: Case, predictor: Predictor, organs: tuple[Organ, ...], output: Path, draw: DrawCase | None
 ) -> tuple[dict, bool]:
     name = file_name(case.name)
-    key = _digest(
+    key = digest(
         [
             FORMAT_VERSION,
             program_identity(),
@@ -588,7 +580,7 @@ def _record(
         return earlier, True
     volume, reference, warnings = case.read()
     prediction = predictor.predict(case.name, volume)
-    reference_hash = _digest([reference.shape, hashlib.sha256(reference.tobytes()).hexdigest()])
+    reference_hash = digest([reference.shape, hashlib.sha256(reference.tobytes()).hexdigest()])
     ignored_ml = np.count_nonzero(reference == IGNORED) * volume.voxel_volume_ml
     if ignored_ml:
         warnings = [*warnings, f"{ignored_ml:.0f} mL of the reference are marked to be ignored and not measured."]
@@ -662,15 +654,3 @@ def _without_folders(text: str, case: Case) -> str:
 
 def _plain(value: object) -> object:
     return round(float(value), 6) if isinstance(value, (float, np.floating)) else value
-
-
-def _digest(parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, default=list).encode()).hexdigest()
-
-
-def program_identity() -> str:
-    """SHA-256 of the engine: another program may find or measure other things."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(FlareSegmentLib.__file__).parent.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.model.model_file import ModelDescription, Stage
+from FlareSegmentLib.model.description import ModelDescription, Stage
 from FlareSegmentLib.networks.vnet import build_network
 
 PATCH = (80, 64, 64)

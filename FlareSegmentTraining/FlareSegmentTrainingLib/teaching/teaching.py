@@ -29,14 +29,9 @@ import torch
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.files.image_io import read_labels
+from FlareSegmentLib.model.description import DESCRIPTION_FILE, ModelDescription, read_description
 from FlareSegmentLib.model.model_card import CARD_FILE
-from FlareSegmentLib.model.model_file import (
-    DESCRIPTION_FILE,
-    ModelDescription,
-    read_description,
-    read_model,
-    save_model,
-)
+from FlareSegmentLib.model.model_file import read_model, save_model
 from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentLib.organs import Organ, organ_by_key
 from FlareSegmentTrainingLib.datasets.cases import Case, find_cases

@@ -18,8 +18,8 @@ import typing
 from dataclasses import dataclass, field, replace
 
 from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.model.description import REGIONS, Stage
 from FlareSegmentLib.model.intensity import Intensity
-from FlareSegmentLib.model.model_file import REGIONS, Stage
 from FlareSegmentLib.organs import FLARE22_ORGANS
 from FlareSegmentTrainingLib.augmentation.settings import AugmentationSettings
 

@@ -20,7 +20,8 @@ import torch
 
 from FlareSegmentLib import __version__
 from FlareSegmentLib.errors import FlareSegmentError, InputError
-from FlareSegmentLib.model.model_file import ModelDescription, Stage, save_model
+from FlareSegmentLib.model.description import ModelDescription, Stage
+from FlareSegmentLib.model.model_file import save_model
 from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentTrainingLib.datasets.cases import Case
 from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut

@@ -19,7 +19,8 @@ from test_worker import Client, prepared, received_labels
 from FlareSegmentLib.files.image_io import read_volume
 from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.measures.metrics import dice
-from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
+from FlareSegmentLib.model.model_card import bundled_model_folder
+from FlareSegmentLib.model.model_file import load_model
 from FlareSegmentLib.phantom.torso import make_phantom
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import Result

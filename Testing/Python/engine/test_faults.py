@@ -29,8 +29,10 @@ from test_worker import NETWORK, Client, prepared, received_labels
 
 from FlareSegmentLib.errors import ModelError
 from FlareSegmentLib.inference.pipeline import Segmenter
+from FlareSegmentLib.model.description import ModelDescription, Stage
 from FlareSegmentLib.model.intensity import Intensity
-from FlareSegmentLib.model.model_file import ModelDescription, Stage, build_network, load_model, save_model
+from FlareSegmentLib.model.model_file import load_model, save_model
+from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker import shared_files as shared_files_module

@@ -25,7 +25,8 @@ from FlareSegmentLib.errors import FlareSegmentError
 from FlareSegmentLib.files.image_io import read_labels, read_volume
 from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.measures.metrics import dice
-from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
+from FlareSegmentLib.model.model_card import bundled_model_folder
+from FlareSegmentLib.model.model_file import load_model
 from FlareSegmentLib.organs import ORGANS
 
 RECORD = Path(__file__).with_name("label_maps.json")

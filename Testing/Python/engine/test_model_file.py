@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,19 +14,16 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from FlareSegmentLib.errors import ModelError  # noqa: E402
-from FlareSegmentLib.model.model_file import (  # noqa: E402
+from FlareSegmentLib.model.description import (  # noqa: E402
     DESCRIPTION_FILE,
     WEIGHTS_FILE,
-    Intensity,
-    Model,
     ModelDescription,
     Stage,
-    bundled_model_folder,
-    load_model,
     read_description,
-    read_model,
-    save_model,
 )
+from FlareSegmentLib.model.intensity import Intensity  # noqa: E402
+from FlareSegmentLib.model.model_card import bundled_model_folder  # noqa: E402
+from FlareSegmentLib.model.model_file import Model, load_model, read_model, save_model  # noqa: E402
 from FlareSegmentLib.networks.vnet import build_network  # noqa: E402
 from FlareSegmentLib.organs import ORGANS  # noqa: E402
 
@@ -58,6 +57,21 @@ def folder(tmp_path) -> Path:
 def change(folder: Path, **changes) -> None:
     file = folder / DESCRIPTION_FILE
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_description_is_read_without_pytorch(repository):
+    """Whoever only starts others, as a cohort's command does, does not wait for its import."""
+    code = (
+        "import sys; from FlareSegmentLib.model.description import read_description; "
+        "from FlareSegmentLib.model.model_card import bundled_model_folder; "
+        "import FlareSegmentCohortLib.command; print(read_description(bundled_model_folder()).name); "
+        "sys.exit(bool({'torch', 'scipy'} & set(sys.modules)))"
+    )
+    paths = os.pathsep.join(str(repository / name) for name in ("FlareSegment", "FlareSegmentTraining"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.startswith("FlareSegment"), done.stdout + done.stderr
 
 
 def test_written_and_read_back(folder):

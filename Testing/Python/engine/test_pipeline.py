@@ -21,8 +21,10 @@ from FlareSegmentLib.inference import pipeline, stages, tiled_network
 from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.inference.tiled_network import cover, tile_weight
 from FlareSegmentLib.measures.metrics import dice
+from FlareSegmentLib.model.description import ModelDescription, Stage
 from FlareSegmentLib.model.intensity import Intensity
-from FlareSegmentLib.model.model_file import ModelDescription, Stage, bundled_model_folder, load_model
+from FlareSegmentLib.model.model_card import bundled_model_folder
+from FlareSegmentLib.model.model_file import load_model
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.volume import Volume
 

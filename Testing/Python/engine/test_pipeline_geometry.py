@@ -14,8 +14,8 @@ from FlareSegmentLib.inference.grids import Look, stage_grid, stored_grid
 from FlareSegmentLib.inference.localization import body_midline, find_box, organ_pieces, widened_box
 from FlareSegmentLib.inference.oblique_volumes import labels_on_grid_of, straighten
 from FlareSegmentLib.inference.resampling import AxisGrid, resample
+from FlareSegmentLib.model.description import Stage
 from FlareSegmentLib.model.intensity import AIR, Intensity
-from FlareSegmentLib.model.model_file import Stage
 from FlareSegmentLib.organs import ORGANS, organ_by_key
 from FlareSegmentLib.volume import Volume
 

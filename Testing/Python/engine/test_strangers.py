@@ -22,7 +22,8 @@ from known_patient import COARSE_KNOWING, FINE_KNOWING, KnowingModel, scan_of_pa
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.image_io import read_volume
 from FlareSegmentLib.inference.pipeline import Segmenter
-from FlareSegmentLib.model.model_file import bundled_model_folder, load_model
+from FlareSegmentLib.model.model_card import bundled_model_folder
+from FlareSegmentLib.model.model_file import load_model
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.volume import Volume
 

@@ -8,8 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from FlareSegmentLib.model.description import ModelDescription, Stage  # noqa: E402
 from FlareSegmentLib.model.intensity import Intensity  # noqa: E402
-from FlareSegmentLib.model.model_file import ModelDescription, Stage, load_model, save_model  # noqa: E402
+from FlareSegmentLib.model.model_file import load_model, save_model  # noqa: E402
 from FlareSegmentLib.networks.unet import UNet  # noqa: E402
 from FlareSegmentLib.networks.vnet import build_network  # noqa: E402
 

@@ -16,8 +16,10 @@ import pytest
 
 from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.measures.metrics import evaluate
+from FlareSegmentLib.model.description import ModelDescription, Stage
 from FlareSegmentLib.model.intensity import Intensity
-from FlareSegmentLib.model.model_file import ModelDescription, Stage, build_network, load_model, save_model
+from FlareSegmentLib.model.model_file import load_model, save_model
+from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume

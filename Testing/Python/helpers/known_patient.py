@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from test_pipeline import BODY_HU, ORGAN_HU, AnatomyNetwork, FakeModel
 
-from FlareSegmentLib.model.model_file import Stage
+from FlareSegmentLib.model.description import Stage
 from FlareSegmentLib.volume import Volume
 
 COARSE_KNOWING = Stage("coarse", "volume", {}, (8.0, 8.0, 8.0))

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
-from FlareSegmentLib.model.model_file import DESCRIPTION_FILE, bundled_model_folder, read_description
+from FlareSegmentLib.model.description import DESCRIPTION_FILE, read_description
+from FlareSegmentLib.model.model_card import bundled_model_folder
 from FlareSegmentLib.worker.protocol import ProtocolError, decode_event, decode_request
 
 FILES = int(os.environ.get("FLARE_FUZZ_FILES", "200"))

@@ -33,7 +33,9 @@ def untrained_model(tmp_path_factory):
     """A model folder with small networks of fixed random weights: its labels mean nothing, but are always the same."""
     import torch
 
-    from FlareSegmentLib.model.model_file import Intensity, ModelDescription, Stage, save_model
+    from FlareSegmentLib.model.description import ModelDescription, Stage
+    from FlareSegmentLib.model.intensity import Intensity
+    from FlareSegmentLib.model.model_file import save_model
     from FlareSegmentLib.networks.vnet import build_network
 
     network = {

@@ -31,8 +31,10 @@ from test_bad_input import status_field
 from test_worker import NETWORK, Client, prepared
 
 from FlareSegmentLib.errors import InputError, ModelError
+from FlareSegmentLib.model.description import ModelDescription, Stage
 from FlareSegmentLib.model.intensity import Intensity
-from FlareSegmentLib.model.model_file import ModelDescription, Stage, build_network, load_model, save_model
+from FlareSegmentLib.model.model_file import load_model, save_model
+from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import Hello, Ready, Result

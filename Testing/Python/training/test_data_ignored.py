@@ -17,8 +17,8 @@ import torch
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.image_io import read_labels
+from FlareSegmentLib.model.description import Stage
 from FlareSegmentLib.model.intensity import Intensity
-from FlareSegmentLib.model.model_file import Stage
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.augmentation.changed_cases import change_case

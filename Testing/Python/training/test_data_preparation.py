@@ -14,8 +14,8 @@ import torch
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.inference.pipeline import Segmenter
+from FlareSegmentLib.model.description import ModelDescription, Stage
 from FlareSegmentLib.model.intensity import Intensity, window
-from FlareSegmentLib.model.model_file import ModelDescription, Stage
 from FlareSegmentLib.organs import ORGANS, organ_by_key
 from FlareSegmentTrainingLib.datasets import preparation
 from FlareSegmentTrainingLib.datasets.cases import Case, find_cases

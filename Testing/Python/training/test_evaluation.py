@@ -14,7 +14,8 @@ import pytest
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.image_io import read_labels
-from FlareSegmentLib.model.model_file import bundled_model_folder, read_description
+from FlareSegmentLib.model.description import read_description
+from FlareSegmentLib.model.model_card import bundled_model_folder
 from FlareSegmentLib.organs import FLARE22_ORGANS, ORGANS, organ_by_key
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import find_cases
@@ -312,7 +313,9 @@ def test_nothing_in_common_is_one_line(tmp_path: Path) -> None:
 def test_a_models_identity_is_its_weights_and_its_description(tmp_path: Path) -> None:
     import torch
 
-    from FlareSegmentLib.model.model_file import Intensity, ModelDescription, Stage, save_model
+    from FlareSegmentLib.model.description import ModelDescription, Stage
+    from FlareSegmentLib.model.intensity import Intensity
+    from FlareSegmentLib.model.model_file import save_model
     from FlareSegmentLib.networks.vnet import build_network
 
     network = {

@@ -22,9 +22,10 @@ import torch
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.image_io import write_labels
+from FlareSegmentLib.model.description import ModelDescription, Stage
 from FlareSegmentLib.model.intensity import Intensity
 from FlareSegmentLib.model.model_card import read_model_card
-from FlareSegmentLib.model.model_file import ModelDescription, Stage, load_model, read_model, save_model
+from FlareSegmentLib.model.model_file import load_model, read_model, save_model
 from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.phantom.torso import make_phantom

@@ -405,8 +405,9 @@ def test_showing_curves_twice_replaces_them(panel, tmp_path):
 def test_use_this_model_hands_the_model_to_the_other_panel(panel, slicer_app, tmp_path):
     import slicer
 
+    from FlareSegmentLib.model.description import ModelDescription, Stage
     from FlareSegmentLib.model.intensity import Intensity
-    from FlareSegmentLib.model.model_file import ModelDescription, Stage, save_model
+    from FlareSegmentLib.model.model_file import save_model
     from FlareSegmentLib.networks.vnet import build_network
 
     run = finished_run(tmp_path / "run")
