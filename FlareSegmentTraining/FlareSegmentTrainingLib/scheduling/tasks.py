@@ -89,7 +89,8 @@ def outcomes(
             _check(client, threads, time.monotonic() - worked)
             done = []
             for future in _next(finished):
-                item = pending.pop(futures.pop(future.key).key)
+                del futures[future.key]
+                item = pending.pop(future.key)
                 was_trial = future.key == trial
                 trial = "" if was_trial else trial
                 if alone and not was_trial and isinstance(_error(future), WorkerLost):

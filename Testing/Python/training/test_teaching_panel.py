@@ -334,13 +334,19 @@ def test_a_second_teaching_has_a_folder_of_its_own(both):
     assert logic.teaching.folder.path.name == "007" and not logic.canContinueTeaching() and not logic.usesTaught()
 
 
-def test_examples_that_were_changed_are_taught_anew(both):
+def two_examples_being_taught(both):
+    """The training panel's widgets, while it teaches with two examples."""
     both.folder.mkdir()
     for name in ("one", "another"):
         keep(both, name, "liver")
     ui = show_training(both)
     both.click(ui.teachButton)
     until(both, lambda: ui.teachProgressBar.value == 40)
+    return ui
+
+
+def test_examples_that_were_changed_are_taught_anew(both):
+    ui = two_examples_being_taught(both)
     with pytest.raises(FlareSegmentError, match="taught now"):
         both.training.logic.removeExample("example-001")
     both.click(ui.teachButton)
@@ -393,12 +399,7 @@ def test_back_leads_from_model_to_model(both):
 
 def test_a_teaching_of_another_folder_is_not_continued(both):
     """Two teachings with two folders at once know nothing of each other."""
-    both.folder.mkdir()
-    for name in ("one", "another"):
-        keep(both, name, "liver")
-    ui = show_training(both)
-    both.click(ui.teachButton)
-    until(both, lambda: ui.teachProgressBar.value == 40)
+    two_examples_being_taught(both)
     first, logic = both.training.logic.teaching, both.training.logic
     other = both.folder.parent / "other examples ä"
     shutil.copytree(both.folder, other, ignore=shutil.ignore_patterns("taught"))
