@@ -88,8 +88,8 @@ def connect(
     _require_dask(options.cluster is not None)
     import dask
 
+    _silence_dask()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_quiet())
         stack.enter_context(dask.config.set(_SETTINGS))
         if options.scheduler is not None:
             from FlareSegmentTrainingLib.scheduling.running_cluster import join
@@ -164,22 +164,14 @@ def _require_dask(jobs: bool) -> None:
         ) from error
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what Dask logs: what matters of it is said by this project, in one line."""
-    names = ("distributed", "asyncio", "tornado", "dask_jobqueue")
-    loggers = [logging.getLogger(name) for name in names]
-    loggers += [
-        logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith("distributed.")
-    ]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
+def _silence_dask() -> None:
+    """Silence what Dask logs in this process: what matters of it is said by this project, in one line. For good, as a
+    thread of Dask's writes on after its cluster is closed.
+    """
+    names = ["distributed", "asyncio", "tornado", "dask_jobqueue"]
+    names += [name for name in list(logging.root.manager.loggerDict) if name.startswith("distributed.")]
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _worker_python() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -116,6 +117,7 @@ def test_a_case_that_kills_its_worker_is_left_out_alone(tmp_path: Path) -> None:
     assert [outcome.result for outcome in outcomes] == ["taken", "left out", "taken"]
     assert "was ended 3 times" in outcomes[1].reason
     assert not list((tmp_path / "out").glob(".preparing*"))
+    assert not logging.getLogger("distributed.batched").isEnabledFor(logging.CRITICAL)  # its threads outlive the client
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for others")
