@@ -76,7 +76,7 @@ class Model:
                 raise ModelError(
                     f"Model {description.name!r}: weights and network of stage {stage.name!r} do not fit: {reason}"
                 ) from error
-            self._networks[stage.name] = network.fold_normalization().requires_grad_(False)
+            self._networks[stage.name] = network.fold().requires_grad_(False)
 
     def network(self, stage_name: str) -> nn.Module:
         """Return the stage's network in evaluation mode, batch normalization folded.

@@ -107,7 +107,7 @@ class EncoderDecoder(nn.Module):
         """Return the result of the lowest level, and those of the levels above, from the finest."""
         raise NotImplementedError
 
-    def fold_normalization(self) -> Self:
+    def fold(self) -> Self:
         """Switch to evaluation mode, merge batch normalizations into their convolutions, return self."""
         self.eval()
         for module in self.modules():

@@ -9,6 +9,7 @@ decoder, capped width) is configurable.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import nn
@@ -37,13 +38,35 @@ class ResidualStage(nn.Module):
             )
         )
         direct = in_channels in (1, channels)
-        self.projection = nn.Identity() if direct else nn.Conv3d(in_channels, channels, 1)
+        self.projection: nn.Module | None = nn.Identity() if direct else nn.Conv3d(in_channels, channels, 1)
         self.activation = LinePReLU(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result = self.units(x)
-        result += self.projection(x)  # in place: at full resolution each copy counts
+        if self.projection is not None:
+            # In place: at full resolution each copy counts. Of one type: PyTorch adds mixed ones number by number.
+            result += self.projection(x).to(result.dtype)
         return self.activation(result)
+
+    def fold_shortcut(self) -> None:
+        """Merge the way past a single convolution into it, as both are linear: same function, one step."""
+        last = self.units[-1]
+        assert isinstance(last, ConvolutionUnit)
+        convolution = last.convolution
+        if self.projection is None or len(self.units) > 1 or not isinstance(last.normalization, nn.Identity):
+            return
+        weight, middle = convolution.weight.detach().clone(), convolution.kernel_size[0] // 2
+        center = weight[:, :, middle, middle, middle]
+        if isinstance(self.projection, nn.Conv3d):
+            assert convolution.bias is not None and self.projection.bias is not None
+            center += self.projection.weight[:, :, 0, 0, 0]
+            convolution.bias = nn.Parameter(convolution.bias.detach() + self.projection.bias.detach())
+        elif convolution.in_channels == 1:
+            center += 1.0
+        else:
+            center += torch.eye(convolution.in_channels)
+        convolution.weight = nn.Parameter(weight)
+        self.projection = None
 
 
 class VNet(EncoderDecoder):
@@ -117,6 +140,14 @@ class VNet(EncoderDecoder):
             skips.append(x)
             x = down(x)
         return self.encoder[-1](x), skips
+
+    def fold(self) -> Self:
+        """Switch to evaluation mode, merge into convolutions what can be: normalizations and shortcuts; return self."""
+        super().fold()
+        for stage in (*self.encoder, *self.decoder):
+            assert isinstance(stage, ResidualStage)
+            stage.fold_shortcut()
+        return self
 
 
 Network = VNet | UNet

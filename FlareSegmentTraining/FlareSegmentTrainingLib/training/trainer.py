@@ -302,7 +302,7 @@ class StageTrainer:
         """Return the averaged network's scores on whole prepared cases, in fp32."""
         network = build_network(self.settings.stage.network)
         network.load_state_dict(self._average.module.state_dict())
-        _place(network.fold_normalization(), self._device)
+        _place(network.fold(), self._device)
         # Dice and false volume of each organ, right and all voxels; each process fills the rows of its own cases.
         count = len(self.organs)
         table = torch.zeros(len(cases), 2 * count + 2, dtype=torch.float64)

@@ -78,7 +78,7 @@ def test_folding_keeps_the_function(normalization: str) -> None:
     network.eval()
     with torch.no_grad():
         expected = network(image)
-        assert network.fold_normalization() is network
+        assert network.fold() is network
         torch.testing.assert_close(network(image), expected, rtol=1e-4, atol=1e-4)
     assert not any(isinstance(module, torch.nn.BatchNorm3d) for module in network.modules())
 

@@ -88,9 +88,11 @@ def test_folding_keeps_the_function(normalization, wide):
     network.eval()
     with torch.no_grad():
         expected = network(image)
-        network.fold_normalization()
+        network.fold()
         torch.testing.assert_close(network(image), expected, rtol=1e-4, atol=1e-4)
     assert not any(isinstance(module, torch.nn.BatchNorm3d) for module in network.modules())
+    for stage in (*network.encoder, *network.decoder):
+        assert (stage.projection is None) == (len(stage.units) == 1 and normalization != "instance")
 
 
 def test_instance_normalization_segments_images_down_to_a_single_voxel_at_the_lowest_level(tmp_path):
