@@ -103,7 +103,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def _settings(options: argparse.Namespace, folder) -> dict:
     """What config.json holds: the command line's, or on resume the run's own. Raises InputError."""
-    from FlareSegmentTrainingLib.training.configuration import parse, with_minutes
+    from FlareSegmentTrainingLib.training.configuration import parse
     from FlareSegmentTrainingLib.training.presets import read_preset
     from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE
 
@@ -123,8 +123,6 @@ def _settings(options: argparse.Namespace, folder) -> dict:
     if not begun:
         raise InputError("--preset and --data are needed to begin a run (see --help).")
     content = _content(options, read_preset(options.preset))
-    if options.minutes:
-        content = with_minutes(content, options.minutes)
     if len(parse(content).shares) not in (0, len(options.data)):
         raise InputError(f"--shares {options.shares}: one number is needed for each of the {len(options.data)} --data.")
     return {
@@ -142,13 +140,13 @@ def _settings(options: argparse.Namespace, folder) -> dict:
 
 def _content(options: argparse.Namespace, content: dict) -> dict:
     """A configuration with what the command line changes. Raises InputError."""
-    from FlareSegmentTrainingLib.training.configuration import override
+    from FlareSegmentTrainingLib.training.configuration import override, with_minutes
 
     shares = [f"shares=[{options.shares}]"] if options.shares else []
     epochs = [f"training.epochs={options.epochs}"] if options.epochs else []
     for assignment in [*epochs, *shares, *options.overrides]:
         content = override(content, assignment)
-    return content
+    return with_minutes(content, options.minutes) if options.minutes else content
 
 
 def _places(data: list[str]) -> list[str]:
@@ -200,13 +198,13 @@ def _changed_options(options: argparse.Namespace, saved: dict) -> list[str]:
     if options.preset:
         changed += ["configuration"] if _content(options, read_preset(options.preset)) != own else []
     else:
-        given = [("--epochs", options.epochs), ("--shares", options.shares)]
+        given = [("--epochs", options.epochs), ("--minutes", options.minutes), ("--shares", options.shares)]
         given += [("--set", assignment) for assignment in options.overrides]
         for name, value in given:
-            alone = argparse.Namespace(epochs=None, shares=None, overrides=[])
+            alone = argparse.Namespace(epochs=None, minutes=None, shares=None, overrides=[])
             setattr(alone, {"--set": "overrides"}.get(name, name[2:]), [value] if name == "--set" else value)
             if value is not None and _content(alone, own) != own:
-                changed.append(f"{name} {value}")
+                changed.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
     names = ("label_map", "fold", "limit_cases", "start_from", "patient_pattern")
     for name in names:
         value = getattr(options, name)

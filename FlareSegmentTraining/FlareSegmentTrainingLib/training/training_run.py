@@ -201,7 +201,8 @@ class TrainingRun:
     ) -> Scores:
         stage = self._begin_stage(number, settings, state)
         trainer, source = stage.trainer, stage.source
-        for batch in source.prefetched(trainer.step, trainer.steps or _UNLIMITED):
+        over = trainer.progress >= 1.0  # by the clock, of a run that had ended
+        for batch in source.prefetched(trainer.step, trainer.steps or (trainer.step if over else _UNLIMITED)):
             self._train_step(stage, batch)
             done = trainer.progress >= 1.0
             if done or trainer.step % source.steps_per_epoch == 0:

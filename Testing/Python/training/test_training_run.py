@@ -181,6 +181,7 @@ def test_resume_refuses_another_configuration(train_module, command, finished, c
     "given",
     [
         ("--epochs", "4"),
+        ("--minutes", "3"),
         ("--set", "training.learning_rate=0.5"),
         ("--label-map", "btcv"),
         ("--split", "nothing.json"),
@@ -279,6 +280,7 @@ def test_a_budget_in_minutes_ends_the_stage_with_the_rate_at_its_end(train_modul
     seconds = iter(range(10**6))
     monkeypatch.setattr(training_run._Clock, "seconds", lambda self: self._before + next(seconds))
     assert train_module.main(command("minutes", "--minutes", "0.1")) == 0
+    assert train_module.main(command("minutes", "--minutes", "0.1", "--resume")) == 0  # the same command, and over
     folder = RunFolder(place / "minutes")
     assert folder.progress()["state"] == "finished"
     state = torch.load(folder.state_file, weights_only=True)
