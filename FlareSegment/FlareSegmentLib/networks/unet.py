@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from FlareSegmentLib.networks.layers import NORMALIZATIONS, ConvolutionUnit, EncoderDecoder, initialize
+from FlareSegmentLib.networks.layers import NORMALIZATIONS, ConvolutionUnit, EncoderDecoder, OneDNNConv3d, initialize
 
 
 class UNet(EncoderDecoder):
@@ -54,7 +54,7 @@ class UNet(EncoderDecoder):
         for below, skip in zip(reversed(widths[1:]), reversed(widths[:-1])):
             self.up.append(nn.ConvTranspose3d(below, skip, kernel_size=2, stride=2))
             self.decoder.append(_double_convolution(2 * skip, skip, normalization))
-        self.head = nn.Conv3d(widths[0], out_channels, kernel_size=1)
+        self.head = OneDNNConv3d(widths[0], out_channels, kernel_size=1)
         initialize(self, slope=0.0)
 
     def _descend(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -69,6 +69,6 @@ class UNet(EncoderDecoder):
 def _double_convolution(in_channels: int, channels: int, normalization: str) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before in (in_channels, channels):
-        convolution = nn.Conv3d(before, channels, kernel_size=3, padding=1)
+        convolution = OneDNNConv3d(before, channels, kernel_size=3, padding=1)
         layers += [ConvolutionUnit(convolution, normalization, activate=False), nn.ReLU()]
     return nn.Sequential(*layers)

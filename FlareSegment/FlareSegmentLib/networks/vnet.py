@@ -14,7 +14,14 @@ from typing import Self
 import torch
 from torch import nn
 
-from FlareSegmentLib.networks.layers import NORMALIZATIONS, ConvolutionUnit, EncoderDecoder, LinePReLU, initialize
+from FlareSegmentLib.networks.layers import (
+    NORMALIZATIONS,
+    ConvolutionUnit,
+    EncoderDecoder,
+    LinePReLU,
+    OneDNNConv3d,
+    initialize,
+)
 from FlareSegmentLib.networks.unet import UNet
 
 
@@ -30,7 +37,9 @@ class ResidualStage(nn.Module):
         self.units = nn.Sequential(
             *(
                 ConvolutionUnit(
-                    nn.Conv3d(in_channels if index == 0 else channels, channels, kernel_size, padding=kernel_size // 2),
+                    OneDNNConv3d(
+                        in_channels if index == 0 else channels, channels, kernel_size, padding=kernel_size // 2
+                    ),
                     normalization,
                     activate=index < convolutions - 1,
                 )
@@ -38,7 +47,7 @@ class ResidualStage(nn.Module):
             )
         )
         direct = in_channels in (1, channels)
-        self.projection: nn.Module | None = nn.Identity() if direct else nn.Conv3d(in_channels, channels, 1)
+        self.projection: nn.Module | None = nn.Identity() if direct else OneDNNConv3d(in_channels, channels, 1)
         self.activation = LinePReLU(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -118,7 +127,7 @@ class VNet(EncoderDecoder):
         self.down = nn.ModuleList()
         for level, (width, convolutions) in enumerate(zip(widths, encoder_convolutions)):
             if level > 0:
-                step = nn.Conv3d(widths[level - 1], width, kernel_size=2, stride=2)
+                step = OneDNNConv3d(widths[level - 1], width, kernel_size=2, stride=2)
                 self.down.append(ConvolutionUnit(step, normalization))
             self.encoder.append(
                 ResidualStage(in_channels if level == 0 else width, width, convolutions, kernel_size, normalization)
@@ -130,7 +139,7 @@ class VNet(EncoderDecoder):
             self.up.append(ConvolutionUnit(nn.ConvTranspose3d(channels, skip, kernel_size=2, stride=2), normalization))
             channels = 2 * skip if wide_decoder else skip
             self.decoder.append(ResidualStage(2 * skip, channels, convolutions, kernel_size, normalization))
-        self.head = nn.Conv3d(channels, out_channels, kernel_size=1)
+        self.head = OneDNNConv3d(channels, out_channels, kernel_size=1)
         initialize(self, slope=0.25)
 
     def _descend(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -111,6 +111,23 @@ def test_instance_normalization_segments_images_down_to_a_single_voxel_at_the_lo
         assert segmenter.segment(volume).labels.shape == volume.array.shape
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+@pytest.mark.parametrize("architecture", [SMALL, {"architecture": "unet", "base_channels": 4, "levels": 3}])
+def test_on_a_processor_no_convolution_of_an_inference_is_pytorchs_slow_one(architecture):
+    network, image = build_network(architecture).fold(), torch.randn(1, 1, 16, 16, 16)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        expected = network(image)  # a gradient is kept: PyTorch's own choice
+        with torch.inference_mode(), torch.profiler.profile() as profile:
+            found = network(image)
+    finally:
+        torch.set_num_threads(threads)
+    called = {event.key for event in profile.key_averages()}
+    assert "aten::mkldnn_convolution" in called and not any("slow_conv3d" in name for name in called)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_stage_adds_its_input():
     network = small()
     stage = network.encoder[1]
