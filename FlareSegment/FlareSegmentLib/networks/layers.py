@@ -29,12 +29,12 @@ class LinePReLU(nn.PReLU):
 
     Where channels lie next to each other in memory PyTorch works on those of one voxel at a time, and of numbers of 16
     bits one by one where they are fewer than its vectors hold: 30 times more slowly. Here a whole line of voxels counts
-    as its channels, where there is no gradient to be kept.
+    as its channels.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         by_voxel = x.is_cpu and x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
-        if not by_voxel or x.element_size() != 2 or torch.is_grad_enabled():
+        if not by_voxel or x.element_size() != 2:
             return super().forward(x)
         voxels = x.permute(0, 2, 3, 4, 1)
         length = voxels.shape[3]
