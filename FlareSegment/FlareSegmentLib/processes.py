@@ -154,13 +154,14 @@ def python_executable() -> str:
 
 
 def private_folder(parent: Path) -> tempfile.TemporaryDirectory[str]:
-    """A folder beside results for files in the making, only for its owner, as a context manager. Raises OSError.
+    """A folder for files in the making, only for its owner, as a context manager. Raises OSError.
 
-    Two computers may write into one network folder: the name holds the host too, and each removes only its own.
+    Two computers may write into one network folder: the name holds the host too, and each removes only its own. What
+    cannot be removed at the end, as somebody holds it open, is abandoned.
     """
     prefix = f".flaresegment-{re.sub('[^A-Za-z0-9.]', '_', socket.gethostname())}-"
     remove_abandoned(parent, prefix)
-    return tempfile.TemporaryDirectory(dir=parent, prefix=f"{prefix}{os.getpid()}-")
+    return tempfile.TemporaryDirectory(dir=parent, prefix=f"{prefix}{os.getpid()}-", ignore_cleanup_errors=True)
 
 
 def start_detached(command: Sequence[str], output_file: Path) -> subprocess.Popen[bytes]:

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -22,22 +22,8 @@ from FlareSegmentLib import errors
 from FlareSegmentLib.processes import keep_freed_memory, set_priority
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
-from FlareSegmentLib.worker.protocol import (
-    Cancel,
-    Cancelled,
-    Compare,
-    Compared,
-    Event,
-    Failure,
-    Hello,
-    Progress,
-    ProtocolError,
-    Ready,
-    Result,
-    Segment,
-    decode_request,
-    encode,
-)
+from FlareSegmentLib.worker import protocol
+from FlareSegmentLib.worker.protocol import Compare, Event, Failure, Hello, Progress, Segment
 from FlareSegmentLib.worker.shared_files import SharedBox, finish, map_array, write_array, write_file
 
 if TYPE_CHECKING:
@@ -54,16 +40,12 @@ class Worker:
 
     Args:
         make_surfaces: the organs' surfaces as a file's bytes, of (labels (z, y, x), boxes, label values, 4x4 matrix to
-            RAS in mm, smoothing 0 ... 1, tick); raises ImportError where there is no VTK. None: no surfaces.
+            RAS in mm, smoothing 0 ... 1, tick); raises ImportError where there is no VTK.
         niceness: of this process, as `processes.set_priority` returned it.
     """
 
     def __init__(
-        self,
-        requests: BinaryIO,
-        events: BinaryIO,
-        make_surfaces: Callable[..., bytes] | None = None,
-        niceness: int = 0,
+        self, requests: BinaryIO, events: BinaryIO, make_surfaces: Callable[..., bytes], niceness: int = 0
     ) -> None:
         self._requests, self._events = requests, events
         self._make_surfaces = make_surfaces
@@ -78,18 +60,16 @@ class Worker:
         """Serve until the process ends."""
         threading.Thread(target=self._read, daemon=True).start()
         while True:
-            request = self._waiting.get()
-            self._send(self._answer(request))
-            self._cancelled.discard(request.id)
+            self._send(self._answer(self._waiting.get()))
 
     def _read(self) -> None:
         for line in filter(bytes.strip, self._requests):
             try:
-                request = decode_request(line)
-            except ProtocolError as error:
+                request = protocol.decode_request(line)
+            except protocol.ProtocolError as error:
                 self._send(Failure(None, f"The worker did not understand a request: {error}"))
                 continue
-            if isinstance(request, Cancel):
+            if isinstance(request, protocol.Cancel):
                 self._cancelled.add(request.id)
             else:
                 self._waiting.put(request)
@@ -98,33 +78,32 @@ class Worker:
     def _send(self, event: Event) -> None:
         with self._sending:
             try:
-                self._events.write(encode(event))
+                self._events.write(protocol.encode(event))
                 self._events.flush()
             except OSError:  # nobody listens any more
                 os._exit(0)
 
     def _answer(self, request: Hello | Segment | Compare) -> Event:
         try:
-            self._check(request)
+            self._check(request.id)
             if isinstance(request, Segment):
                 return self._segment(request)
             return self._compare(request) if isinstance(request, Compare) else self._hello(request)
         except errors.Cancelled:
-            return Cancelled(request.id)
+            return protocol.Cancelled(request.id)
         except errors.FlareSegmentError as error:
             return Failure(request.id, str(error))
-        except MemoryError:
-            message = "There is not enough memory for this CT: close other programs, or crop the CT."
-            return Failure(request.id, message, traceback.format_exc(_TRACE_CALLS))
         except Exception as error:  # noqa: BLE001 - whatever it is, the panel must hear of it
             message = f"The segmentation failed: {_first_line(error)}"
+            if isinstance(error, MemoryError):
+                message = "There is not enough memory for this CT: close other programs, or crop the CT."
             return Failure(request.id, message, traceback.format_exc(_TRACE_CALLS))
 
-    def _check(self, request: Hello | Segment | Compare) -> None:
-        if request.id in self._cancelled:
+    def _check(self, number: int) -> None:
+        if number in self._cancelled:
             raise errors.Cancelled
 
-    def _hello(self, hello: Hello) -> Ready | Failure:
+    def _hello(self, hello: Hello) -> Event:
         try:
             import torch  # noqa: F401
         except Exception as error:  # noqa: BLE001 - not there, or a library of it cannot be loaded: whatever it raises
@@ -133,9 +112,9 @@ class Worker:
 
         if hello.request is not None:
             self._segmenter_for(hello.request)
-        return Ready(hello.id, os.getpid(), compute_devices(), self._niceness)
+        return protocol.Ready(hello.id, compute_devices(), self._niceness)
 
-    def _segment(self, message: Segment) -> Result:
+    def _segment(self, message: Segment) -> Event:
         from FlareSegmentLib.measures.organ_statistics import bounding_box, in_whole_volume, organ_statistics
 
         start, sent = time.perf_counter(), 0.0
@@ -154,10 +133,10 @@ class Worker:
         found = segmenter.segment(volume, request, progress, lambda: message.id in self._cancelled)
         region = request.region or tuple(slice(0, n) for n in found.labels.shape)
         organs = organ_statistics(volume.part(region), found.labels[region], found.organs)
-        self._check(message)
+        self._check(message.id)
         surfaces = self._surfaces(message, volume, found)
         box = bounding_box(found.labels)
-        return Result(
+        return protocol.Result(
             message.id,
             found.seconds | {"total": time.perf_counter() - start},
             found.warnings,
@@ -173,11 +152,11 @@ class Worker:
     def _surfaces(self, message: Segment, volume: Volume, found: Segmentation) -> str | None:
         """File of the surfaces, where they were asked for; without VTK, or without room, Slicer makes them itself."""
         smoothing = message.request.smoothing
-        if smoothing is None or self._make_surfaces is None:
+        if smoothing is None:
             return None
 
         def tick(fraction: float) -> None:
-            self._check(message)
+            self._check(message.id)
             self._send(Progress(message.id, 1 - _SURFACES_SHARE * (1 - fraction), "Making the 3D surfaces"))
 
         values = {organ.key: organ.label for organ in found.organs}
@@ -185,9 +164,9 @@ class Worker:
             file = self._make_surfaces(found.labels, found.boxes, values, volume.affine_ras, smoothing, tick)
         except ImportError:
             return None
-        return _written(message, file)
+        return _written(message.folders, file)
 
-    def _compare(self, request: Compare) -> Compared:
+    def _compare(self, request: Compare) -> Event:
         from FlareSegmentLib.measures.metrics import difference, evaluate
         from FlareSegmentLib.measures.organ_statistics import bounding_box
         from FlareSegmentLib.organs import organ_by_key
@@ -197,7 +176,7 @@ class Worker:
         differing = difference(labels, reference)
         box = bounding_box(differing)
         path = finish(write_array(request.folders, differing[box]))
-        return Compared(request.id, scores, SharedBox(path, box))
+        return protocol.Compared(request.id, scores, SharedBox(path, box))
 
     def _segmenter_for(self, request: SegmentationRequest) -> Segmenter:
         wanted = request.model, request.device, request.threads
@@ -213,15 +192,15 @@ class Worker:
 def _confidence(message: Segment, found: Segmentation) -> SharedBox | None:
     if found.confidence is None:
         return None
-    path = _written(message, zlib.compress(found.confidence.array.tobytes(), 1))
+    path = _written(message.folders, zlib.compress(found.confidence.array.tobytes(), 1))
     z, y, x = found.confidence.box
     return None if path is None else SharedBox(path, (z, y, x))
 
 
-def _written(message: Segment, file: bytes) -> str | None:
-    """Path of the file in the request's folders; None without room: the labels are worth showing without it."""
+def _written(folders: Sequence[str], file: bytes) -> str | None:
+    """Path of the file; None without room: the labels are worth showing without it."""
     try:
-        return finish(write_file(message.folders, lambda: [file]))
+        return finish(write_file(folders, lambda: [file]))
     except OSError:
         return None
 
@@ -252,7 +231,7 @@ def _end_with_parent() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def main(make_surfaces: Callable[..., bytes] | None = None, background: bool = False) -> None:
+def main(make_surfaces: Callable[..., bytes], background: bool) -> None:
     """Serve stdin and stdout; `make_surfaces` as in `Worker`. background: let other programs go first."""
     events = _keep_stdout_for_events()
     niceness = set_priority(background)

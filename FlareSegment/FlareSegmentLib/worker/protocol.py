@@ -12,17 +12,13 @@ This file needs the standard library and numpy only: no torch, no slicer.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-import numpy as np
-
 from FlareSegmentLib.request import SegmentationRequest
-from FlareSegmentLib.volume import Volume
-from FlareSegmentLib.worker.shared_files import SharedBox, SharedFolders, SharedVolume, write_array
+from FlareSegmentLib.worker.shared_files import SharedBox, SharedVolume
 
 
 class ProtocolError(ValueError):
@@ -49,19 +45,13 @@ class Segment:
     volume: SharedVolume
     folders: tuple[str, ...]
 
-    @staticmethod
-    def prepare(
-        id: int, request: SegmentationRequest, volume: Volume, folders: SharedFolders
-    ) -> Generator[None, None, Segment]:
-        """The panel's way to make one, a piece of the voxels at each step. Raises OSError when there is no room."""
-        voxels = yield from write_array(folders.paths, volume.array)
-        direction = tuple(volume.direction.ravel().tolist())
-        return Segment(id, request, SharedVolume(voxels, volume.spacing, volume.origin, direction), folders.paths)
-
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare a label map with a reference of the same grid, organ by organ (keys); the spacing is (x, y, z), mm."""
+    """Compare a label map with a reference of the same grid (.npy of uint8), organ by organ (keys).
+
+    The spacing is (x, y, z), mm; the difference is written into the folders.
+    """
 
     id: int
     labels: str
@@ -69,20 +59,6 @@ class Compare:
     spacing: tuple[float, ...]
     organs: tuple[str, ...]
     folders: tuple[str, ...]
-
-    @staticmethod
-    def prepare(
-        id: int,
-        labels: np.ndarray,
-        reference: np.ndarray,
-        spacing: tuple[float, ...],
-        organs: tuple[str, ...],
-        folders: SharedFolders,
-    ) -> Generator[None, None, Compare]:
-        """The panel's way to make one, as `Segment.prepare`; both label maps are uint8 (z, y, x)."""
-        first = yield from write_array(folders.paths, labels)
-        second = yield from write_array(folders.paths, reference)
-        return Compare(id, first, second, spacing, organs, folders.paths)
 
 
 @dataclass(frozen=True)
@@ -97,12 +73,11 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Ready:
-    """Answers `Hello`: the process, what it can compute on (see `compute_devices`), and its priority (`processes`)."""
+    """Answers `Hello`: what the worker can compute on (see `compute_devices`), and its priority (see `processes`)."""
 
     id: int
-    pid: int
     devices: list[dict[str, Any]]
-    niceness: int = 0
+    niceness: int
 
 
 @dataclass(frozen=True)
@@ -142,12 +117,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Compared:
-    """The comparison is done.
-
-    Attributes:
-        organs: see `metrics.evaluate`.
-        difference: .npy of `metrics.difference`.
-    """
+    """The comparison is done: the organs' scores (see `metrics.evaluate`) and `metrics.difference` as .npy."""
 
     id: int
     organs: dict[str, dict[str, float | None]]

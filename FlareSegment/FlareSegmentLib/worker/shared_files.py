@@ -1,10 +1,9 @@
 """Arrays in files that the panel and the worker both reach: voxels do not travel through their pipe.
 
-The panel makes private folders for each request; either side writes into the first of them that has room and tells the
-other one the path. On Linux the first folder lies in ``/dev/shm``, which is memory, the second one with the temporary
-files. Plain .npy files were chosen over ``multiprocessing.shared_memory`` because a full ``/dev/shm`` then raises an
-OSError instead of killing Slicer with SIGBUS, no resource tracker is started from the Slicer executable, and what a
-crash leaves is found and removed by the next `SharedFolders`.
+Either side writes into the first folder of a request that has room and tells the other one the path. Plain .npy files
+were chosen over ``multiprocessing.shared_memory`` because a full ``/dev/shm`` then raises an OSError instead of killing
+Slicer with SIGBUS, no resource tracker is started from the Slicer executable, and what a crash leaves is found and
+removed when the next folder is made.
 """
 
 from __future__ import annotations
@@ -22,12 +21,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from FlareSegmentLib.processes import remove_abandoned
+from FlareSegmentLib.processes import private_folder
 from FlareSegmentLib.volume import Volume
 
 Outcome = TypeVar("Outcome")
-Box = tuple[slice, slice, slice]
-_FOLDER_PREFIX = "flaresegment-"
 _PIECE_BYTES = 8 << 20
 
 
@@ -36,7 +33,7 @@ class SharedBox:
     """A file with what lies in a box (z, y, x) of a volume; outside of it all is 0."""
 
     path: str
-    box: Box
+    box: tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -48,29 +45,26 @@ class SharedVolume:
     origin: tuple[float, ...]
     direction: tuple[float, ...]
 
+    @staticmethod
+    def write(folders: Sequence[str], volume: Volume) -> Generator[None, None, SharedVolume]:
+        """The volume in a new file, see `write_file`."""
+        voxels = yield from write_array(folders, volume.array)
+        return SharedVolume(voxels, volume.spacing, volume.origin, tuple(volume.direction.ravel().tolist()))
+
     def map(self) -> Volume:
         """The volume mapped read-only, without copying. Raises InputError, and what `map_array` does."""
         return Volume(map_array(self.voxels), self.spacing, self.origin, np.array(self.direction))
 
 
-class SharedFolders(contextlib.ExitStack):
-    """The private folders of a request, which only the user can read; leaving the context removes them.
-
-    Making them also removes those of processes that no longer run.
-
-    Attributes:
-        paths: the folders, the best one first.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.paths: tuple[str, ...] = ()
+@contextlib.contextmanager
+def shared_folders() -> Iterator[tuple[str, ...]]:
+    """Private folders for a request, the best one first: on Linux in ``/dev/shm``, which is memory."""
+    with contextlib.ExitStack() as stack:
+        folders = []
         for parent in _parent_folders():
-            remove_abandoned(parent, _FOLDER_PREFIX)
-            prefix = f"{_FOLDER_PREFIX}{os.getpid()}-"
             with contextlib.suppress(OSError):
-                folder = tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
-                self.paths += (self.enter_context(folder),)
+                folders.append(stack.enter_context(private_folder(parent)))
+        yield tuple(folders)
 
 
 def map_array(path: str) -> np.ndarray:

@@ -13,11 +13,6 @@ IN_BACKGROUND = "--background"
 """Argument of the worker that shall let other programs go first."""
 
 
-def worker_command(python: str) -> list[str]:
-    """Program and arguments that start the worker with the given Python (Slicer's PythonSlicer, or sys.executable)."""
-    return [python, str(Path(__file__).resolve())]
-
-
 def make_surfaces(*arguments: Any) -> bytes:
     """As `segment_surfaces.organ_surfaces`. Raises ImportError where there is no VTK, which nobody needs before."""
     from FlareSegmentSlicerLib.rendering.segment_surfaces import organ_surfaces

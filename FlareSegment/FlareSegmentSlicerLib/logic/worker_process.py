@@ -1,18 +1,13 @@
 """The panel's end of the worker process: starts it, keeps it warm, feeds it, and survives its death.
 
-One `WorkerProcess` runs one Python process with the engine and talks to it as `FlareSegmentLib.worker.protocol` says,
-through QProcess: everything happens in the event loop of the main thread, nothing here blocks it, and no other thread
-touches Qt.
+It speaks as `FlareSegmentLib.worker.protocol` says, through QProcess: everything happens in the event loop of the main
+thread, nothing here blocks it, and no other thread touches Qt.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import signal
-from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -26,25 +21,10 @@ from slicer.i18n import tr as _
 from FlareSegmentLib.processes import python_executable
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
-from FlareSegmentLib.worker.protocol import (
-    Cancel,
-    Cancelled,
-    Compare,
-    Compared,
-    Event,
-    Failure,
-    Hello,
-    Progress,
-    ProtocolError,
-    Ready,
-    Request,
-    Result,
-    Segment,
-    decode_event,
-    encode,
-)
-from FlareSegmentLib.worker.shared_files import SharedFolders, read_array
-from FlareSegmentSlicerLib.logic.worker_entry import IN_BACKGROUND, worker_command
+from FlareSegmentLib.worker import protocol
+from FlareSegmentLib.worker.protocol import Compare, Compared, Event, Failure, Hello, Ready, Request, Result, Segment
+from FlareSegmentLib.worker.shared_files import SharedVolume, read_array, shared_folders, write_array
+from FlareSegmentSlicerLib.logic import worker_entry
 from FlareSegmentSlicerLib.rendering.segment_surfaces import read_surfaces, to_polydata
 from FlareSegmentSlicerLib.scene.confidence import KeptConfidence
 from FlareSegmentSlicerLib.scene.segmentation_nodes import OrganLabels
@@ -57,50 +37,43 @@ Steps = Generator[Request | None, Event | None, Callable[[], None]]
 be done when nothing of it is left."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Conversation:
     """One of those under way.
 
     Attributes:
         on_progress: is told the share of the work that is done and what is being done.
         kept: `cancel` does not mean it.
-        request: waits for its answer.
+        waiting: for the answer to its request.
     """
 
+    number: int
     steps: Steps
     on_progress: Callable[[float, str], None] = lambda fraction, stage: None
     kept: bool = False
-    request: Request | None = None
+    waiting: bool = False
     cancelled: bool = False
 
 
 class WorkerProcess:
-    """The engine in a process of its own.
+    """The engine in a process of its own, with which one conversation is held after the other.
 
-    The process starts with the first request and stays warm. `cancel` takes effect at once for the caller; a worker
-    that does not stop within `CANCEL_PATIENCE_MS` is killed and started anew. If the process dies, whoever waits for it
-    is told why and the next request starts another.
+    The process starts with the first one and stays warm. `cancel` takes effect at once for the caller; a worker that
+    does not stop within `CANCEL_PATIENCE_MS` is killed and started anew. If the process dies, whoever waits for it is
+    told why and the next conversation starts another.
     """
 
     def __init__(self, command: list[str] | None = None) -> None:
         """command: program and arguments; by default the worker in the Python that Slicer itself uses."""
-        self._command = command or worker_command(python_executable())
+        self._command = command or [python_executable(), worker_entry.__file__]
         self._background = False
-        self._runs_in_background = False
         self._process: qt.QProcess | None = None
         self._ended_process: qt.QProcess | None = None
-        self._worker_pid = 0
-        self._output = b""
-        self._error_lines: deque[str] = deque(maxlen=_KEPT_ERROR_LINES)
-        self._conversations: dict[int, _Conversation] = {}
-        self._ids = count(1)
+        self._conversations: list[_Conversation] = []
+        self._numbers = count(1)
         self._step_timer = qt.QTimer()
         self._step_timer.setInterval(0)
         self._step_timer.connect("timeout()", self._on_step_timer)
-        self._patience = qt.QTimer()
-        self._patience.setSingleShot(True)
-        self._patience.setInterval(CANCEL_PATIENCE_MS)
-        self._patience.connect("timeout()", self._on_patience_lost)
 
     def set_background(self, background: bool) -> None:
         """Whether the process shall let other programs go first. One that runs is replaced as soon as it is idle: a
@@ -114,12 +87,11 @@ class WorkerProcess:
     ) -> None:
         """Let the process load torch and the request's model, so that the next segmentation begins at once."""
 
-        def steps() -> Steps:
+        def steps(number: int) -> Steps:
             answer = yield Hello(number, request)
             return partial(on_ready if isinstance(answer, Ready) else on_failure, answer)
 
-        number = next(self._ids)
-        self._begin(number, _Conversation(steps(), kept=True))
+        self._begin(steps, kept=True)
 
     def segment(self, volume: Volume, request: SegmentationRequest, listener: Any) -> None:
         """Segment a volume. Its voxels are copied piece by piece while the event loop goes on: keep them unchanged.
@@ -127,12 +99,13 @@ class WorkerProcess:
         listener is told as `SegmentationRun` is: `onProgress`, and in the end either `onResult` or `onFailure`; nothing
         after `cancel`.
         """
+
+        def ask(number: int, folders: tuple[str, ...]) -> Generator[None, None, Segment]:
+            return Segment(number, request, (yield from SharedVolume.write(folders, volume)), folders)
+
         listener.onProgress(0.0, _("Copying the CT"))
-        number = next(self._ids)
-        steps = _exchange(
-            partial(Segment.prepare, number, request, volume), _read, listener.onResult, listener.onFailure
-        )
-        self._begin(number, _Conversation(steps, listener.onProgress))
+        steps = partial(_exchange, ask, _read, listener.onResult, listener.onFailure)
+        self._begin(steps, on_progress=listener.onProgress)
 
     def compare(
         self,
@@ -147,191 +120,160 @@ class WorkerProcess:
 
         on_compared is given the difference inside its box, and the scores.
         """
-        number = next(self._ids)
-        prepare = partial(Compare.prepare, number, labels, reference, spacing, organs)
-        self._begin(number, _Conversation(_exchange(prepare, _read_difference, on_compared, on_failure)))
+
+        def ask(number: int, folders: tuple[str, ...]) -> Generator[None, None, Compare]:
+            first = yield from write_array(folders, labels)
+            second = yield from write_array(folders, reference)
+            return Compare(number, first, second, spacing, organs, folders)
+
+        self._begin(partial(_exchange, ask, _read_difference, on_compared, on_failure))
 
     def cancel(self) -> None:
         """Give up all segmentations and comparisons under way: who waits for them hears nothing more."""
-        for number, one in list(self._conversations.items()):
-            if one.kept or one.cancelled:
-                continue
-            if one.request is None:
-                self._drop(number)
-            else:
+        for one in [one for one in self._conversations if not one.kept and not one.cancelled]:
+            if one.waiting:
                 one.cancelled = True
-                self._write(Cancel(number))
-                self._patience.start()
+                self._running().write(protocol.encode(protocol.Cancel(one.number)))
+                qt.QTimer.singleShot(CANCEL_PATIENCE_MS, partial(self._on_patience_lost, one))
+            else:
+                self._drop(one)
 
     def close(self) -> None:
         """End the process and remove what it shared. The object can be used again."""
         self._kill()
-        for number in list(self._conversations):
-            self._drop(number)
-
-    def process_id(self) -> int:
-        """The operating system's number of the worker process, 0 while there is none."""
-        return self._worker_pid or (int(self._process.processId()) if self._process is not None else 0)
+        for one in list(self._conversations):
+            self._drop(one)
 
     def _end_if_outdated(self) -> None:
-        if self._background != self._runs_in_background and not self._conversations:
+        if self._process is None or self._conversations:
+            return
+        if self._background != (worker_entry.IN_BACKGROUND in self._process.arguments()):
             self._kill()
 
-    def _begin(self, number: int, conversation: _Conversation) -> None:
-        """Begin a conversation, of which a part is done whenever the event loop has nothing else to do."""
+    def _begin(self, steps: Callable[[int], Steps], **options: Any) -> None:
+        """Begin a conversation when those before it are done, with a part whenever the event loop has nothing to do."""
         self._end_if_outdated()
-        self._conversations[number] = conversation
-        if self._process is None:
-            self._start()
+        number = next(self._numbers)
+        self._conversations.append(_Conversation(number, steps(number), **options))
+        self._running()
         self._step_timer.start()
 
     def _on_step_timer(self) -> None:
-        for number, one in self._conversations.items():
-            if one.request is None:
-                self._go_on(number)
-                return
-        self._step_timer.stop()
+        if self._conversations and not self._conversations[0].waiting:
+            self._go_on(self._conversations[0])
+        else:
+            self._step_timer.stop()
 
-    def _go_on(self, number: int, answer: Event | None = None) -> None:
-        one = self._conversations[number]
+    def _go_on(self, one: _Conversation, answer: Event | None = None) -> None:
+        self._step_timer.start()
         try:
-            one.request = one.steps.send(answer)
+            request = one.steps.send(answer)
         except StopIteration as end:
-            del self._conversations[number]
+            self._conversations.remove(one)
             end.value()
         else:
-            if one.request is None:
-                self._step_timer.start()
-            elif self._process is None:
-                self._start()
-            else:
-                self._write(one.request)
+            one.waiting = request is not None
+            if request is not None:
+                self._running().write(protocol.encode(request))
 
-    def _drop(self, number: int) -> None:
-        self._conversations.pop(number).steps.close()
+    def _drop(self, one: _Conversation) -> None:
+        self._conversations.remove(one)
+        one.steps.close()
+        self._step_timer.start()
 
-    def _write(self, request: Request) -> None:
-        self._process.write(encode(request))
-
-    def _start(self) -> None:
-        """Start a process and give it all requests that wait for an answer."""
-        self._output = b""
-        self._error_lines.clear()
-        self._process = qt.QProcess()
-        self._process.connect("readyReadStandardOutput()", self._on_output)
-        self._process.connect("readyReadStandardError()", self._on_error_output)
-        self._process.connect("finished(int,QProcess::ExitStatus)", self._on_finished)
-        self._process.connect("errorOccurred(QProcess::ProcessError)", self._on_process_error)
-        self._runs_in_background = self._background
-        options = [IN_BACKGROUND] if self._background else []
-        self._process.start(self._command[0], self._command[1:] + options)
-        # The first answer names the worker's own process: behind Slicer's launcher it is not the one QProcess started.
-        self._write(Hello(0))
-        for one in self._conversations.values():
-            if one.request is not None:
-                self._write(one.request)
+    def _running(self) -> qt.QProcess:
+        """The process, which is started where there is none."""
+        if self._process is None:
+            self._process = process = qt.QProcess()
+            process.connect("readyReadStandardOutput()", self._on_output)
+            process.connect("finished(int,QProcess::ExitStatus)", self._on_finished)
+            process.connect("errorOccurred(QProcess::ProcessError)", self._on_process_error)
+            options = [worker_entry.IN_BACKGROUND] if self._background else []
+            process.start(self._command[0], self._command[1:] + options)
+            process.write(protocol.encode(Hello(0)))  # it loads PyTorch while the voxels are copied
+            return process
+        return self._process
 
     def _kill(self) -> None:
-        process, pid = self._process, self._worker_pid
-        self._process, self._worker_pid = None, 0
-        if process is None:
+        """End the process at once; behind Slicer's launcher, the worker ends because its stdin does."""
+        if self._process is None:
             return
         # Kept until the next one ends: this may run in a slot of the object, which must not be deleted there.
-        self._ended_process = process
-        process.blockSignals(True)
-        if pid and pid != process.processId() and process.state() != qt.QProcess.NotRunning:
-            with contextlib.suppress(OSError):
-                os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-        process.kill()
-        process.waitForFinished(1000)
+        self._ended_process, self._process = self._process, None
+        self._ended_process.blockSignals(True)
+        self._ended_process.kill()
+        self._ended_process.waitForFinished(1000)
 
-    def _on_patience_lost(self) -> None:
-        """Where what was cancelled still runs, replace the process, and give the new one what else was asked for."""
-        cancelled = [number for number, one in self._conversations.items() if one.cancelled]
-        if cancelled:
+    def _on_patience_lost(self, one: _Conversation) -> None:
+        """Where what was cancelled still runs, replace the process."""
+        if one in self._conversations:
             self._kill()
-            for number in cancelled:
-                self._drop(number)
-            self._start()
+            self._running()
+            self._drop(one)
 
     def _on_output(self) -> None:
         process = self._process
-        self._output += process.readAllStandardOutput().data()
-        *lines, self._output = self._output.split(b"\n")
-        for line in lines:
-            if self._process is not process:
-                return
+        while self._process is process and process.canReadLine():
+            line = process.readLine().data()
             try:
-                event = decode_event(line)
-            except ProtocolError as error:
+                event = protocol.decode_event(line)
+            except protocol.ProtocolError as error:
                 logging.warning("FlareSegment worker: %s: %s", error, line[:200])
-                continue
-            self._handle(event)
+            else:
+                self._on_event(event)
 
-    def _handle(self, event: Event) -> None:
-        if isinstance(event, Ready):
-            self._worker_pid = event.pid
-        one = self._conversations.get(event.id)
+    def _on_event(self, event: Event) -> None:
+        one = next((one for one in self._conversations if one.number == event.id), None)
         if one is None:
             return
-        if isinstance(event, Progress):
-            if not one.cancelled:
-                one.on_progress(event.fraction, event.stage)
-        elif one.cancelled:
-            self._drop(event.id)
-        else:
-            self._go_on(event.id, event)
+        if not isinstance(event, protocol.Progress):
+            self._end(one, event)
+        elif not one.cancelled:
+            one.on_progress(event.fraction, event.stage)
 
-    def _on_error_output(self) -> None:
-        text = self._process.readAllStandardError().data().decode(errors="replace")
-        self._error_lines.extend(line for line in text.splitlines() if line.strip())
+    def _end(self, one: _Conversation, answer: Event) -> None:
+        if one.cancelled:
+            self._drop(one)
+        else:
+            self._go_on(one, answer)
 
     def _on_process_error(self, error: int) -> None:
         if error == qt.QProcess.FailedToStart:
             self._on_death(_("The worker process could not be started: {program}").format(program=self._command[0]))
 
     def _on_finished(self, exit_code: int, exit_status: int) -> None:
-        process = self._process
-        self._on_output()
-        if self._process is not process:
-            return
-        self._on_error_output()
-        words = self._error_lines[-1] if self._error_lines else _("it left no message; it may have run out of memory")
+        text = self._process.readAllStandardError().data().decode(errors="replace")
+        lines = [line for line in text.splitlines() if line.strip()]
+        words = lines[-1] if lines else _("it left no message; it may have run out of memory")
         if exit_status == qt.QProcess.CrashExit:
             end = _("was ended by the system")
         else:
             end = _("ended with status {status}").format(status=exit_code)
-        self._on_death(
-            _("The segmentation stopped, its worker process {end}: {words}. Nothing was changed; try again.").format(
-                end=end, words=words.rstrip(".")
-            )
-        )
+        message = _("The segmentation stopped, its worker process {end}: {words}. Nothing was changed; try again.")
+        self._on_death(message.format(end=end, words=words.rstrip(".")), lines[-_KEPT_ERROR_LINES:])
 
-    def _on_death(self, message: str) -> None:
-        logging.error("%s\n%s", message, "\n".join(self._error_lines))
-        waiting = [number for number, one in self._conversations.items() if one.request is not None]
+    def _on_death(self, message: str, last_words: Sequence[str] = ()) -> None:
+        logging.error("%s\n%s", message, "\n".join(last_words))
         self._kill()
-        for number in waiting:
-            if self._conversations[number].cancelled:
-                self._drop(number)
-            else:
-                self._go_on(number, Failure(number, message))
+        for one in [one for one in self._conversations if one.waiting]:
+            self._end(one, Failure(one.number, message))
 
 
 def _exchange(
-    prepare: Callable[[SharedFolders], Generator[None, None, Request]],
+    ask: Callable[[int, tuple[str, ...]], Generator[None, None, Request]],
     read: Callable[[Any], Generator[None, None, Any]],
     on_result: Callable[[Any, Any], None],
     on_failure: Callable[[str], None],
+    number: int,
 ) -> Steps:
     """The conversation about a request whose arrays, and those of its answer, lie in shared files."""
-    with SharedFolders() as folders:
+    with shared_folders() as folders:
         try:
-            request = yield from prepare(folders)
+            request = yield from ask(number, folders)
         except (OSError, MemoryError) as error:
             return partial(on_failure, _("There is no room for the volume's copy: {reason}").format(reason=_why(error)))
         answer = yield request
-        if isinstance(answer, Cancelled):
+        if isinstance(answer, protocol.Cancelled):
             return partial(on_failure, _("The segmentation was stopped."))
         if isinstance(answer, Failure):
             if answer.details:

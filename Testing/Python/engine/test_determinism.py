@@ -24,7 +24,7 @@ from FlareSegmentLib.model.model_file import load_model
 from FlareSegmentLib.phantom.torso import make_phantom
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import Result
-from FlareSegmentLib.worker.shared_files import SharedFolders
+from FlareSegmentLib.worker.shared_files import shared_folders
 
 RUNS = int(os.environ.get("FLARE_RUNS", "20"))
 REAL_CTS = int(os.environ.get("FLARE_PRECISION", "0"))
@@ -101,7 +101,7 @@ def test_engine_worker_script_and_panel_agree(
     engine = Segmenter(load_model(untrained_model), "cpu").segment(volume).labels
     client = Client()
     try:
-        with SharedFolders() as folder:
+        with shared_folders() as folder:
             request = prepared(1, volume, folder, untrained_model, "cpu")
             client.send(request)
             worker = received_labels(volume, client.wait(Result)[0])

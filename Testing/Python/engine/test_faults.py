@@ -22,6 +22,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from bad_input import SUFFIXES, contents, save
+from panel_driver import process_id
 from test_panel_worker import is_running, shared_files
 from test_security import LABELS
 from test_training_run import ONE_THREAD, PRESET, TRAIN
@@ -37,7 +38,7 @@ from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker import shared_files as shared_files_module
 from FlareSegmentLib.worker.protocol import Failure, Progress, Result, Segment
-from FlareSegmentLib.worker.shared_files import SharedFolders
+from FlareSegmentLib.worker.shared_files import shared_folders
 from FlareSegmentTrainingLib.training.reports import read_log
 from FlareSegmentTrainingLib.training.run_folder import RunFolder
 
@@ -129,13 +130,13 @@ def test_a_worker_killed_at_any_moment(slicer_app, model: Path, volume: Volume, 
         warm_seconds = time.monotonic() - start
         killed, stages = 0, set()
         while killed < MOMENTS:
-            warm_now = worker.process_id() != 0
+            warm_now = process_id(worker) != 0
             listener = run()
             end = time.monotonic() + moments.uniform(0, warm_seconds if warm_now else cold_seconds)
             while time.monotonic() < end and not listener.ended:
                 slicer_app.processEvents()
                 time.sleep(0.001)
-            pid = worker.process_id()
+            pid = process_id(worker)
             if listener.ended or not pid:
                 wait(lambda listener=listener: listener.ended)
                 continue
@@ -172,7 +173,7 @@ def test_memory_that_runs_out_is_told_and_the_worker_lives(
     resource = pytest.importorskip("resource")
     client = Client()
     try:
-        with SharedFolders() as folder:
+        with shared_folders() as folder:
             first = prepared(1, volume, folder, model, "cpu", 1)
             assert isinstance(run_worker(client, first), Result)
             used = int(Path(f"/proc/{client.process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
@@ -227,7 +228,7 @@ def test_full_shared_memory_moves_to_the_disk(
 ) -> None:
     """48 KiB of CT and 24 KiB of labels: each lies in the memory where it has room for it, else on the disk."""
     memory, disk = places(kilobytes)
-    with SharedFolders() as folder:
+    with shared_folders() as folder:
         request = prepared(1, volume, folder, model, "cpu", 1)
         result = run_worker(one_client, request)
         assert isinstance(result, Result), result
@@ -242,7 +243,7 @@ def test_memory_that_fills_up_after_the_copy_has_room_for_the_labels(
 ) -> None:
     """Somebody else takes the rest of the memory: labels and surfaces lie on the disk."""
     memory, disk = places(96)
-    with SharedFolders() as folder:
+    with shared_folders() as folder:
         request = prepared(1, volume, folder, model, "cpu", 1, smoothing=0.5)
         assert Path(request.volume.voxels).is_relative_to(memory)
         with open(memory / "others", "wb", buffering=0) as others, pytest.raises(OSError, match="No space"):
@@ -261,7 +262,7 @@ def test_memory_that_fills_up_after_the_copy_has_room_for_the_labels(
 def test_no_room_anywhere_is_an_error_that_leaves_nothing(places, volume: Volume, model: Path) -> None:
     memory, disk = places(16)
     disk.rmdir()
-    with SharedFolders() as folder, pytest.raises(OSError):
+    with shared_folders() as folder, pytest.raises(OSError):
         prepared(1, volume, folder, model)
     assert not [file for file in memory.rglob("*") if file.is_file()]
 
@@ -274,7 +275,7 @@ def test_a_model_that_is_swapped_or_damaged_while_it_is_used(
     shutil.copytree(model, place)
     client = Client()
     try:
-        with SharedFolders() as folder:
+        with shared_folders() as folder:
             first = prepared(1, volume, folder, place, "cpu", 1)
             client.send(first)
             client.wait(Progress)

@@ -39,10 +39,11 @@ from FlareSegmentLib.worker.protocol import (
     decode_event,
     encode,
 )
-from FlareSegmentLib.worker.shared_files import SharedFolders, finish, read_array
-from FlareSegmentSlicerLib.logic.worker_entry import worker_command
+from FlareSegmentLib.worker.shared_files import SharedVolume, finish, read_array, shared_folders, write_array
+from FlareSegmentSlicerLib.logic import worker_entry
 from FlareSegmentSlicerLib.rendering.segment_surfaces import read_surfaces
 
+COMMAND = [sys.executable, worker_entry.__file__]
 NETWORK = {
     "architecture": "vnet",
     "out_channels": 5,
@@ -79,9 +80,7 @@ class Client:
     """A worker process and the events it sent."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            worker_command(sys.executable), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        self.process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.events: Queue[Event | None] = Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -122,14 +121,15 @@ def client() -> Iterator[Client]:
 
 
 @pytest.fixture
-def folder() -> Iterator[SharedFolders]:
-    with SharedFolders() as folder:
+def folder() -> Iterator[tuple[str, ...]]:
+    with shared_folders() as folder:
         yield folder
 
 
-def prepared(id: int, volume: Volume, folder: SharedFolders, model: Path | str, *choices, **wishes) -> Segment:
+def prepared(id: int, volume: Volume, folder: tuple[str, ...], model: Path | str, *choices, **wishes) -> Segment:
     """A message for the worker, its voxels in the folder; choices and wishes as in `SegmentationRequest`."""
-    return finish(Segment.prepare(id, SegmentationRequest(Path(model), *choices, **wishes), volume, folder))
+    request = SegmentationRequest(Path(model), *choices, **wishes)
+    return Segment(id, request, finish(SharedVolume.write(folder, volume)), folder)
 
 
 def received_labels(volume: Volume, result: Result) -> np.ndarray:
@@ -143,14 +143,14 @@ def test_hello_tells_what_is_there(shared_client: Client, model: Path) -> None:
     for message in (Hello(1), Hello(2, SegmentationRequest(model, "cpu", 1))):
         shared_client.send(message)
         ready, _ = shared_client.wait(Ready)
-        assert (ready.id, ready.pid) == (message.id, shared_client.process.pid)
+        assert ready.id == message.id
     shared_client.send(Hello(3, SegmentationRequest(model / "nowhere")))
     assert "No model in" in shared_client.wait(Failure)[0].message
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 def test_labels_are_those_of_the_engine(
-    shared_client: Client, folder: SharedFolders, model: Path, volume: Volume, dtype: type
+    shared_client: Client, folder: tuple[str, ...], model: Path, volume: Volume, dtype: type
 ) -> None:
     stored = Volume(volume.array.astype(dtype)[:, :, ::-1], volume.spacing, volume.origin, np.diag([-1.0, 1.0, 1.0]))
     request = prepared(10, stored, folder, model, "cpu", 1)
@@ -171,7 +171,7 @@ def test_labels_are_those_of_the_engine(
 
 
 def test_only_what_was_asked_for_is_kept_and_measured(
-    shared_client: Client, folder: SharedFolders, model: Path, volume: Volume
+    shared_client: Client, folder: tuple[str, ...], model: Path, volume: Volume
 ) -> None:
     whole = Segmenter(load_model(model), "cpu", 1).segment(volume).labels
     region = slice(5, 30), slice(10, 60), slice(20, 50)
@@ -197,7 +197,7 @@ def test_only_what_was_asked_for_is_kept_and_measured(
 
 
 def test_an_organ_that_the_model_does_not_know_is_an_input_error(
-    shared_client: Client, folder: SharedFolders, model: Path, volume: Volume
+    shared_client: Client, folder: tuple[str, ...], model: Path, volume: Volume
 ) -> None:
     shared_client.send(prepared(12, volume, folder, model, "cpu", 1, organs=("pancreas",)))
     failure, _ = shared_client.wait(Failure)
@@ -205,7 +205,7 @@ def test_an_organ_that_the_model_does_not_know_is_an_input_error(
 
 
 def test_a_comparison_gives_the_scores_of_the_metrics_and_the_difference(
-    shared_client: Client, folder: SharedFolders
+    shared_client: Client, folder: tuple[str, ...]
 ) -> None:
     labels, reference = np.zeros((2, 20, 22, 24), np.uint8)
     labels[4:10, 4:10, 4:10] = 1
@@ -213,7 +213,8 @@ def test_a_comparison_gives_the_scores_of_the_metrics_and_the_difference(
     labels[12:15, 4:8, 4:8] = 2
     reference[12:15, 4:8, 4:8] = 3
     keys = ("liver", "right_kidney", "left_kidney", "spleen")
-    request = finish(Compare.prepare(13, labels, reference, (1.0, 2.0, 3.0), keys, folder))
+    paths = [finish(write_array(folder, array)) for array in (labels, reference)]
+    request = Compare(13, *paths, (1.0, 2.0, 3.0), keys, folder)
     shared_client.send(request)
     compared, _ = shared_client.wait(Compared)
     assert compared.organs == evaluate(labels, reference, (1.0, 2.0, 3.0))
@@ -233,7 +234,7 @@ def test_devices_are_named_with_their_memory(shared_client: Client) -> None:
 
 
 def test_a_gpu_that_is_not_there_is_an_input_error(
-    shared_client: Client, folder: SharedFolders, model: Path, volume: Volume
+    shared_client: Client, folder: tuple[str, ...], model: Path, volume: Volume
 ) -> None:
     shared_client.send(prepared(15, volume, folder, model, "cuda:97"))
     failure, _ = shared_client.wait(Failure)
@@ -252,7 +253,7 @@ def test_a_gpu_that_is_not_there_is_an_input_error(
 )
 def test_errors_are_events_and_the_worker_lives_on(
     shared_client: Client,
-    folder: SharedFolders,
+    folder: tuple[str, ...],
     model: Path,
     array: np.ndarray,
     model_name: str | None,
@@ -268,7 +269,7 @@ def test_errors_are_events_and_the_worker_lives_on(
 
 
 def test_a_missing_block_is_an_internal_error_with_its_trace(
-    shared_client: Client, folder: SharedFolders, model: Path, volume: Volume
+    shared_client: Client, folder: tuple[str, ...], model: Path, volume: Volume
 ) -> None:
     request = prepared(30, volume, folder, model, "cpu")
     Path(request.volume.voxels).unlink()
@@ -287,7 +288,7 @@ def test_lines_that_are_no_request_are_answered(shared_client: Client) -> None:
         assert "did not understand" in failure.message
 
 
-def test_cancel_is_heard_at_once(shared_client: Client, folder: SharedFolders, model: Path) -> None:
+def test_cancel_is_heard_at_once(shared_client: Client, folder: tuple[str, ...], model: Path) -> None:
     big = Volume(np.random.default_rng(0).normal(20, 150, (120, 160, 160)).astype(np.int16), (2.0, 2.0, 2.0))
     shared_client.send(prepared(40, big, folder, model, "cpu", 1))
     shared_client.wait(Progress)
@@ -310,7 +311,7 @@ def test_what_is_printed_does_not_reach_the_events(tmp_path: Path) -> None:
         "def noisy(self, request):\n"
         "    print('python'); os.system('echo child'); os.write(1, b'c code')\n"
         "    return real(self, request)\n"
-        "real, w.Worker._hello = w.Worker._hello, noisy\nw.main()"
+        "real, w.Worker._hello = w.Worker._hello, noisy\nw.main(None, False)"
     )
     root = Path(__file__).resolve().parents[3] / "FlareSegment"
     process = subprocess.Popen(
@@ -329,7 +330,7 @@ def test_what_is_printed_does_not_reach_the_events(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
-def test_closing_stdin_ends_it_also_while_it_computes(client: Client, folder: SharedFolders, model: Path) -> None:
+def test_closing_stdin_ends_it_also_while_it_computes(client: Client, folder: tuple[str, ...], model: Path) -> None:
     big = Volume(np.random.default_rng(0).normal(20, 150, (150, 200, 200)).astype(np.int16), (2.0, 2.0, 2.0))
     client.send(prepared(1, big, folder, model, "cpu", 1))
     client.wait(Progress)
@@ -343,7 +344,7 @@ def test_it_ends_with_its_parent_though_stdin_stays_open(tmp_path: Path) -> None
     pid_file = tmp_path / "pid"
     code = (
         "import subprocess, sys, time\n"
-        f"worker = subprocess.Popen({worker_command(sys.executable)!r}, stdin={read}, stdout=subprocess.PIPE)\n"
+        f"worker = subprocess.Popen({COMMAND!r}, stdin={read}, stdout=subprocess.PIPE)\n"
         "worker.stdout.readline()\n"
         f"open({str(pid_file)!r}, 'w').write(str(worker.pid))\n"
     )

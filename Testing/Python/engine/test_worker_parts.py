@@ -35,7 +35,7 @@ from FlareSegmentLib.worker.protocol import (
     decode_event,
     encode,
 )
-from FlareSegmentLib.worker.shared_files import SharedFolders, finish, read_array
+from FlareSegmentLib.worker.shared_files import SharedVolume, finish, read_array, shared_folders
 from FlareSegmentSlicerLib.logic.worker_entry import make_surfaces
 
 
@@ -48,7 +48,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def request_with_surfaces(model: Path) -> Iterator[Segment]:
     array = np.random.default_rng(0).normal(20, 150, (16, 20, 20)).astype(np.int16)
     volume = Volume(array, (8.0, 8.0, 8.0))
-    with SharedFolders() as folder:
+    with shared_folders() as folder:
         yield prepared(1, volume, folder, model, "cpu", 1, smoothing=0.5)
 
 
@@ -96,14 +96,14 @@ def test_surfaces_without_room_are_left_to_slicer(
     assert files_in(request_with_surfaces) == {request_with_surfaces.volume.voxels, result.labels.path}
 
 
-def ask_for_a_review(model: Path, folder: SharedFolders, review: bool = True) -> Segment:
+def ask_for_a_review(model: Path, folder: tuple[str, ...], review: bool = True) -> Segment:
     array = np.random.default_rng(0).normal(20, 150, (16, 20, 20)).astype(np.int16)
     request = SegmentationRequest(model, "cpu", 1, review=review)
-    return finish(Segment.prepare(1, request, Volume(array, (8.0, 8.0, 8.0)), folder))
+    return Segment(1, request, finish(SharedVolume.write(folder, Volume(array, (8.0, 8.0, 8.0)))), folder)
 
 
 def test_the_confidence_travels_only_where_it_was_asked_for(model: Path) -> None:
-    with SharedFolders() as folder:
+    with shared_folders() as folder:
         result = Conversation().answer(ask_for_a_review(model, folder, review=False))
         assert result.places is None and result.confidence is None
         message = ask_for_a_review(model, folder)
@@ -117,7 +117,7 @@ def test_the_confidence_travels_only_where_it_was_asked_for(model: Path) -> None
 
 
 def test_a_confidence_without_room_is_left_out(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with SharedFolders() as folder:
+    with shared_folders() as folder:
         message = ask_for_a_review(model, folder)
         monkeypatch.setattr(worker_module, "write_file", no_room)
         result = Conversation().answer(message)
@@ -182,4 +182,4 @@ def test_it_ends_when_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb", buffering=0) as events, pytest.raises(Ended, match="0"):
-        Worker(io.BytesIO(), events)._send(Cancelled(1))
+        Worker(io.BytesIO(), events, make_surfaces)._send(Cancelled(1))

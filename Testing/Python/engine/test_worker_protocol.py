@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +33,11 @@ from FlareSegmentLib.worker.protocol import (
 )
 from FlareSegmentLib.worker.shared_files import (
     SharedBox,
-    SharedFolders,
     SharedVolume,
     finish,
     map_array,
     read_array,
+    shared_folders,
     write_array,
 )
 
@@ -59,7 +57,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 @pytest.mark.parametrize(
     "event",
     [
-        Ready(1, 2, [{"id": "cpu", "name": "any", "memory_gb": None}], 19),
+        Ready(1, [{"id": "cpu", "name": "any", "memory_gb": None}], 19),
         Progress(1, 0.25, "Größe"),
         Cancelled(3),
         Failure(None, "bad", "trace"),
@@ -109,8 +107,9 @@ def test_requests_round_trip(request_: Request) -> None:
 def test_a_segmentation_request_round_trips_with_its_voxels(places: list[Path]) -> None:
     array = np.random.default_rng(0).integers(-1000, 1000, (3, 4, 5)).astype(np.int16)
     volume = Volume(array.transpose(2, 1, 0), (0.5, 1.5, 2.5), (1, 2, 3), np.diag([-1.0, 1.0, -1.0]))
-    with SharedFolders() as folder:
-        sent = finish(Segment.prepare(7, SegmentationRequest(Path("model ö"), "cpu", 2), volume, folder))
+    with shared_folders() as folder:
+        request = SegmentationRequest(Path("model ö"), "cpu", 2)
+        sent = Segment(7, request, finish(SharedVolume.write(folder, volume)), folder)
         got = decode_request(encode(sent))
         mapped = got.volume.map()
         np.testing.assert_array_equal(mapped.array, volume.array)
@@ -125,16 +124,17 @@ def test_a_segmentation_request_round_trips_with_its_voxels(places: list[Path]) 
 
 def test_what_a_segmentation_shall_keep_round_trips(places: list[Path]) -> None:
     request = SegmentationRequest(Path("m"), organs=("liver",), region=BOX, smoothing=0.25)
-    with SharedFolders() as folder:
-        sent = finish(Segment.prepare(1, request, Volume(np.zeros((2, 3, 1))), folder))
+    with shared_folders() as folder:
+        sent = Segment(1, request, finish(SharedVolume.write(folder, Volume(np.zeros((2, 3, 1))))), folder)
         got = decode_request(encode(sent))
     assert got.request == request
 
 
 def test_a_comparison_request_round_trips_with_its_label_maps(places: list[Path]) -> None:
     labels, reference = (np.full((2, 3, 4), value, np.uint8) for value in (1, 4))
-    with SharedFolders() as folder:
-        sent = finish(Compare.prepare(5, labels, reference, (1.0, 2.0, 3.0), ("liver", "spleen"), folder))
+    with shared_folders() as folder:
+        paths = [finish(write_array(folder, array)) for array in (labels, reference)]
+        sent = Compare(5, *paths, (1.0, 2.0, 3.0), ("liver", "spleen"), folder)
         got = decode_request(encode(sent))
         np.testing.assert_array_equal(map_array(got.labels), labels)
         np.testing.assert_array_equal(map_array(got.reference), reference)
@@ -144,11 +144,11 @@ def test_a_comparison_request_round_trips_with_its_label_maps(places: list[Path]
 def test_a_copy_in_pieces_that_is_given_up_leaves_nothing(places: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_files, "_PIECE_BYTES", 12)
     array = np.arange(60, dtype=np.int16).reshape(10, 2, 3)
-    with SharedFolders() as folder:
-        steps = write_array(folder.paths, array)
+    with shared_folders() as folder:
+        steps = write_array(folder, array)
         assert [next(steps) for _ in range(11)] == [None] * 11
         steps.close()
-        np.testing.assert_array_equal(map_array(finish(write_array(folder.paths, array))), array)
+        np.testing.assert_array_equal(map_array(finish(write_array(folder, array))), array)
     assert [list(place.iterdir()) for place in places] == [[], []]
 
 
@@ -212,14 +212,14 @@ def fill_up(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_blocks_are_private_and_fall_back_when_memory_is_full(
     places: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with SharedFolders() as folder:
-        block = Path(finish(write_array(folder.paths, np.arange(10))))
+    with shared_folders() as folder:
+        block = Path(finish(write_array(folder, np.arange(10))))
         assert block.is_relative_to(places[0])
         if os.name == "posix":
             assert os.stat(block).st_mode & 0o077 == 0
             assert os.stat(block.parent).st_mode & 0o077 == 0
         fill_up(places[0], monkeypatch)
-        moved = Path(finish(write_array(folder.paths, np.arange(10))))
+        moved = Path(finish(write_array(folder, np.arange(10))))
         assert moved.is_relative_to(places[1])
         np.testing.assert_array_equal(map_array(moved), np.arange(10))
         assert list(block.parent.iterdir()) == [block]
@@ -231,71 +231,32 @@ def test_no_room_anywhere_is_an_os_error_and_leaves_nothing(
 ) -> None:
     for place in places:
         fill_up(place, monkeypatch)
-    with SharedFolders() as folder:
+    with shared_folders() as folder:
         with pytest.raises(OSError, match="No space"):
-            finish(Segment.prepare(1, SegmentationRequest(), Volume(np.zeros((2, 2, 2))), folder))
+            finish(SharedVolume.write(folder, Volume(np.zeros((2, 2, 2)))))
         assert not any(file.is_file() for place in places for file in place.rglob("*"))
-
-
-def requests_into(folder: SharedFolders) -> list[Generator]:
-    """The steps of a segmentation and of a comparison, of one file and of two."""
-    labels = np.zeros((2, 3, 4), np.uint8)
-    request = SegmentationRequest(smoothing=0.5)
-    return [
-        Segment.prepare(1, request, Volume(labels.astype(np.int16)), folder),
-        Compare.prepare(2, labels, labels, (1.0, 1.0, 1.0), ("liver",), folder),
-    ]
-
-
-@pytest.mark.parametrize(("number", "kept"), [(0, 0), (1, 0), (1, 1)])
-def test_without_room_for_all_of_a_request_nothing_of_it_stays(
-    places: list[Path], monkeypatch: pytest.MonkeyPatch, kept: int, number: int
-) -> None:
-    """The file after the first `kept` ones finds no room."""
-    real, counted = shared_files.write_file, []
-
-    def some(folders, pieces):
-        if len(counted) == kept:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        counted.append(pieces)
-        return (yield from real(folders, pieces))
-
-    monkeypatch.setattr(shared_files, "write_file", some)
-    with pytest.raises(OSError, match="No space"), SharedFolders() as folder:
-        finish(requests_into(folder)[number])
-    assert len(counted) == kept
-    assert [list(place.iterdir()) for place in places] == [[], []]
-
-
-@pytest.mark.parametrize("number", [0, 1], ids=["segmentation", "comparison"])
-def test_a_request_that_is_given_up_leaves_nothing(places: list[Path], number: int) -> None:
-    with SharedFolders() as folder:
-        steps = requests_into(folder)[number]
-        for _ in range(1 + 2 * number):
-            next(steps)
-        assert len([file for file in places[0].rglob("*") if file.is_file()]) == 1 + number
-        steps.close()
-    assert [list(place.iterdir()) for place in places] == [[], []]
 
 
 def test_what_a_crashed_client_left_is_removed_and_a_living_ones_is_not(places: list[Path]) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
+    with shared_folders() as folders:
+        prefix = Path(folders[0]).name.partition(f"{os.getpid()}-")[0]
     for pid in (dead.pid, os.getppid()):
-        (places[0] / f"flaresegment-{pid}-abc").mkdir()
-    (places[0] / "flaresegment-notes-x").mkdir()
-    (places[0] / f"flaresegment-{dead.pid}-abc" / "x.raw").write_bytes(b"1")
-    with SharedFolders() as folders:
+        (places[0] / f"{prefix}{pid}-abc").mkdir()
+    (places[0] / f"{prefix}notes-x").mkdir()
+    (places[0] / f"{prefix}{dead.pid}-abc" / "x.raw").write_bytes(b"1")
+    with shared_folders() as folders:
         assert sorted(p.name for p in places[0].iterdir()) == sorted(
-            [f"flaresegment-{os.getppid()}-abc", "flaresegment-notes-x", Path(folders.paths[0]).name]
+            [f"{prefix}{os.getppid()}-abc", f"{prefix}notes-x", Path(folders[0]).name]
         )
 
 
 @pytest.mark.parametrize("read", [map_array, read_array])
 @pytest.mark.parametrize("kept", [0, 4, 100, -1], ids=["nothing", "half a magic", "the header", "all but one byte"])
 def test_a_file_that_is_too_short_is_refused(places: list[Path], read, kept: int) -> None:
-    with SharedFolders() as folder:
-        path = Path(finish(write_array(folder.paths, np.zeros((2, 3), np.uint8))))
+    with shared_folders() as folder:
+        path = Path(finish(write_array(folder, np.zeros((2, 3), np.uint8))))
         path.write_bytes(path.read_bytes()[:kept])
         with pytest.raises(ValueError, match="."):
             read(str(path))
@@ -311,8 +272,8 @@ def test_a_file_that_is_too_short_is_refused(places: list[Path], read, kept: int
     ids=["Fortran order", "another machine's bytes", "nothing"],
 )
 def test_any_array_arrives_in_c_order(places: list[Path], array: np.ndarray) -> None:
-    with SharedFolders() as folder:
-        got = read_array(finish(write_array(folder.paths, array)))
+    with shared_folders() as folder:
+        got = read_array(finish(write_array(folder, array)))
     np.testing.assert_array_equal(got, array)
     assert got.dtype == array.dtype and got.flags.c_contiguous
 

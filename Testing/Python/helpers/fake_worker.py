@@ -39,6 +39,7 @@ from FlareSegmentLib.worker.protocol import (
     encode,
 )
 from FlareSegmentLib.worker.shared_files import SharedBox, finish, write_array, write_file
+from FlareSegmentSlicerLib.logic.worker_entry import make_surfaces
 
 NICENESS = set_priority("--background" in sys.argv)
 DEVICES = [
@@ -89,11 +90,9 @@ def segment(message, cancelled) -> None:
     written = SharedBox(finish(write_array(message.folders, labels[box])), box)
     surfaces = None
     if request.smoothing is not None:
-        from FlareSegmentSlicerLib.rendering.segment_surfaces import organ_surfaces
-
         values = {organ.key: organ.label for organ in organs}
         boxes = organ_boxes(labels, organs)
-        made = organ_surfaces(labels, boxes, values, volume.affine_ras, request.smoothing)
+        made = make_surfaces(labels, boxes, values, volume.affine_ras, request.smoothing)
         surfaces = finish(write_file(message.folders, lambda: [made]))
     seconds = {"preprocess": 0.1, "network": 0.2, "postprocess": 0.1, "total": 0.4}
     region = request.region or tuple(slice(0, n) for n in labels.shape)
@@ -136,11 +135,11 @@ def main() -> None:
     while True:
         request = requests.get()
         if isinstance(request, Hello):
-            emit(Ready(request.id, os.getpid(), DEVICES, NICENESS))
+            emit(Ready(request.id, DEVICES, NICENESS))
         elif isinstance(request, Compare) and request.organs == ("spleen",):
             time.sleep(3600)
         elif isinstance(request, Compare):
-            emit(Worker(sys.stdin.buffer, sys.stdout.buffer)._compare(request))
+            emit(Worker(sys.stdin.buffer, sys.stdout.buffer, make_surfaces)._compare(request))
         else:
             segment(request, cancelled)
 

@@ -86,6 +86,11 @@ class Panel:
         return [[table.item(row, column).text() for column in columns] for row in range(table.rowCount)]
 
 
+def process_id(worker):
+    """The operating system's number of a `WorkerProcess`'s process, 0 while there is none."""
+    return 0 if worker._process is None else worker._process.processId()
+
+
 def segmentations():
     """The scene's segmentation nodes."""
     import slicer

@@ -34,7 +34,7 @@ def temporary_files() -> int:
     """What of this program lies in the folders for temporary files, except that of other processes that run beside."""
     folders = {Path(tempfile.gettempdir()), Path("/dev/shm")}
     names = [path.name for folder in folders if folder.is_dir() for path in folder.glob("*flaresegment*")]
-    owners = [re.match(r"flaresegment-(\d+)-", name) for name in names]
+    owners = [re.match(r"\.flaresegment-.*?-(\d+)-", name) for name in names]
     return sum(owner is None or int(owner[1]) == os.getpid() for owner in owners)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from panel_driver import FAKE_WORKER, Panel, add_ct, segmentations
+from panel_driver import FAKE_WORKER, Panel, add_ct, process_id, segmentations
 
 from FlareSegmentLib.organs import ORGANS
 
@@ -118,7 +118,7 @@ def test_cancel_leaves_the_scene_as_it_was(panel, screenshots):
 def test_a_killed_worker_is_one_message_and_the_next_click_works(panel, screenshots):
     add_ct()
     panel.start()
-    os.kill(panel.logic._worker.process_id(), 9)
+    os.kill(process_id(panel.logic._worker), 9)
     panel.until(lambda: not panel.logic.isRunning)
     assert "worker process" in panel.message
     assert "memory" in panel.message
@@ -197,7 +197,7 @@ def test_reloading_the_module_in_mid_run(panel, monkeypatch):
 
     add_ct()
     panel.start()
-    pid = panel.logic._worker.process_id()
+    pid = process_id(panel.logic._worker)
     slicer.util.reloadScriptedModule("FlareSegment")
     assert not panel.logic.isRunning
     assert not Path(f"/proc/{pid}").exists()
@@ -410,7 +410,7 @@ def test_segmenting_in_the_background_is_a_choice_that_is_kept(panel):
     assert not ui.backgroundCheckBox.checked
     panel.click(ui.backgroundCheckBox)
     assert panel.logic._worker._background
-    panel.until(lambda: panel.logic._worker.process_id())
+    panel.until(lambda: process_id(panel.logic._worker))
     assert qt.QSettings().value("FlareSegment/InBackground") in (True, "true")
     panel.click(ui.backgroundCheckBox)
     assert not panel.logic._worker._background
@@ -434,11 +434,11 @@ def test_reload_reads_the_libraries_anew_and_warms_the_worker(panel, monkeypatch
         panel.widget.onReload()
         widget = slicer.util.getModuleWidget("FlareSegment")
         assert widget is not panel.widget
-        assert worker.process_id() == 0
+        assert process_id(worker) == 0
         assert sys.modules["FlareSegmentSlicerLib.scene.display"] is not old
         assert type(widget.logic._worker).__module__ == "FlareSegmentSlicerLib.logic.worker_process"
         assert type(widget.logic._worker) is not type(worker)
-        assert widget.logic._worker.process_id() > 0
+        assert process_id(widget.logic._worker) > 0
         assert widget.ui.organTable.rowCount == 4
         warmed.append(widget)
     finally:
@@ -774,7 +774,7 @@ def test_quitting_in_mid_run_leaves_nothing_behind(repository, tmp_path):
         "widget.logic._worker = WorkerProcess([sys.executable, str(panel_driver.FAKE_WORKER)])\n"
         "slicer.util.selectModule('FlareSegment'); panel_driver.add_ct()\n"
         "panel = panel_driver.Panel(app, sys.modules['FlareSegment'], widget); panel.start('deaf')\n"
-        "print(widget.logic._worker.process_id(), flush=True)\n"
+        "print(panel_driver.process_id(widget.logic._worker), flush=True)\n"
         "slicer.util.exit(0); app.exec_()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=90)

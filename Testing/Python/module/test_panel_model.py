@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from panel_driver import Panel, segmentations
+from panel_driver import Panel, process_id, segmentations
 
 from FlareSegmentLib.organs import ORGANS
 
@@ -129,7 +129,7 @@ def test_the_engine_killed_in_mid_run(panel, untrained_model):
     panel.use(untrained_model)
     panel.click(panel.ui.segmentButton)
     panel.until(lambda: panel.ui.progressBar.value > 0, 300)
-    os.kill(panel.logic._worker.process_id(), 9)
+    os.kill(process_id(panel.logic._worker), 9)
     panel.until(lambda: not panel.logic.isRunning)
     assert "worker process" in panel.message
     assert not segmentations()

@@ -302,7 +302,7 @@ def test_a_comparison_can_be_cancelled(panel):
     panel.click(panel.ui.compareButton)  # of the spleen alone, which this worker never ends
     assert panel.ui.compareButton.text == "Cancel" and panel.ui.compareButton.enabled
     assert panel.message == "Comparing with Drawn by hand…"
-    panel.until(lambda: any(one.request for one in panel.logic._worker._conversations.values()))
+    panel.until(lambda: any(one.waiting for one in panel.logic._worker._conversations))
     table = panel.table
     panel.click(panel.ui.compareButton)
     assert (panel.ui.compareButton.text, panel.message) == (

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from panel_driver import FAKE_WORKER, process_id
 
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
-
-FAKE_WORKER = Path(__file__).resolve().parents[1] / "helpers" / "fake_worker.py"
 
 
 class Listener:
@@ -68,7 +67,7 @@ def shared_files():
     """What this process shares with its workers at the moment."""
     from FlareSegmentLib.worker.shared_files import _parent_folders
 
-    own = f"flaresegment-{os.getpid()}-"
+    own = f".flaresegment-*-{os.getpid()}-"
     return [file for parent in _parent_folders() for file in parent.glob(own + "*/*")]
 
 
@@ -97,12 +96,11 @@ def test_the_process_stays_warm(worker, volume, until):
     ready, listener = [], Listener()
     worker.warm_up(request("good"), ready.append, pytest.fail)
     until(lambda: ready)
-    pid = worker.process_id()
-    assert ready[0].pid == pid
+    pid = process_id(worker)
     for expected in (1, 2):
         worker.segment(volume, request("good"), listener)
         until(lambda expected=expected: len(listener.results) == expected)
-        assert worker.process_id() == pid
+        assert process_id(worker) == pid
 
 
 @pytest.mark.parametrize("kind", ["slow", "deaf"])
@@ -112,7 +110,7 @@ def test_after_cancel_the_listener_hears_nothing_and_the_next_run_works(worker, 
     cancelled, after = Listener(), Listener()
     worker.segment(volume, request(kind), cancelled)
     until(lambda: len(cancelled.progress) > 2)
-    pid = worker.process_id()
+    pid = process_id(worker)
     worker.cancel()
     heard = len(cancelled.progress)
     start = time.monotonic()
@@ -123,7 +121,7 @@ def test_after_cancel_the_listener_hears_nothing_and_the_next_run_works(worker, 
     assert not cancelled.results
     assert not cancelled.failures
     if kind == "slow":
-        assert worker.process_id() == pid, "it stopped by itself, before the patience was over"
+        assert process_id(worker) == pid, "it stopped by itself, before the patience was over"
     else:
         assert time.monotonic() - start >= patience
         until(lambda: not is_running(pid))
@@ -144,7 +142,7 @@ def test_cancel_while_the_result_is_read_drops_the_result(worker, volume, until,
     worker.segment(volume, request("good"), listener)
     until(lambda: len(pieces) > 2)
     assert shared_files()
-    pid = worker.process_id()
+    pid = process_id(worker)
     worker.cancel()
     assert not shared_files()
     monkeypatch.undo()
@@ -153,7 +151,7 @@ def test_cancel_while_the_result_is_read_drops_the_result(worker, volume, until,
     until(lambda: after.results)
     assert not listener.results
     assert not listener.failures
-    assert worker.process_id() == pid, "the worker had done its work and is kept"
+    assert process_id(worker) == pid, "the worker had done its work and is kept"
 
 
 @pytest.mark.parametrize(("error", "words"), [(ValueError("torn"), "torn"), (MemoryError(), "MemoryError")])
@@ -190,6 +188,88 @@ def test_without_room_for_the_copy_there_is_one_line_and_no_file(worker, volume,
     assert not shared_files()
 
 
+def test_without_room_for_the_second_of_two_label_maps_nothing_stays(worker, until, monkeypatch):
+    from FlareSegmentLib.worker import shared_files as module
+
+    real, first, failures = module._pieces, [], []
+
+    def full(array):
+        if first:
+            raise OSError("No space left on device")
+        first.append(array)
+        return real(array)
+
+    monkeypatch.setattr(module, "_pieces", full)
+    labels = np.zeros((2, 3, 4), np.uint8)
+    worker.compare(labels, labels, (1.0, 1.0, 1.0), ("liver",), pytest.fail, failures.append)
+    until(lambda: failures)
+    assert failures == ["There is no room for the volume's copy: No space left on device"]
+    assert first and not shared_files()
+
+
+@pytest.mark.parametrize("what", ["segmentation", "comparison"])
+def test_cancel_while_voxels_are_copied_leaves_nothing(worker, volume, until, monkeypatch, what):
+    from FlareSegmentLib.worker import shared_files as module
+
+    def endless(array):
+        while True:
+            yield b"0"
+
+    listener, after = Listener(), Listener()
+    monkeypatch.setattr(module, "_pieces", endless)
+    if what == "segmentation":
+        worker.segment(volume, request("good"), listener)
+    else:
+        labels = np.zeros((2, 3, 4), np.uint8)
+        worker.compare(labels, labels, (1.0, 1.0, 1.0), ("liver",), pytest.fail, pytest.fail)
+    until(shared_files)
+    worker.cancel()
+    assert not shared_files()
+    monkeypatch.undo()
+    worker.segment(volume, request("good"), after)
+    until(lambda: after.results)
+    assert not listener.results and not listener.failures
+
+
+def test_behind_a_launcher_the_worker_ends_with_it(slicer_app, volume, until, tmp_path):
+    """PythonSlicer starts the Python that works: it is not the process that the panel knows."""
+    from FlareSegmentSlicerLib.logic.worker_process import WorkerProcess
+
+    file = tmp_path / "pid"
+    code = (
+        f"import os, runpy; open({str(file)!r}, 'w').write(str(os.getpid())); "
+        f"runpy.run_path({str(FAKE_WORKER)!r}, run_name='__main__')"
+    )
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
+    worker, listener = WorkerProcess([sys.executable, "-c", launcher]), Listener()
+    worker.segment(volume, request("deaf"), listener)
+    until(lambda: len(listener.progress) > 1)
+    pid = int(file.read_text())
+    assert pid != process_id(worker) and is_running(pid)
+    worker.close()
+    until(lambda: not is_running(pid))
+    assert not shared_files()
+
+
+def test_one_conversation_waits_for_the_other(worker, volume, until):
+    """Two segmentations and a comparison at once: each has its own answer, and what waits is dropped by `cancel`."""
+    first, second, compared = Listener(), Listener(), []
+    labels = np.zeros((2, 3, 4), np.uint8)
+    worker.segment(volume, request("good"), first)
+    worker.compare(labels, labels, (1.0, 1.0, 1.0), ("liver",), lambda *found: compared.append(found), pytest.fail)
+    worker.segment(volume, request("wrong"), second)
+    until(lambda: first.results and compared and second.failures)
+    assert (len(first.results), len(compared), second.failures) == (1, 1, ["This is not a CT."])
+    worker.segment(volume, request("slow"), first)
+    worker.segment(volume, request("good"), second)
+    until(lambda: len(first.progress) > 4)
+    worker.cancel()
+    worker.segment(volume, request("good"), third := Listener())
+    until(lambda: third.results)
+    assert (len(first.results), len(second.results), len(second.failures)) == (1, 0, 1)
+    assert not shared_files()
+
+
 def test_a_dead_worker_says_its_last_words_and_the_next_run_works(worker, volume, until):
     listener, after = Listener(), Listener()
     worker.segment(volume, request("dying"), listener)
@@ -206,10 +286,10 @@ def test_a_killed_worker_is_reported_once(worker, volume, until):
     listener = Listener()
     worker.segment(volume, request("slow"), listener)
     until(lambda: len(listener.progress) > 1)
-    os.kill(worker.process_id(), 9)
+    os.kill(process_id(worker), 9)
     until(lambda: listener.failures)
     assert "memory" in listener.failures[0]
-    until(lambda: worker.process_id() == 0)
+    until(lambda: process_id(worker) == 0)
     assert len(listener.failures) == 1
     assert not listener.results
 
@@ -235,19 +315,19 @@ def test_close_leaves_no_process_and_no_file(worker, volume, until):
     listener = Listener()
     worker.segment(volume, request("deaf"), listener)
     until(lambda: len(listener.progress) > 1)
-    pid = worker.process_id()
+    pid = process_id(worker)
     assert shared_files()
     worker.close()
     assert not is_running(pid)
     assert not shared_files()
-    assert worker.process_id() == 0
+    assert process_id(worker) == 0
 
 
 def test_the_worker_ends_with_its_client(worker, volume, until):
     listener = Listener()
     worker.segment(volume, request("slow"), listener)
     until(lambda: len(listener.progress) > 1)
-    pid = worker.process_id()
+    pid = process_id(worker)
     worker._process.closeWriteChannel()
     until(lambda: not is_running(pid))
 
@@ -267,9 +347,9 @@ def test_the_worker_runs_at_the_priority_that_was_asked_for(slicer_app, until):
 
     try:
         first = niceness()
-        own = process.process_id()
+        own = process_id(process)
         process.set_background(False)
-        assert process.process_id() == own
+        assert process_id(process) == own
         process.set_background(True)
         assert not is_running(own)
         assert niceness() == 19

@@ -38,7 +38,7 @@ from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import Hello, Ready, Result
-from FlareSegmentLib.worker.shared_files import SharedFolders
+from FlareSegmentLib.worker.shared_files import shared_folders
 from FlareSegmentTrainingLib.datasets.archives import Limits, unpack
 from FlareSegmentTrainingLib.training.run_folder import RunFolder
 
@@ -334,7 +334,7 @@ def test_the_worker_opens_no_socket_and_its_files_are_private(model: Path) -> No
     volume = Volume(np.random.default_rng(0).normal(20, 150, (30, 40, 40)).astype(np.int16), (3.0, 3.0, 3.0))
     client = Client()
     try:
-        with SharedFolders() as folder:
+        with shared_folders() as folder:
             client.send(Hello(1, SegmentationRequest(model, "cpu", 1)))
             client.wait(Ready)
             request = prepared(2, volume, folder, model, "cpu", 1)
