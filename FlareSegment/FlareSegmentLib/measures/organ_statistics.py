@@ -11,13 +11,19 @@ from FlareSegmentLib.organs import ORGANS, Organ
 from FlareSegmentLib.volume import Volume
 
 
-def organ_statistics(volume: Volume, labels: np.ndarray, organs: Sequence[Organ] = ORGANS) -> dict[str, dict[str, Any]]:
+def organ_statistics(
+    volume: Volume,
+    labels: np.ndarray,
+    organs: Sequence[Organ] = ORGANS,
+    region: tuple[slice, ...] | None = None,
+) -> dict[str, dict[str, Any]]:
     """Measure every organ of a label map.
 
     Args:
         volume: the CT, in HU.
         labels: (z, y, x) integers on the CT's grid.
         organs: what to measure; their labels are the label map's values.
+        region: (z, y, x) slices with start and stop; nothing else is looked at, as if the scan ended there.
 
     Returns:
         {organ key: {"label", "found", "volume_ml", "mean_hu", "sd_hu", "touches_border", "extent_mm", "voxels",
@@ -31,6 +37,9 @@ def organ_statistics(volume: Volume, labels: np.ndarray, organs: Sequence[Organ]
     """
     if labels.shape != volume.array.shape:
         raise ValueError(f"the labels' shape {labels.shape} is not the volume's, {volume.array.shape}")
+    if region is not None:
+        part = organ_statistics(volume.part(region), labels[region], organs)
+        return in_whole_volume(part, [extent.start for extent in region])
     boxes = organ_boxes(labels, organs)
     axes = volume.axis_order().permutation[::-1]  # stored axes of left-right, front-back, head-foot
     result = {}

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from FlareSegmentLib import errors
+from FlareSegmentLib.errors import Cancelled, FlareSegmentError
 from FlareSegmentLib.processes import keep_freed_memory, set_priority
 from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
@@ -89,9 +89,7 @@ class Worker:
             if isinstance(request, Segment):
                 return self._segment(request)
             return self._compare(request) if isinstance(request, Compare) else self._hello(request)
-        except errors.Cancelled:
-            return protocol.Cancelled(request.id)
-        except errors.FlareSegmentError as error:
+        except FlareSegmentError as error:
             return Failure(request.id, str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the panel must hear of it
             message = f"The segmentation failed: {_first_line(error)}"
@@ -101,7 +99,7 @@ class Worker:
 
     def _check(self, number: int) -> None:
         if number in self._cancelled:
-            raise errors.Cancelled
+            raise Cancelled("It was cancelled.")
 
     def _hello(self, hello: Hello) -> Event:
         try:
@@ -115,7 +113,7 @@ class Worker:
         return protocol.Ready(hello.id, compute_devices(), self._niceness)
 
     def _segment(self, message: Segment) -> Event:
-        from FlareSegmentLib.measures.organ_statistics import bounding_box, in_whole_volume, organ_statistics
+        from FlareSegmentLib.measures.organ_statistics import bounding_box, organ_statistics
 
         start, sent = time.perf_counter(), 0.0
         request = message.request
@@ -131,8 +129,7 @@ class Worker:
         self._send(Progress(message.id, 0.0, "Loading the model" if self._segmenter is None else "Checking the CT"))
         segmenter = self._segmenter_for(request)
         found = segmenter.segment(volume, request, progress, lambda: message.id in self._cancelled)
-        region = request.region or tuple(slice(0, n) for n in found.labels.shape)
-        organs = organ_statistics(volume.part(region), found.labels[region], found.organs)
+        organs = organ_statistics(volume, found.labels, found.organs, request.region)
         self._check(message.id)
         surfaces = self._surfaces(message, volume, found)
         box = bounding_box(found.labels)
@@ -142,7 +139,7 @@ class Worker:
             found.warnings,
             found.device,
             found.model,
-            in_whole_volume(organs, [extent.start for extent in region]),
+            organs,
             SharedBox(finish(write_array(message.folders, found.labels[box])), box),
             surfaces,
             [asdict(place) for place in found.places] if request.review else None,

@@ -3,8 +3,8 @@
 The panel writes requests to the worker's stdin and reads events from its stdout: one JSON object per line, ASCII, with
 the message's kind and the fields of the classes below. Whatever libraries print inside the worker goes to stderr. No
 port is opened and no shell is involved; voxels lie in `shared_files`. The worker answers `Hello`, `Segment` and
-`Compare` one after another, each with exactly one of `Ready`, `Result`, `Compared`, `Cancelled` and `Failure`; `Cancel`
-alone is heard while it computes, and has no answer of its own.
+`Compare` one after another, each with exactly one of `Ready`, `Result`, `Compared` and `Failure`; `Cancel` alone is
+heard while it computes, and has no answer of its own.
 
 This file needs the standard library and numpy only: no torch, no slicer.
 """
@@ -125,15 +125,8 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Cancelled:
-    """The request was given up."""
-
-    id: int
-
-
-@dataclass(frozen=True)
 class Failure:
-    """The request failed; without id, a line could not be read.
+    """The request failed or was given up; without id, a line could not be read.
 
     Attributes:
         message: one line for the user.
@@ -148,7 +141,7 @@ class Failure:
 
 
 Request = Hello | Segment | Compare | Cancel
-Event = Ready | Progress | Result | Compared | Cancelled | Failure
+Event = Ready | Progress | Result | Compared | Failure
 
 
 def encode(message: Request | Event) -> bytes:

@@ -273,8 +273,6 @@ def _exchange(
         except (OSError, MemoryError) as error:
             return partial(on_failure, _("There is no room for the volume's copy: {reason}").format(reason=_why(error)))
         answer = yield request
-        if isinstance(answer, protocol.Cancelled):
-            return partial(on_failure, _("The segmentation was stopped."))
         if isinstance(answer, Failure):
             if answer.details:
                 logging.error(answer.details)

@@ -25,7 +25,6 @@ from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import (
     Cancel,
-    Cancelled,
     Compare,
     Compared,
     Event,
@@ -295,14 +294,15 @@ def test_cancel_is_heard_at_once(shared_client: Client, folder: tuple[str, ...],
     time.sleep(0.3)
     start = time.monotonic()
     shared_client.send(Cancel(40))
-    stopped, _ = shared_client.wait(Cancelled, Result)
-    assert stopped == Cancelled(40)
+    stopped, _ = shared_client.wait(Failure, Result)
+    assert stopped == Failure(40, "The segmentation was cancelled.")
     assert time.monotonic() - start < 3  # well below the time of the whole, on a busy machine too
     shared_client.send(prepared(42, big, folder, model, "cpu", 1))
     shared_client.send(prepared(43, big, folder, model, "cpu", 1))
     shared_client.send(Cancel(43))
     shared_client.send(Cancel(42))
-    assert {shared_client.wait(Cancelled)[0].id for _ in range(2)} == {42, 43}
+    stopped = [shared_client.wait(Failure)[0] for _ in range(2)]
+    assert {one.id for one in stopped} == {42, 43} and all("cancelled" in one.message for one in stopped)
 
 
 def test_what_is_printed_does_not_reach_the_events(tmp_path: Path) -> None:

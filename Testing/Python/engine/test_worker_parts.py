@@ -23,7 +23,6 @@ from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker import main as worker_module
 from FlareSegmentLib.worker.main import Worker
 from FlareSegmentLib.worker.protocol import (
-    Cancelled,
     Event,
     Failure,
     Hello,
@@ -144,7 +143,7 @@ def test_cancel_is_heard_until_the_last_moment(
         return real(*arguments, **keywords)
 
     monkeypatch.setattr(module, name, cancel)
-    assert talk.answer(request_with_surfaces) == Cancelled(1)
+    assert talk.answer(request_with_surfaces) == Failure(1, "It was cancelled.")
     assert files_in(request_with_surfaces) == {request_with_surfaces.volume.voxels}
 
 
@@ -182,4 +181,4 @@ def test_it_ends_when_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb", buffering=0) as events, pytest.raises(Ended, match="0"):
-        Worker(io.BytesIO(), events, make_surfaces)._send(Cancelled(1))
+        Worker(io.BytesIO(), events, make_surfaces)._send(Failure(1, ""))

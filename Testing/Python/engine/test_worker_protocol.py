@@ -16,7 +16,6 @@ from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker import shared_files
 from FlareSegmentLib.worker.protocol import (
     Cancel,
-    Cancelled,
     Compare,
     Compared,
     Failure,
@@ -59,7 +58,6 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     [
         Ready(1, [{"id": "cpu", "name": "any", "memory_gb": None}], 19),
         Progress(1, 0.25, "Größe"),
-        Cancelled(3),
         Failure(None, "bad", "trace"),
         Compared(4, {"liver": {"dice": 1.0, "nsd": 1.0, "hd95_mm": None}}, SharedBox("d", BOX)),
         Result(
@@ -181,7 +179,7 @@ def test_malformed_requests_are_refused(line: bytes) -> None:
         b"[]",
         b'{"kind":"Hello","id":1}',
         b'{"kind":"Progress","id":1}',
-        b'{"kind":"Cancelled","id":1,"x":2}',
+        b'{"kind":"Progress","id":1,"fraction":0.5,"stage":"","x":2}',
     ],
 )
 def test_malformed_events_are_refused(line: bytes) -> None:

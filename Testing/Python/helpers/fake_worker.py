@@ -28,7 +28,6 @@ from FlareSegmentLib.processes import set_priority
 from FlareSegmentLib.worker.main import Worker
 from FlareSegmentLib.worker.protocol import (
     Cancel,
-    Cancelled,
     Compare,
     Failure,
     Hello,
@@ -70,13 +69,12 @@ def segment(message, cancelled) -> None:
         emit(Progress(message.id, min(0.9, step / 100), "Finding the organs"))
         time.sleep(0.02)
         if kind == "slow" and message.id in cancelled:
-            emit(Cancelled(message.id))
+            emit(Failure(message.id, "It was cancelled."))
             return
     emit(Progress(message.id, 0.4, "Finding the organs"))
     emit(Progress(message.id, 0.8, "Outlining the organs"))
     from FlareSegmentLib.measures.organ_statistics import (
         bounding_box,
-        in_whole_volume,
         keep_only,
         organ_boxes,
         organ_statistics,
@@ -95,9 +93,7 @@ def segment(message, cancelled) -> None:
         made = make_surfaces(labels, boxes, values, volume.affine_ras, request.smoothing)
         surfaces = finish(write_file(message.folders, lambda: [made]))
     seconds = {"preprocess": 0.1, "network": 0.2, "postprocess": 0.1, "total": 0.4}
-    region = request.region or tuple(slice(0, n) for n in labels.shape)
-    facts = organ_statistics(volume.part(region), labels[region], organs)
-    facts = in_whole_volume(facts, [extent.start for extent in region])
+    facts = organ_statistics(volume, labels, organs, request.region)
     warnings = ["The slices are thick."]
     places, confidence = review(message, facts, box) if request.review else (None, None)
     emit(Result(message.id, seconds, warnings, "cpu", "fake 1", facts, written, surfaces, places, confidence))
