@@ -306,8 +306,7 @@ def _segment(case: CohortCase, job: Job, engine: _Engine) -> dict[str, Any]:
 def read_ct(case: CohortCase) -> tuple[Volume, list[str]]:
     """A case's CT as `segment` reads it, checked, and warnings. Raises InputError."""
     from FlareSegmentLib.files.dicom_folder import read_slices
-    from FlareSegmentLib.files.image_io import check_is_ct, read_volume
-    from FlareSegmentLib.files.padding import without_padding
+    from FlareSegmentLib.files.image_io import checked_ct, read_volume
 
     source = Path(case.source)
     if case.files:
@@ -315,8 +314,7 @@ def read_ct(case: CohortCase) -> tuple[Volume, list[str]]:
         volume, warnings = read_slices(source, case.image_files(), damaged)
     else:
         volume, warnings = read_volume(source)
-    check_is_ct(volume)
-    volume, said = without_padding(volume)
+    volume, said = checked_ct(volume)
     return volume, [*warnings, *said]
 
 

@@ -32,8 +32,7 @@ from FlareSegmentLib.files.dicom_slice import DicomSlice
 from FlareSegmentLib.files.file_headers import file_type
 from FlareSegmentTrainingLib.datasets.file_pairs import volume_stem
 from FlareSegmentTrainingLib.datasets.folder_layouts import names_labels
-from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
-from FlareSegmentTrainingLib.datasets.listed_layouts import listed_path, listed_rows
+from FlareSegmentTrainingLib.datasets.listed_layouts import listed_label_map, listed_path, listed_rows
 
 LIST_SUFFIXES = (".csv", ".tsv", ".json")
 _FORMAT = 1
@@ -292,27 +291,15 @@ def _of_rows(file: Path, progress: Progress) -> Iterator[CohortCase]:
             twice = f"the case {given} is in entries {lines[given]} and {number}"
             raise InputError(f"{file}: {twice}; give each its own name.")
         labels = row.get("labels") or row.get("label")
-        meaning = _meaning(file, number, str(row.get("label_map") or "").strip(), meanings)
+        meaning = str(row.get("label_map") or "").strip()
+        if meaning and meaning not in meanings:
+            meanings[meaning] = listed_label_map(file, number, meaning)
         found = CohortCase(
             case,
             names.of(case, str(source)),
             str(source),
             files,
             labels=str(listed_path(file.parent, str(labels)).absolute()) if labels else None,
-            label_map=meaning,
+            label_map=meanings.get(meaning),
         )
         yield _with_state(found)
-
-
-def _meaning(file: Path, number: int, given: str, known: dict[str, str]) -> str | None:
-    """What a row says of its labels' values, a file by its whole path. Raises InputError where it says nothing."""
-    if not given:
-        return None
-    if given not in known:
-        path = listed_path(file.parent, given)
-        known[given] = str(path.absolute()) if path.is_file() else given
-        try:
-            parse_label_map(known[given])
-        except InputError as error:
-            raise InputError(f"{file}: entry {number}: {str(error).replace('--label-map', 'label_map')}") from error
-    return known[given]

@@ -140,7 +140,7 @@ def list_of_pairs(file: Path) -> Found:
             continue
         given = str(row.get("label_map") or "")
         if given and given not in tables:
-            tables[given] = _label_map(given, file, number)
+            tables[given] = parse_label_map(listed_label_map(file, number, given)).from_source(f"{given} in {file.name}")
         patient = str(row["patient"]) if row.get("patient") else None
         pairs.append(Pair(name, image_path, labels_path, tables.get(given, names), patient, side))
     if not pairs and not left_out:
@@ -159,11 +159,19 @@ def _incomplete(number: int, item: object, listed: str) -> LeftOut:
     return LeftOut(name or f"entry {number} of {listed}", f"entry {number} of {listed} names no {missing}")
 
 
-def _label_map(text: str, file: Path, number: int) -> LabelMap:
+def listed_label_map(file: Path, number: int, given: str) -> str:
+    """What an entry of a list says of its labels' values, for `parse_label_map`; a file by its whole path.
+
+    Raises:
+        InputError: it says nothing.
+    """
+    path = listed_path(file.parent, given)
+    text = str(path.absolute()) if path.is_file() else given
     try:
-        return parse_label_map(text).from_source(f"{text} in {file.name}")
+        parse_label_map(text)
     except InputError as error:
         raise InputError(f"{file}, label_map of entry {number}: {str(error).removeprefix('--label-map ')}") from error
+    return text
 
 
 def _check_one_channel(folder: Path, content: dict) -> None:

@@ -175,7 +175,7 @@ def test_a_list_may_name_the_slices_of_a_series(tmp_path: Path) -> None:
     [
         ("case,image\nx,a.nii.gz\ny,b.nii.gz\nx,c.nii.gz\n", "entries 1 and 3"),
         ("case,image\nx,\n", "entry 1 names no image"),
-        ("image,label_map\na.nii.gz,\nb.nii.gz,1=lung\n", "entry 2: label_map"),
+        ("image,label_map\na.nii.gz,\nb.nii.gz,1=lung\n", "list.csv, label_map of entry 2: "),
         ("case,picture\nx,a\n", "column image"),
         ("image\n", "holds no CT"),
     ],

@@ -379,6 +379,14 @@ def test_test_cases_and_folds_of_a_list_are_said(tmp_path: Path) -> None:
         find_cases(file)
 
 
+def test_the_file_of_a_list_that_explains_labels_lies_beside_it(tmp_path: Path) -> None:
+    layouts.write_pair(tmp_path / "i0.nii.gz", tmp_path / "l0.nii.gz", 0)
+    (tmp_path / "values.json").write_text(json.dumps({"liver": 4, "other": [1, 2, 3]}), encoding="utf-8")
+    (tmp_path / "list.csv").write_text("image,labels,label_map\ni0.nii.gz,l0.nii.gz,values.json\n")
+    (case,) = find_cases(tmp_path / "list.csv")
+    assert ("values.json in list.csv", 4) == (case.label_map.source, case.label_map.organs[0][0])
+
+
 def test_an_incomplete_entry_of_a_list_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
     pairs = []
     for number in range(3):
