@@ -42,6 +42,37 @@ class TestManyCTs(unittest.TestCase):
             longest, last = max(longest, now - last), now
         return longest
 
+    def ask(self, name, seeds=()):
+        """Open the section and name a new folder for the results; returns it and that of a coarse CT for each seed,
+        named too if there are any.
+        """
+        from FlareSegmentTrainingLib.datasets.conversion import write_nifti
+
+        source, output = output_folder() / f"{name}_cts", output_folder() / f"{name}_cohort"
+        for folder in (source, output):
+            shutil.rmtree(folder, ignore_errors=True)
+        source.mkdir()
+        for seed in seeds:
+            volume, _labels = coarse_phantom(seed)
+            write_nifti(source / f"ct{seed}.nii.gz", volume.array, volume)
+        self.ui.cohortCollapsibleButton.collapsed = False
+        if seeds:
+            self.ui.cohortSourcePathEdit.currentPath = str(source)
+        self.ui.cohortOutputPathEdit.currentPath = str(output)
+        process_events(0.2)
+        return source, output
+
+    def until_done(self, count):
+        """Wait for the end of a run with so many rows."""
+        self.until(lambda: self.ui.cohortTable.rowCount > 0)
+        self.until(lambda: self.ui.cohortStartButton.text == "Segment all")
+        self.until(lambda: self.ui.cohortTable.rowCount == count)
+
+    def assert_segmented(self):
+        """One segmentation with all organs is in the scene."""
+        (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+        self.assertEqual(segmentation.GetSegmentation().GetNumberOfSegments(), len(ORGANS))
+
     def test_nothing_can_be_started_without_a_folder(self):
         self.ui.cohortCollapsibleButton.collapsed = False
         self.ui.cohortSourcePathEdit.currentPath = ""
@@ -53,51 +84,27 @@ class TestManyCTs(unittest.TestCase):
     def test_two_cts_and_what_is_none(self):
         from FlareSegmentTrainingLib.datasets.conversion import write_nifti
 
-        source, output = output_folder() / "cts", output_folder() / "cohort"
-        for folder in (source, output):
-            shutil.rmtree(folder, ignore_errors=True)
-        source.mkdir()
-        for seed in (1, 2):
-            volume, _labels = coarse_phantom(seed)
-            write_nifti(source / f"ct{seed}.nii.gz", volume.array, volume)
-        write_nifti(source / "no_ct.nii.gz", volume.array.clip(0), volume)
         ui = self.ui
-        ui.cohortCollapsibleButton.collapsed = False
-        ui.cohortSourcePathEdit.currentPath = str(source)
-        ui.cohortOutputPathEdit.currentPath = str(output)
-        process_events()
+        source, _output = self.ask("two", seeds=(1, 2))
+        volume, _labels = coarse_phantom(2)
+        write_nifti(source / "no_ct.nii.gz", volume.array.clip(0), volume)
         self.assertTrue(ui.cohortStartButton.enabled, ui.cohortMessageLabel.text)
         ui.cohortStartButton.click()
-        self.until(lambda: ui.cohortTable.rowCount > 0)
-        self.until(lambda: ui.cohortStartButton.text == "Segment all")
-        self.until(lambda: ui.cohortTable.rowCount == 3)
+        self.until_done(3)
         table = ui.cohortTable
         rows = {table.item(row, 0).text(): row for row in range(3)}
         self.assertEqual(table.item(rows["no_ct"], 1).text(), "failed")
         self.assertTrue(ui.cohortReportButton.enabled)
         slicer.util.getModuleWidget("FlareSegment")._cohort._onRow(rows["ct1"], 0)
         process_events()
-        (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-        self.assertEqual(segmentation.GetSegmentation().GetNumberOfSegments(), len(ORGANS))
+        self.assert_segmented()
         take_picture("cohort")
 
     @unittest.skipIf(LACKING, f"not installed in this Slicer: {', '.join(LACKING)}")
     def test_a_run_goes_on_while_the_panel_is_left_and_a_click_on_a_row_loads_it(self):
-        from FlareSegmentTrainingLib.datasets.conversion import write_nifti
-
-        source, output = output_folder() / "left_cts", output_folder() / "left_cohort"
-        for folder in (source, output):
-            shutil.rmtree(folder, ignore_errors=True)
-        source.mkdir()
-        for seed in (1, 2, 3):
-            volume, _labels = coarse_phantom(seed)
-            write_nifti(source / f"ct{seed}.nii.gz", volume.array, volume)
         ui = self.ui
         slicer.util.mainWindow().resize(1280, 800)
-        ui.cohortCollapsibleButton.collapsed = False
-        ui.cohortSourcePathEdit.currentPath = str(source)
-        ui.cohortOutputPathEdit.currentPath = str(output)
-        process_events(0.2)
+        _source, output = self.ask("left", seeds=(1, 2, 3))
         click(ui.cohortStartButton)
         self.assertEqual(ui.cohortStartButton.text, "Cancel")
         take_picture("cohort_running")
@@ -106,15 +113,13 @@ class TestManyCTs(unittest.TestCase):
         self.until(lambda: (output / "progress.json").is_file())
         slicer.util.selectModule("FlareSegment")
         process_events(0.2)
-        self.until(lambda: ui.cohortStartButton.text == "Segment all")
-        self.until(lambda: ui.cohortTable.rowCount == 3)
+        self.until_done(3)
         self.assertIn("3 segmented", ui.cohortMessageLabel.text.replace("\u200b", ""))
         table = ui.cohortTable
         table.scrollToItem(table.item(1, 0))
         bounds = table.visualItemRect(table.item(1, 0))
         click(table.viewport(), bounds.center())
-        (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-        self.assertEqual(segmentation.GetSegmentation().GetNumberOfSegments(), len(ORGANS))
+        self.assert_segmented()
         (ct,) = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
         self.assertEqual(ct.GetName(), table.item(1, 0).text())
         take_picture("cohort_row")
@@ -127,9 +132,8 @@ class TestManyCTs(unittest.TestCase):
 
         from FlareSegmentTrainingLib.dicom.dicom_patients import write_patient
 
-        series, output = output_folder() / "series", output_folder() / "series_cohort"
-        for folder in (series, output):
-            shutil.rmtree(folder, ignore_errors=True)
+        series = output_folder() / "series"
+        shutil.rmtree(series, ignore_errors=True)
         volume, _labels = coarse_phantom(4)
         write_patient(series, "p4", volume, None)
         ui = self.ui
@@ -146,16 +150,13 @@ class TestManyCTs(unittest.TestCase):
             browser.dicomBrowser.setSelectedItems(ctk.ctkDICOMModel.SeriesType, series_uids)
             process_events(0.5)
             slicer.util.selectModule("FlareSegment")
-            ui.cohortCollapsibleButton.collapsed = False
-            ui.cohortOutputPathEdit.currentPath = str(output)
+            self.ask("series")
             click(ui.cohortSeriesCheckBox, qt.QPoint(8, ui.cohortSeriesCheckBox.height // 2))
             process_events(0.2)
             self.assertTrue(ui.cohortStartButton.enabled, ui.cohortMessageLabel.text)
             click(ui.cohortStartButton)
-            self.until(lambda: ui.cohortTable.rowCount == 1)
-            self.until(lambda: ui.cohortStartButton.text == "Segment all")
+            self.until_done(1)
             take_picture("cohort_series")
             slicer.util.getModuleWidget("FlareSegment")._cohort._onRow(0, 0)
-            (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-            self.assertEqual(segmentation.GetSegmentation().GetNumberOfSegments(), len(ORGANS))
+            self.assert_segmented()
             click(ui.cohortSeriesCheckBox, qt.QPoint(8, ui.cohortSeriesCheckBox.height // 2))
