@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from FlareSegmentCohortLib.case_task import DONE, FAILED, PRESENT, CannotWork, Job, Work, fail, is_failure, is_result
 from FlareSegmentCohortLib.cohort_cases import CohortCase
 from FlareSegmentCohortLib.output_folder import OutputFolder, read_record
+from FlareSegmentTrainingLib.runs.watched_folder import ProgressReporter
 from FlareSegmentTrainingLib.scheduling.tasks import WorkerLost, outcomes
-from FlareSegmentTrainingLib.training.run_folder import ProgressReporter
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -24,8 +24,8 @@ from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.model.description import read_description
 from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
 from FlareSegmentTrainingLib.evaluation.identities import program_identity
+from FlareSegmentTrainingLib.runs.watched_folder import ProgressReporter
 from FlareSegmentTrainingLib.scheduling.connection import connect, let_go, warm_up
-from FlareSegmentTrainingLib.training.run_folder import ProgressReporter
 
 if TYPE_CHECKING:
     from FlareSegmentCohortLib.case_task import Work

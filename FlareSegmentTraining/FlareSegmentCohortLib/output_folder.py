@@ -28,7 +28,7 @@ from FlareSegmentCohortLib.cohort_cases import CohortCase, read_cases
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.output_files import OutputFiles, check_writable, not_writable
 from FlareSegmentLib.processes import DEAD_AFTER_SECONDS, PROGRESS_FILE, identity, is_running
-from FlareSegmentTrainingLib.training.run_folder import RunFolder, save_whole
+from FlareSegmentTrainingLib.runs.watched_folder import WatchedFolder, save_whole
 
 RECORDS, THUMBNAILS = "cases", "thumbnails"
 KINDS = {
@@ -44,7 +44,7 @@ _LOCK_FILE = "cohort.lock"
 _UNFINISHED = (".saving-", ".writing-", ".flaresegment-")
 
 
-class OutputFolder(RunFolder):
+class OutputFolder(WatchedFolder):
     """Paths, safe writing and reading of a cohort's files."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -57,7 +57,7 @@ class OutputFolder(RunFolder):
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file; name a folder with --output.")
         check_writable(self.path)
-        strange = RECORDS if (self.path / RECORDS).exists() else "config.json" if self.exists() else None
+        strange = next((name for name in (RECORDS, "config.json") if (self.path / name).exists()), None)
         if strange and not (self.path / _LOCK_FILE).exists():
             raise InputError(f"{self.path} holds files that are not of a cohort ({strange}): choose another folder.")
         self.path.mkdir(parents=True, exist_ok=True)

@@ -280,7 +280,7 @@ def _make_videos(cases: Sequence, evaluation, output: Path) -> dict[str, list[st
 
 def _write_tables(output: Path, content: dict) -> None:
     from FlareSegmentTrainingLib.evaluation.measurements import MEASURES
-    from FlareSegmentTrainingLib.training.run_folder import save_whole
+    from FlareSegmentTrainingLib.runs.watched_folder import save_whole
 
     columns = ["status", *MEASURES, "reference_ml", "predicted_ml", "false_positive_ml"]
     rows = [

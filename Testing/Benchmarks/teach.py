@@ -41,11 +41,11 @@ from FlareSegmentLib.model.model_file import load_model
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentTrainingLib.evaluation.comparison import bootstrap_interval
 from FlareSegmentTrainingLib.evaluation.identities import program_identity
+from FlareSegmentTrainingLib.runs.watched_folder import save_whole
 from FlareSegmentTrainingLib.teaching import judgment, teaching
 from FlareSegmentTrainingLib.teaching.beginning import model_state
 from FlareSegmentTrainingLib.teaching.examples import ExampleFolder
 from FlareSegmentTrainingLib.teaching.recipe import PLAIN
-from FlareSegmentTrainingLib.training.run_folder import save_whole
 
 PARTS = os.environ.get("FLARE_BENCH_PARTS", "streaks plain swapped grain").split()
 TAUGHT = ("btcv0026", "btcv0028", "btcv0040")

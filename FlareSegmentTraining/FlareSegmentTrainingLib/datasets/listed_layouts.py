@@ -140,7 +140,9 @@ def list_of_pairs(file: Path) -> Found:
             continue
         given = str(row.get("label_map") or "")
         if given and given not in tables:
-            tables[given] = parse_label_map(listed_label_map(file, number, given)).from_source(f"{given} in {file.name}")
+            tables[given] = parse_label_map(listed_label_map(file, number, given)).from_source(
+                f"{given} in {file.name}"
+            )
         patient = str(row["patient"]) if row.get("patient") else None
         pairs.append(Pair(name, image_path, labels_path, tables.get(given, names), patient, side))
     if not pairs and not left_out:

@@ -28,7 +28,7 @@ from FlareSegmentTrainingLib.evaluation.measurements import (
     mean_dice,
 )
 from FlareSegmentTrainingLib.evaluation.roles import TRAINED
-from FlareSegmentTrainingLib.training.run_folder import save_whole
+from FlareSegmentTrainingLib.runs.watched_folder import save_whole
 
 REPORT_FILE = "report.html"
 PICTURED_CASES = 20

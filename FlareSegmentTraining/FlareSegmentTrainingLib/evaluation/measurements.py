@@ -47,8 +47,8 @@ from FlareSegmentTrainingLib.evaluation.roles import (
 from FlareSegmentTrainingLib.evaluation.roles import (
     VALIDATED as VALIDATED,  # those who read `Evaluation.roles` need all
 )
+from FlareSegmentTrainingLib.runs.watched_folder import save_whole
 from FlareSegmentTrainingLib.scheduling.tasks import outcomes_in_order
-from FlareSegmentTrainingLib.training.run_folder import save_whole
 
 if TYPE_CHECKING:
     from distributed import Client

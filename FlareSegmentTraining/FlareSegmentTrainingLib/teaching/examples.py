@@ -38,7 +38,7 @@ from FlareSegmentTrainingLib.datasets.dataset_layouts import (
     read_quality,
 )
 from FlareSegmentTrainingLib.datasets.scan_identity import HU_RANGE, scan_hash
-from FlareSegmentTrainingLib.training.run_folder import save_whole
+from FlareSegmentTrainingLib.runs.watched_folder import save_whole
 
 LOOKED_AT, ABSENT, IGNORE = "B", "absent", "ignore"
 WAIT_SECONDS = 30.0

@@ -39,6 +39,7 @@ from FlareSegmentTrainingLib.datasets.dataset_layouts import QUALITY_FILE, VALID
 from FlareSegmentTrainingLib.datasets.scan_identity import SHORT, without_twins
 from FlareSegmentTrainingLib.datasets.splits import Split
 from FlareSegmentTrainingLib.evaluation.measurements import PREDICTIONS, ModelPredictor, evaluate_cases, file_name
+from FlareSegmentTrainingLib.runs.watched_folder import ProgressReporter, save_whole
 from FlareSegmentTrainingLib.teaching import judgment
 from FlareSegmentTrainingLib.teaching.beginning import example_states, is_unchanged, model_state
 from FlareSegmentTrainingLib.teaching.examples import is_example_name
@@ -48,7 +49,7 @@ from FlareSegmentTrainingLib.teaching.stability import stability_set
 from FlareSegmentTrainingLib.training.configuration import parse
 from FlareSegmentTrainingLib.training.devices import choose_precision, training_device
 from FlareSegmentTrainingLib.training.distributed import Group
-from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, ProgressReporter, RunFolder, save_whole
+from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, RunFolder
 from FlareSegmentTrainingLib.training.training_run import Stopped, StopRequest, TrainingRun
 
 REPORT_FILE = "report.json"

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from FlareSegmentLib.organs import organ_by_key, picture_color
-from FlareSegmentTrainingLib.training.run_folder import CURVES_FILE, LOG_FILE, VALIDATION_FILE, RunFolder, save_whole
+from FlareSegmentTrainingLib.runs.watched_folder import save_whole
+from FlareSegmentTrainingLib.training.run_folder import CURVES_FILE, LOG_FILE, VALIDATION_FILE, RunFolder
 
 COLUMNS = (
     "stage",

@@ -28,6 +28,7 @@ from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut
 from FlareSegmentTrainingLib.datasets.label_checks import organs_never_there
 from FlareSegmentTrainingLib.datasets.preparation import NoCaseLeft, PreparedCase, prepare_cases, slabs_of
 from FlareSegmentTrainingLib.datasets.splits import Split
+from FlareSegmentTrainingLib.runs.watched_folder import ProgressReporter
 from FlareSegmentTrainingLib.training.batches import Batch, BatchSource
 from FlareSegmentTrainingLib.training.configuration import Configuration, StageSettings
 from FlareSegmentTrainingLib.training.devices import choose_compiled
@@ -41,7 +42,7 @@ from FlareSegmentTrainingLib.training.reports import (
     write_validation,
 )
 from FlareSegmentTrainingLib.training.run_cases import check_no_twins, short_scans, write_cases
-from FlareSegmentTrainingLib.training.run_folder import ProgressReporter, RunFolder
+from FlareSegmentTrainingLib.training.run_folder import RunFolder
 from FlareSegmentTrainingLib.training.trainer import Scores, StageTrainer, check_stage
 
 STATE_VERSION = 2

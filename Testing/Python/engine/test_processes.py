@@ -22,7 +22,8 @@ from FlareSegmentLib.processes import (
     private_folder,
     remove_abandoned,
 )
-from FlareSegmentTrainingLib.training.run_folder import ProgressReporter, RunFolder
+from FlareSegmentTrainingLib.runs.watched_folder import ProgressReporter
+from FlareSegmentTrainingLib.training.run_folder import RunFolder
 
 YEAR = 365 * 86400
 

@@ -384,7 +384,7 @@ def test_the_file_of_a_list_that_explains_labels_lies_beside_it(tmp_path: Path) 
     (tmp_path / "values.json").write_text(json.dumps({"liver": 4, "other": [1, 2, 3]}), encoding="utf-8")
     (tmp_path / "list.csv").write_text("image,labels,label_map\ni0.nii.gz,l0.nii.gz,values.json\n")
     (case,) = find_cases(tmp_path / "list.csv")
-    assert ("values.json in list.csv", 4) == (case.label_map.source, case.label_map.organs[0][0])
+    assert (case.label_map.source, case.label_map.organs[0][0]) == ("values.json in list.csv", 4)
 
 
 def test_an_incomplete_entry_of_a_list_is_named_and_the_rest_is_read(tmp_path: Path) -> None:

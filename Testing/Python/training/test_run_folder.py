@@ -12,8 +12,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError  # noqa: E402
-from FlareSegmentTrainingLib.training import run_folder  # noqa: E402
-from FlareSegmentTrainingLib.training.run_folder import ProgressReporter, RunFolder, save_whole  # noqa: E402
+from FlareSegmentTrainingLib.runs import watched_folder  # noqa: E402
+from FlareSegmentTrainingLib.runs.watched_folder import ProgressReporter, save_whole  # noqa: E402
+from FlareSegmentTrainingLib.training.run_folder import RunFolder  # noqa: E402
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_a_run_tells_how_far_it_is(run: RunFolder) -> None:
 def test_a_report_is_kept_fresh_and_a_full_disk_does_not_end_the_run(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_folder, "BEATS_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(watched_folder, "BEATS_EVERY_SECONDS", 0.01)
     reporter = ProgressReporter(run)
     reporter.begin()
     os.utime(run.progress_file, (0, 0))

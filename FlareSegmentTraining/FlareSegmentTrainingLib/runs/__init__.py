@@ -1,0 +1,1 @@
+"""Runs that last and that somebody watches: trainings, teachings, cohorts."""
