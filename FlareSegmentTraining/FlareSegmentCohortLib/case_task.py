@@ -40,7 +40,7 @@ WORKER_MODULES = (
     "FlareSegmentCohortLib.case_task",
     "FlareSegmentCohortLib.result_files",
     "FlareSegmentLib.inference.pipeline",
-    "FlareSegmentTrainingLib.evaluation.measurements",
+    "FlareSegmentTrainingLib.evaluation.figures",
 )
 """What a worker needs before its first CT."""
 
@@ -361,7 +361,7 @@ def _rows(
     """{organ key: columns of `result_table`, how sure the model is, and what the reference adds}."""
     from FlareSegmentLib.measures.organ_statistics import organ_statistics
     from FlareSegmentLib.measures.result_table import organ_rows
-    from FlareSegmentTrainingLib.evaluation.measurements import measure, only_organs
+    from FlareSegmentTrainingLib.evaluation.figures import measure, only_organs
 
     organs = segmentation.organs
     rows = organ_rows(organ_statistics(volume, segmentation.labels, organs), None, LABEL_TABLES[job.label_ids])

@@ -157,7 +157,7 @@ def evaluate(options: argparse.Namespace) -> dict:
 def _predictor(options: argparse.Namespace):
     """What is measured: a model, or a folder of label maps."""
     from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
-    from FlareSegmentTrainingLib.evaluation.measurements import FolderPredictor, ModelPredictor
+    from FlareSegmentTrainingLib.evaluation.predictors import FolderPredictor, ModelPredictor
 
     if options.predictions is None:
         return ModelPredictor(_model_folder(options.model), options.device)
@@ -169,7 +169,7 @@ def _cases(options: argparse.Namespace, left_out: list) -> list:
     """The labeled cases to measure against; what cannot be used is added to `left_out`."""
     from FlareSegmentTrainingLib.datasets.cases import find_cases, label_maps_in_use
     from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
-    from FlareSegmentTrainingLib.evaluation.measurements import find_references
+    from FlareSegmentTrainingLib.evaluation.predictors import find_references
 
     label_map = parse_label_map(options.label_map) if options.label_map else None
     if options.reference is not None:
@@ -202,7 +202,8 @@ class _Other:
 
     def __init__(self, options: argparse.Namespace) -> None:
         from FlareSegmentLib.model.description import DESCRIPTION_FILE
-        from FlareSegmentTrainingLib.evaluation.measurements import RESULT_FILE, ModelPredictor, read_evaluation
+        from FlareSegmentTrainingLib.evaluation.measurements import RESULT_FILE, read_evaluation
+        from FlareSegmentTrainingLib.evaluation.predictors import ModelPredictor
 
         folder = _model_folder(options.compare)
         self._output = options.output
@@ -279,7 +280,7 @@ def _make_videos(cases: Sequence, evaluation, output: Path) -> dict[str, list[st
 
 
 def _write_tables(output: Path, content: dict) -> None:
-    from FlareSegmentTrainingLib.evaluation.measurements import MEASURES
+    from FlareSegmentTrainingLib.evaluation.figures import MEASURES
     from FlareSegmentTrainingLib.runs.watched_folder import save_whole
 
     columns = ["status", *MEASURES, "reference_ml", "predicted_ml", "false_positive_ml"]
@@ -346,7 +347,7 @@ def _warn(evaluation, content: dict, extra: Sequence[str]) -> None:
 
 def _warn_of_trained(content: dict) -> None:
     """Say which cases tell nothing about new CTs, and what the others come to."""
-    from FlareSegmentTrainingLib.evaluation.measurements import mean_dice
+    from FlareSegmentTrainingLib.evaluation.figures import mean_dice
     from FlareSegmentTrainingLib.evaluation.roles import SAME_PATIENT, TRAINED
 
     followed = [name for name, role in content["roles"].items() if role == SAME_PATIENT]

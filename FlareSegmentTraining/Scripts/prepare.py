@@ -118,11 +118,11 @@ def prepare(options: argparse.Namespace) -> dict:
         find_cases,
         label_maps_in_use,
         naming_left_out,
+        organs_never_there,
         patient_pattern,
         with_patients,
     )
     from FlareSegmentTrainingLib.datasets.conversion import Settings, convert_cases
-    from FlareSegmentTrainingLib.datasets.label_checks import organs_never_there
     from FlareSegmentTrainingLib.datasets.label_maps import parse_label_map
     from FlareSegmentTrainingLib.scheduling.connection import client_if_wanted
 

@@ -32,7 +32,7 @@ from FlareSegmentSlicerLib.logic.segmentation_run import Callbacks, Segmentation
 from FlareSegmentSlicerLib.logic.volume_queue import QueueItem, VolumeQueue
 from FlareSegmentSlicerLib.logic.worker_process import WorkerProcess
 from FlareSegmentSlicerLib.scene import comparison, confidence, segmentation_nodes
-from FlareSegmentSlicerLib.scene.confidence import KeptConfidence
+from FlareSegmentSlicerLib.scene.organ_labels import KeptConfidence
 from FlareSegmentSlicerLib.scene.volume_sequences import frame_sequence
 
 

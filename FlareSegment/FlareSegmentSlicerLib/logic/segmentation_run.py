@@ -17,10 +17,10 @@ from FlareSegmentLib.request import SegmentationRequest
 from FlareSegmentLib.volume import Volume
 from FlareSegmentLib.worker.protocol import Result
 from FlareSegmentSlicerLib.scene import display, review, segmentation_nodes
-from FlareSegmentSlicerLib.scene.confidence import KeptConfidence, shifted
+from FlareSegmentSlicerLib.scene.organ_labels import KeptConfidence, OrganLabels, shifted
 from FlareSegmentSlicerLib.scene.parent_transform import Pose, pose_in_scene
 from FlareSegmentSlicerLib.scene.region_of_interest import Region, region_of_interest
-from FlareSegmentSlicerLib.scene.segmentation_nodes import OrganLabels, Snapshot
+from FlareSegmentSlicerLib.scene.segmentation_nodes import Snapshot
 
 
 def _ignore(*arguments: Any) -> None:

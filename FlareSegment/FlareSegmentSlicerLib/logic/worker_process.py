@@ -26,8 +26,7 @@ from FlareSegmentLib.worker.protocol import Compare, Compared, Event, Failure, H
 from FlareSegmentLib.worker.shared_files import SharedVolume, read_array, shared_folders, write_array
 from FlareSegmentSlicerLib.logic import worker_entry
 from FlareSegmentSlicerLib.rendering.segment_surfaces import read_surfaces, to_polydata
-from FlareSegmentSlicerLib.scene.confidence import KeptConfidence
-from FlareSegmentSlicerLib.scene.segmentation_nodes import OrganLabels
+from FlareSegmentSlicerLib.scene.organ_labels import KeptConfidence, OrganLabels
 
 CANCEL_PATIENCE_MS = 2000
 _KEPT_ERROR_LINES = 40

@@ -8,15 +8,13 @@ meanwhile.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import slicer
 import vtk
 
 from FlareSegmentSlicerLib.scene import segmentation_nodes
+from FlareSegmentSlicerLib.scene.organ_labels import KeptConfidence
 
 _RESULT_ROLE = "FlareSegmentConfidenceOf"
 _OBSERVERS = "FlareSegment.Observers"
@@ -26,30 +24,6 @@ _COLORS = "vtkMRMLColorTableNodeRainbow"
 _SHOWN_BELOW_PERCENT = 95
 _COLORED_FROM_PERCENT = 50
 _OPACITY = 0.6
-
-
-@dataclass(frozen=True)
-class KeptConfidence:
-    """The confidence of a result as the worker gave it, compressed: nearly all of it is the same.
-
-    Attributes:
-        data: zlib of (z, y, x) uint8, 255ths, in the box.
-        box: (z, y, x) of the CT.
-    """
-
-    data: bytes
-    box: tuple[slice, ...]
-
-    def percent(self) -> np.ndarray:
-        """(z, y, x) uint8 in the box, percent."""
-        shape = [extent.stop - extent.start for extent in self.box]
-        array = np.frombuffer(zlib.decompress(self.data), np.uint8).reshape(shape)
-        return np.rint(np.arange(256) * (100 / 255)).astype(np.uint8)[array]
-
-
-def shifted(box: Sequence[slice], first: Sequence[int]) -> tuple[slice, ...]:
-    """A box of a part of the CT that begins at `first`, (z, y, x), in the CT."""
-    return tuple(slice(extent.start + n, extent.stop + n) for extent, n in zip(box, first, strict=True))
 
 
 def overlay(segmentationNode: slicer.vtkMRMLSegmentationNode | None) -> slicer.vtkMRMLScalarVolumeNode | None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import slicer
@@ -19,14 +18,11 @@ from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
 from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.measures.organ_statistics import bounding_box
 from FlareSegmentLib.organs import FLARE22_ORGANS, Organ, terminology_entry
 from FlareSegmentLib.volume import Volume
 from FlareSegmentSlicerLib.scene.kept_display import Look, make_visible
+from FlareSegmentSlicerLib.scene.organ_labels import OrganLabels
 from FlareSegmentSlicerLib.scene.organ_names import organ_name
-
-if TYPE_CHECKING:
-    from FlareSegmentSlicerLib.scene.confidence import KeptConfidence
 
 ORGAN_TAG = "FlareSegment.Organ"
 FINGERPRINT_TAG = "FlareSegment.Fingerprint"
@@ -55,31 +51,6 @@ def volume_from_node(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> Volume:
     return Volume.from_ijk_to_ras(
         slicer.util.arrayFromVolume(volumeNode), slicer.util.arrayFromVTKMatrix(matrix), volumeNode.GetName()
     )
-
-
-@dataclass(frozen=True)
-class OrganLabels:
-    """What a segmentation found, on the grid of its CT.
-
-    Attributes:
-        array: (z, y, x) uint8 with the label values of `organs.FLARE22_ORGANS`, inside the box only.
-        box: (z, y, x) where the array lies in the CT; everything outside is 0.
-        organs: {organ key: facts of `organ_statistics`}; may be empty, then what is needed is measured.
-        surfaces: {organ key: closed surface in the CT's own RAS}; may be empty, then Slicer makes them when needed.
-        confidence: how sure the model is, where somebody asked.
-    """
-
-    array: np.ndarray
-    box: tuple[slice, slice, slice]
-    organs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    surfaces: Mapping[str, vtk.vtkPolyData] = field(default_factory=dict)
-    confidence: KeptConfidence | None = None
-
-    @staticmethod
-    def of(labels: np.ndarray) -> OrganLabels:
-        """Of a label map on the whole grid."""
-        box = bounding_box(labels)
-        return OrganLabels(labels[box], box)
 
 
 def create_segmentation(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -226,6 +226,29 @@ def label_maps_in_use(cases: Sequence[Case], locations: Sequence[str | Path]) ->
         more = f"; {len(words) - 3} other orders" if len(words) > 3 else ""
         result.append(f"{locations[location]}: label values by {source}: {tables}{more}")
     return result
+
+
+def organs_never_there(
+    cases: Iterable[Case], volumes_ml: Mapping[str, Mapping[str, float]], locations: Sequence[str | Path]
+) -> list[str]:
+    """Organs that a location's label map names and none of its cases holds, a line each: the map may be a wrong one.
+
+    Args:
+        cases: those that can be used; cases that grade an organ as absent say so themselves and do not count.
+        volumes_ml: case name -> organ key -> mL of the organs that were looked for.
+        locations: what messages call the places that the cases come from.
+    """
+    largest: dict[tuple[int, str], float] = {}
+    for case in cases:
+        for key, ml in volumes_ml.get(case.name, {}).items():
+            if key in case.labeled and case.grades.get(key) != "absent":
+                largest[case.location, key] = max(largest.get((case.location, key), 0.0), ml)
+    words = {key: key.replace("_", " ") for _location, key in largest}
+    return [
+        f"{locations[location]}: {words[key]} is in none of its cases; check what the label values mean."
+        for (location, key), ml in sorted(largest.items())
+        if not ml
+    ]
 
 
 def with_patients(

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
@@ -20,9 +18,6 @@ from FlareSegmentLib.measures.organ_statistics import center_of, organ_boxes
 from FlareSegmentLib.organs import FLARE22_ORGANS, ORGANS, Organ
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS, LabelMap
-
-if TYPE_CHECKING:
-    from FlareSegmentTrainingLib.datasets.cases import Case
 
 LARGEST_ML = {
     "liver": 7000.0,
@@ -135,28 +130,6 @@ def _surrounding(labels: np.ndarray, organ: Organ, organs: Sequence[Organ], box:
     shell = part[ndimage.binary_dilation(mask) & ~mask]
     counts = np.bincount(shell, minlength=256)
     return next((o for o in organs if o is not organ and counts[o.label] > SURROUNDED * max(1, shell.size)), None)
-
-
-def organs_never_there(
-    cases: Iterable[Case], volumes_ml: Mapping[str, Mapping[str, float]], locations: Sequence[str | Path]
-) -> list[str]:
-    """Organs that a location's label map names and none of its cases holds, a line each: the map may be a wrong one.
-
-    Args:
-        cases: those that can be used; cases that grade an organ as absent say so themselves and do not count.
-        volumes_ml: case name -> organ key -> mL of the organs that were looked for.
-        locations: what messages call the places that the cases come from.
-    """
-    largest: dict[tuple[int, str], float] = {}
-    for case in cases:
-        for key, ml in volumes_ml.get(case.name, {}).items():
-            if key in case.labeled and case.grades.get(key) != "absent":
-                largest[case.location, key] = max(largest.get((case.location, key), 0.0), ml)
-    return [
-        f"{locations[location]}: {_words(key)} is in none of its cases; check what the label values mean."
-        for (location, key), ml in sorted(largest.items())
-        if not ml
-    ]
 
 
 # Conventions --------------------------------------------------------------------------------------

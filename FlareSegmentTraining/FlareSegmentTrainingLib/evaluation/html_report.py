@@ -16,17 +16,16 @@ from typing import Any
 
 from FlareSegmentLib.organs import Organ, organ_by_key, picture_color
 from FlareSegmentTrainingLib.evaluation.comparison import CONFIDENCE, FEWEST_CASES, RESAMPLES
-from FlareSegmentTrainingLib.evaluation.html_templates import report_templates
-from FlareSegmentTrainingLib.evaluation.measurements import (
+from FlareSegmentTrainingLib.evaluation.figures import (
     ABSENT,
     FALSE_POSITIVE,
     LARGER_IS_BETTER,
     MISSED,
     NOT_LABELED,
-    PICTURES,
-    file_name,
     mean_dice,
 )
+from FlareSegmentTrainingLib.evaluation.html_templates import report_templates
+from FlareSegmentTrainingLib.evaluation.measurements import PICTURES, file_name
 from FlareSegmentTrainingLib.evaluation.roles import TRAINED
 from FlareSegmentTrainingLib.runs.watched_folder import save_whole
 

@@ -1,13 +1,7 @@
 """Measuring predictions against labels, case by case: what `evaluate.py` does.
 
-A `Predictor` gives the labels of a CT: a model, or a folder of label maps. `evaluate_cases` measures each case once
-and keeps it in the output folder, so that a run that was stopped goes on, and a case is measured anew only when the
-model, its files or the program have changed.
-
-What counts (`measure`): an organ that was not labeled in a case has no figures there. An organ that is neither in the
-reference nor in the prediction has none either; where only the prediction has it, there is no Dice, but its volume is
-reported as false positive. An organ that was missed has Dice and NSD 0, and no HD95, which would be infinite. Voxels
-that the reference marks as ignored count nowhere: both label maps end at their border.
+`evaluate_cases` measures each case once (`figures`) and keeps it in the output folder, so that a run that was stopped
+goes on, and a case is measured anew only when the model, its files or the program have changed.
 """
 
 from __future__ import annotations
@@ -16,44 +10,31 @@ import hashlib
 import json
 import os
 import re
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.files.image_io import write_labels
-from FlareSegmentLib.measures import metrics
 from FlareSegmentLib.organs import FLARE22_ORGANS, Organ
 from FlareSegmentLib.volume import Volume
-from FlareSegmentTrainingLib.datasets.archives import sha256
-from FlareSegmentTrainingLib.datasets.cases import Case, cases_of_pairs
-from FlareSegmentTrainingLib.datasets.dataset_layouts import LABEL_MAP_FILE, Found, LeftOut, Pair, read_quality
-from FlareSegmentTrainingLib.datasets.label_files import files_of, read_case_labels, read_labels_alone
-from FlareSegmentTrainingLib.datasets.label_maps import IGNORED, LabelMap
+from FlareSegmentTrainingLib.datasets.cases import Case
+from FlareSegmentTrainingLib.datasets.dataset_layouts import LABEL_MAP_FILE, LeftOut
+from FlareSegmentTrainingLib.datasets.label_maps import IGNORED
 from FlareSegmentTrainingLib.datasets.scan_identity import scan_hash
-from FlareSegmentTrainingLib.evaluation.identities import digest, identity_of_model, program_identity
-from FlareSegmentTrainingLib.evaluation.label_folders import LabelFolder
-from FlareSegmentTrainingLib.evaluation.roles import (
-    NEW,
-    SAME_PATIENT,
-    TRAINED,
-    made_with,
-    roles_of_cases,
-)
-from FlareSegmentTrainingLib.evaluation.roles import (
-    VALIDATED as VALIDATED,  # those who read `Evaluation.roles` need all
-)
+from FlareSegmentTrainingLib.evaluation.figures import NOT_LABELED, measure, only_organs, summarize
+from FlareSegmentTrainingLib.evaluation.identities import digest, program_identity
+from FlareSegmentTrainingLib.evaluation.predictors import LabelsOnlyCase, Predictor
+from FlareSegmentTrainingLib.evaluation.roles import SAME_PATIENT, TRAINED
 from FlareSegmentTrainingLib.runs.watched_folder import save_whole
 from FlareSegmentTrainingLib.scheduling.tasks import outcomes_in_order
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from FlareSegmentLib.inference.pipeline import Segmenter
 
 FORMAT = "flaresegment-evaluation"
 FORMAT_VERSION = 1
@@ -62,304 +43,6 @@ RECORDS = "cases"
 PREDICTIONS = "predictions"
 PICTURES = "pictures"
 SUBJECT_FILE = "subject.json"
-MEASURES = ("dice", "nsd", "hd95_mm", "volume_error_ml", "volume_error_percent")
-LARGER_IS_BETTER = frozenset({"dice", "nsd"})
-
-MEASURED = "measured"
-MISSED = "missed"
-FALSE_POSITIVE = "false positive"
-ABSENT = "absent"
-NOT_LABELED = "not labeled"
-
-_AIR_HU = -1024
-
-
-# Predictions --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Labels of a CT, uint8 (z, y, x) on its grid in FlareSegment's values, and what is to be said about them."""
-
-    labels: np.ndarray
-    warnings: list[str] = field(default_factory=list)
-
-
-class Predictor(Protocol):
-    """What gives the labels that are measured. One that knows the scans it was made with has them in `made_with` too.
-
-    Attributes:
-        kind: "model" or "label maps".
-        name: what the report calls it.
-        identity: tells it from others; of a model, the SHA-256 of its files.
-        organs: keys of the organs that it can find.
-    """
-
-    kind: str
-    name: str
-    identity: str
-    organs: frozenset[str]
-
-    def identity_of(self, case: str) -> str:
-        """SHA-256 of what the prediction of this case depends on. Raises InputError where there is none."""
-        ...
-
-    def role_of(self, case: str) -> str | None:
-        """What the case was when the model was made: TRAINED, VALIDATED or NEW; None where nobody knows."""
-        ...
-
-    def predict(self, case: str, volume: Volume) -> Prediction:
-        """The labels of a case's CT. Raises FlareSegmentError."""
-        ...
-
-
-_segmenters: dict[tuple[str, str], Segmenter] = {}
-"""The one that this process used last, by the model's identity and the device. A predictor goes to a worker with each
-case; the model is loaded there once.
-"""
-
-
-class ModelPredictor:
-    """A model folder run on a device; PyTorch's networks are made when the first case needs them.
-
-    Raises:
-        ModelError: there is no usable model in the folder.
-        InputError: the device is not there.
-    """
-
-    kind = "model"
-
-    def __init__(self, folder: Path, device: str = "auto") -> None:
-        from FlareSegmentLib.inference.compute_devices import choose_device
-        from FlareSegmentLib.model.description import read_description
-
-        description = read_description(folder)
-        choose_device(device)
-        self._folder, self._device = folder.absolute(), device
-        self.name = f"{description.name} {description.version}"
-        self.organs = frozenset(description.labels.values())
-        self.identity = identity_of_model(folder)
-        self._roles = roles_of_cases(folder, description.facts)
-        self.made_with = made_with(folder, description.facts)
-
-    def identity_of(self, case: str) -> str:
-        return self.identity
-
-    def role_of(self, case: str) -> str | None:
-        return None if self._roles is None else self._roles.get(case, NEW)
-
-    def predict(self, case: str, volume: Volume) -> Prediction:
-        from FlareSegmentLib.inference.compute_devices import choose_device
-        from FlareSegmentLib.inference.pipeline import Segmenter
-        from FlareSegmentLib.model.model_file import load_model
-
-        key = (self.identity, self._device)
-        if key not in _segmenters:
-            _segmenters.clear()
-            _segmenters[key] = Segmenter(load_model(self._folder), device=choose_device(self._device))
-        segmentation = _segmenters[key].segment(volume)
-        return Prediction(segmentation.labels, segmentation.warnings)
-
-
-class FolderPredictor:
-    """A folder of label maps, one for each case: <case>_labels.nii.gz, <case>.nii.gz or the like, also what `segment`
-    wrote for <case>_ct; or of a folder of masks for each case (<case>/liver.nii.gz).
-
-    Args:
-        label_map: what their values mean; by default what names in the files, labels.json, dataset.json or a table of
-            classes in the folder say, or FlareSegment's own four.
-
-    Raises InputError where the folder holds no label map.
-    """
-
-    kind = "label maps"
-
-    def __init__(self, folder: Path, label_map: LabelMap | None = None) -> None:
-        if not folder.is_dir():
-            raise InputError(f"{folder} is no folder; name the folder of the predicted label maps.")
-        self.folder = LabelFolder(folder, label_map, "--prediction-label-map")
-        self._label_map = self.folder.label_map
-        self.name = folder.resolve().name
-        # Not the files' content: each has its own key, and label maps may be added between two runs.
-        self.identity = digest([str(folder.resolve()), self._label_map.organs])
-        self.organs = frozenset().union(*(self._meaning(file).labeled for file in self.folder.files.values()))
-
-    def _meaning(self, file: Path) -> LabelMap:
-        try:
-            return self.folder.meaning(file)
-        except InputError:
-            return self._label_map  # what is wrong is said of the case
-
-    def identity_of(self, case: str) -> str:
-        file = self._file(case)
-        meaning = self.folder.meaning(file)
-        return digest([*map(sha256, files_of(file, meaning)), meaning.organs, sorted(self.organs - meaning.labeled)])
-
-    def role_of(self, case: str) -> str | None:
-        return None
-
-    def predict(self, case: str, volume: Volume) -> Prediction:
-        file = self._file(case)
-        try:
-            meaning = self.folder.meaning(file)
-            labels, remarks = read_case_labels(file, meaning, volume, file)
-            if (labels == IGNORED).any():
-                raise InputError("it holds voxels to be ignored, which only a reference can have")
-            names = ", ".join(
-                organ.name.lower() for organ in FLARE22_ORGANS if organ.key in self.organs - meaning.labeled
-            )
-            lacking = [f"Its prediction names no {names}, which counts as not found."] if names else []
-            return Prediction(labels, [*remarks, *lacking])
-        except InputError as error:
-            raise InputError(f"its prediction: {error}".replace(" --label-map", " --prediction-label-map")) from error
-
-    def _file(self, case: str) -> Path:
-        stem = self.folder.stem_of(case)
-        if stem is None:
-            raise InputError(f"no prediction is called {case}")
-        return self.folder.files[stem]
-
-
-# References ---------------------------------------------------------------------------------------
-
-
-class LabelsOnlyCase(Case):
-    """A case whose CT is not there: its reference label map, in air."""
-
-    def read(self) -> tuple[Volume, np.ndarray, list[str]]:
-        """As `Case.read`, with a volume of air in the CT's place."""
-        assert self.labels is not None
-        found = read_labels_alone(self.labels, self.label_map)
-        return found.with_array(np.full(found.array.shape, _AIR_HU, np.int16)), found.array, []
-
-
-def find_references(
-    folder: Path, label_map: LabelMap | None, left_out: Callable[[LeftOut], None]
-) -> list[LabelsOnlyCase]:
-    """The label maps of a folder as cases without CT; grades come from its quality.json, the values' meaning from the
-    files, labels.json, dataset.json or a table of classes. Raises InputError where it holds none.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; name the folder of the reference label maps.")
-    quality, found = read_quality(folder), LabelFolder(folder, label_map)
-    files = sorted(found.named().items())
-    pairs = [
-        Pair(name, file, file, found.meaning(file) if file.is_dir() else found.label_map, grades=quality.get(name, {}))
-        for name, file in files
-    ]
-    cases = cases_of_pairs(Found("labels", tuple(pairs)), str(folder), label_map, left_out)
-    plain = [{item.name: getattr(case, item.name) for item in fields(case)} for case in cases]
-    return [LabelsOnlyCase(**{**values, "image": None}) for values in plain]
-
-
-# Figures ------------------------------------------------------------------------------------------
-
-
-def measure(
-    labels: np.ndarray, reference: np.ndarray, volume: Volume, organs: Sequence[Organ], labeled: Iterable[str]
-) -> dict[str, dict[str, object]]:
-    """Figures of every organ in one case.
-
-    Args:
-        labels, reference: uint8 (z, y, x) in FlareSegment's values; the reference also `label_maps.IGNORED`.
-        volume: gives spacing and size of a voxel.
-        organs: what to measure.
-        labeled: keys of the organs whose reference can be trusted.
-
-    Returns:
-        {organ key: {"status", "reference_ml", "predicted_ml", "false_positive_ml", *MEASURES}}; None where a figure
-        does not exist (see the head of this file). The volume error is prediction minus reference.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    trusted = frozenset(labeled)
-    ignored = reference == IGNORED
-    if ignored.any():
-        labels, reference = (np.where(ignored, 0, array).astype(np.uint8) for array in (labels, reference))
-    scores = metrics.evaluate(labels, reference, volume.spacing, organs)
-    counts = [np.bincount(array.ravel(), minlength=256) for array in (reference, labels)]
-    result: dict[str, dict[str, object]] = {}
-    for organ in organs:
-        row: dict[str, object] = dict.fromkeys(
-            ("status", "reference_ml", "predicted_ml", "false_positive_ml", *MEASURES)
-        )
-        result[organ.key] = row
-        if organ.key not in trusted:
-            row["status"] = NOT_LABELED
-            continue
-        there, found = (count[organ.label] * volume.voxel_volume_ml for count in counts)
-        row.update(reference_ml=there, predicted_ml=found)
-        if not there:
-            row.update(status=FALSE_POSITIVE if found else ABSENT, false_positive_ml=found)
-            continue
-        error = found - there
-        row.update(scores[organ.key], volume_error_ml=error, volume_error_percent=100 * error / there)
-        row["status"] = MEASURED if found else MISSED
-    return result
-
-
-def summarize(cases: Mapping[str, dict], organs: Sequence[Organ]) -> dict[str, dict]:
-    """Mean, median and worst case of every organ and measure.
-
-    Args:
-        cases: name -> record, as `evaluate_cases` returns them.
-
-    Returns:
-        {organ key: {"cases", "missed", "not_labeled", "absent", "false_positive": {case: ml}, measure: {"cases",
-        "mean", "median", "worst", "worst_case"} or None}}. Volume errors have "mean_absolute" too, and their worst is
-        the largest either way; a missed organ has no HD95 and is not in its mean, but is its worst case.
-    """
-    summary = {}
-    for organ in organs:
-        rows = {name: record["organs"][organ.key] for name, record in cases.items()}
-        states = [row["status"] for row in rows.values()]
-        counted = {name: row for name, row in rows.items() if row["status"] in (MEASURED, MISSED)}
-        entry: dict[str, object] = {
-            "cases": len(counted),
-            "missed": states.count(MISSED),
-            "not_labeled": states.count(NOT_LABELED),
-            "absent": states.count(ABSENT) + states.count(FALSE_POSITIVE),
-            "false_positive": {
-                name: row["false_positive_ml"] for name, row in rows.items() if row["status"] == FALSE_POSITIVE
-            },
-        }
-        for name in MEASURES:
-            entry[name] = _distribution({case: row[name] for case, row in counted.items()}, name)
-        summary[organ.key] = entry
-    return summary
-
-
-def mean_dice(summary: Mapping[str, dict]) -> float | None:
-    """The mean over the organs of what `summarize` found; None where no organ has a Dice."""
-    means = [row["dice"]["mean"] for row in summary.values() if row["dice"]]
-    return statistics.fmean(means) if means else None
-
-
-def _distribution(values: Mapping[str, float | None], measure_name: str) -> dict | None:
-    finite = {case: value for case, value in values.items() if value is not None}
-    if not values:
-        return None
-    numbers = list(finite.values())
-    badness = {
-        case: float("inf") if value is None else -value if measure_name in LARGER_IS_BETTER else abs(value)
-        for case, value in values.items()
-    }
-    worst = max(badness, key=lambda case: badness[case])
-    result = {
-        "cases": len(finite),
-        "mean": statistics.fmean(numbers) if numbers else None,
-        "median": statistics.median(numbers) if numbers else None,
-        "worst": values[worst],
-        "worst_case": worst,
-    }
-    if measure_name.startswith("volume_error"):
-        result["mean_absolute"] = statistics.fmean(map(abs, numbers)) if numbers else None
-    return result
-
-
-# Evaluation ---------------------------------------------------------------------------------------
-
 
 DrawCase = Callable[
     [Path, str, Volume, np.ndarray, np.ndarray, Sequence[Organ]], tuple[list[dict[str, str]], list[str]]
@@ -624,15 +307,6 @@ def _earlier(file: Path, key: str, output: Path) -> dict | None:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
-
-
-def only_organs(organs: Sequence[Organ], labels: np.ndarray) -> np.ndarray:
-    """The labels (and what is ignored) without other organs."""
-    table = np.zeros(256, np.uint8)
-    table[IGNORED] = IGNORED
-    for organ in organs:
-        table[organ.label] = organ.label
-    return table[labels]
 
 
 def _in_short(record: dict, organs: Sequence[Organ]) -> str:

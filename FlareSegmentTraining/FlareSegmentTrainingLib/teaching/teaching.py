@@ -38,7 +38,8 @@ from FlareSegmentTrainingLib.datasets.cases import Case, find_cases
 from FlareSegmentTrainingLib.datasets.dataset_layouts import QUALITY_FILE, VALIDATION, LeftOut
 from FlareSegmentTrainingLib.datasets.scan_identity import SHORT, without_twins
 from FlareSegmentTrainingLib.datasets.splits import Split
-from FlareSegmentTrainingLib.evaluation.measurements import PREDICTIONS, ModelPredictor, evaluate_cases, file_name
+from FlareSegmentTrainingLib.evaluation.measurements import PREDICTIONS, evaluate_cases, file_name
+from FlareSegmentTrainingLib.evaluation.predictors import ModelPredictor
 from FlareSegmentTrainingLib.runs.watched_folder import ProgressReporter, save_whole
 from FlareSegmentTrainingLib.teaching import judgment
 from FlareSegmentTrainingLib.teaching.beginning import example_states, is_unchanged, model_state

@@ -23,9 +23,8 @@ from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.model.description import ModelDescription, Stage
 from FlareSegmentLib.model.model_file import save_model
 from FlareSegmentLib.networks.vnet import build_network
-from FlareSegmentTrainingLib.datasets.cases import Case
+from FlareSegmentTrainingLib.datasets.cases import Case, organs_never_there
 from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut
-from FlareSegmentTrainingLib.datasets.label_checks import organs_never_there
 from FlareSegmentTrainingLib.datasets.preparation import NoCaseLeft, PreparedCase, prepare_cases, slabs_of
 from FlareSegmentTrainingLib.datasets.splits import Split
 from FlareSegmentTrainingLib.runs.watched_folder import ProgressReporter

@@ -20,7 +20,8 @@ from FlareSegmentTrainingLib.datasets.conversion import Settings, convert_cases
 from FlareSegmentTrainingLib.datasets.scan_identity import ScanHashes, scan_hash, without_twins
 from FlareSegmentTrainingLib.datasets.splits import Split, split_cases
 from FlareSegmentTrainingLib.evaluation.label_folders import LabelFolder
-from FlareSegmentTrainingLib.evaluation.measurements import Prediction, evaluate_cases
+from FlareSegmentTrainingLib.evaluation.measurements import evaluate_cases
+from FlareSegmentTrainingLib.evaluation.predictors import Prediction
 from FlareSegmentTrainingLib.evaluation.roles import made_with
 from FlareSegmentTrainingLib.training.run_cases import CASES_FILE, cases_of_run, check_no_twins
 from FlareSegmentTrainingLib.training.run_folder import RunFolder

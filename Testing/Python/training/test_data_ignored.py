@@ -30,7 +30,9 @@ from FlareSegmentTrainingLib.datasets.conversion import Settings, convert_cases
 from FlareSegmentTrainingLib.datasets.label_maps import IGNORED, label_map_of_names, parse_label_map
 from FlareSegmentTrainingLib.datasets.preparation import PreparedCase, prepare_case, slabs_of
 from FlareSegmentTrainingLib.dicom.volume_sources import find_sources
-from FlareSegmentTrainingLib.evaluation.measurements import FolderPredictor, evaluate_cases, measure
+from FlareSegmentTrainingLib.evaluation.figures import measure
+from FlareSegmentTrainingLib.evaluation.measurements import evaluate_cases
+from FlareSegmentTrainingLib.evaluation.predictors import FolderPredictor
 from FlareSegmentTrainingLib.synthesis.made_cases import SyntheticCase, deformed_cases
 from FlareSegmentTrainingLib.training.configuration import LossSettings
 from FlareSegmentTrainingLib.training.losses import deeply_supervised_loss, segmentation_loss

@@ -21,20 +21,16 @@ from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.datasets.label_maps import LABEL_MAPS
 from FlareSegmentTrainingLib.datasets.splits import Split
-from FlareSegmentTrainingLib.evaluation import comparison
+from FlareSegmentTrainingLib.evaluation import comparison, roles
 from FlareSegmentTrainingLib.evaluation import measurements as evaluation
+from FlareSegmentTrainingLib.evaluation.figures import measure, summarize
 from FlareSegmentTrainingLib.evaluation.measurements import (
-    FolderPredictor,
-    ModelPredictor,
-    Prediction,
     evaluate_cases,
     file_name,
-    find_references,
-    measure,
     organs_not_found,
     organs_to_measure,
-    summarize,
 )
+from FlareSegmentTrainingLib.evaluation.predictors import FolderPredictor, ModelPredictor, Prediction, find_references
 
 LIVER, RIGHT, LEFT, SPLEEN = ORGANS
 KEYS = [organ.key for organ in ORGANS]
@@ -64,7 +60,7 @@ class EchoPredictor:
         return self.identity
 
     def role_of(self, case: str) -> str | None:
-        return {"a": evaluation.TRAINED, "b": evaluation.VALIDATED}.get(case, evaluation.NEW)
+        return {"a": roles.TRAINED, "b": roles.VALIDATED}.get(case, roles.NEW)
 
     def predict(self, case: str, volume: Volume) -> Prediction:
         self.asked.append(case)
@@ -399,14 +395,14 @@ def test_a_model_or_its_run_says_what_it_was_trained_on(tmp_path: Path) -> None:
     model = tmp_path / "run" / "best"
     model.mkdir(parents=True)
     listed = {"training_cases": ["a"], "validation_cases": ["b"]}
-    assert evaluation.roles_of_cases(model, listed) == {"a": "trained on", "b": "validated on"}
+    assert roles.roles_of_cases(model, listed) == {"a": "trained on", "b": "validated on"}
     counted = {"training_cases": 1, "validation_cases": 1}
-    assert evaluation.roles_of_cases(model, counted) is None
+    assert roles.roles_of_cases(model, counted) is None
     (model.parent / "split.json").write_text("damaged")
-    assert evaluation.roles_of_cases(model, counted) is None
+    assert roles.roles_of_cases(model, counted) is None
     Split(("c",), ("d", "c"), "by hand").write(model.parent)
-    assert evaluation.roles_of_cases(model, counted) == {"c": "trained on", "d": "validated on"}
-    assert evaluation.roles_of_cases(model, listed)["a"] == "trained on"  # the model's own words count first
+    assert roles.roles_of_cases(model, counted) == {"c": "trained on", "d": "validated on"}
+    assert roles.roles_of_cases(model, listed)["a"] == "trained on"  # the model's own words count first
 
 
 def test_the_bundled_model_knows_its_cases() -> None:

@@ -19,9 +19,9 @@ pytest.importorskip("vtkmodules", reason="VTK is not installed")
 
 from FlareSegmentTrainingSlicerLib import evaluation_pictures
 
-from FlareSegmentTrainingLib.evaluation import html_report
-from FlareSegmentTrainingLib.evaluation import measurements as evaluation
-from FlareSegmentTrainingLib.evaluation.measurements import summarize
+from FlareSegmentTrainingLib.evaluation import html_report, predictors
+from FlareSegmentTrainingLib.evaluation import roles as names_of_roles
+from FlareSegmentTrainingLib.evaluation.figures import summarize
 
 
 def run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, dict, str]:
@@ -163,7 +163,7 @@ def test_comparison_with_a_model(
     data, predictions = folders
     asked: list[str] = []
 
-    class OtherModel(evaluation.FolderPredictor):
+    class OtherModel(predictors.FolderPredictor):
         kind = "model"
 
         def __init__(self, folder: Path, device: str) -> None:
@@ -174,7 +174,7 @@ def test_comparison_with_a_model(
             asked.append(case)
             return super().predict(case, volume)
 
-    monkeypatch.setattr(evaluation, "ModelPredictor", OtherModel)
+    monkeypatch.setattr(predictors, "ModelPredictor", OtherModel)
     (tmp_path / "model").mkdir()
     (tmp_path / "model/model.json").write_text("{}")
     arguments = ("--predictions", data, "--data", data, "--output", tmp_path / "out", "--compare", tmp_path / "model")
@@ -194,7 +194,7 @@ def test_cases_that_a_model_was_trained_on_are_told(
     data, predictions = folders
     roles: dict[str, str] = {}
 
-    class Model(evaluation.FolderPredictor):
+    class Model(predictors.FolderPredictor):
         kind = "model"
 
         def __init__(self, folder: Path, device: str) -> None:
@@ -203,13 +203,13 @@ def test_cases_that_a_model_was_trained_on_are_told(
         def role_of(self, case):
             return roles.get(case)
 
-    monkeypatch.setattr(evaluation, "ModelPredictor", Model)
+    monkeypatch.setattr(predictors, "ModelPredictor", Model)
     arguments = ("--model", "bundled", "--data", data, "--output", tmp_path / "out", "--organs", "liver", "--json")
     status, result, errors = run(capsys, *arguments)
     assert (status, errors, result["roles"]) == (0, "", {})
     assert "does not say which cases it was trained on" in (tmp_path / "out/report.html").read_text()
 
-    roles.update(a=evaluation.TRAINED, b=evaluation.VALIDATED, c=evaluation.NEW)
+    roles.update(a=names_of_roles.TRAINED, b=names_of_roles.VALIDATED, c=names_of_roles.NEW)
     status, result, errors = run(capsys, *arguments)
     assert (status, result["roles"]) == (0, roles)
     assert errors.startswith("Warning: 1 of 3 cases were trained on") and " a. " in errors and errors.count("\n") == 1
@@ -221,7 +221,7 @@ def test_cases_that_a_model_was_trained_on_are_told(
     with open(tmp_path / "out/cases.csv", newline="") as stream:
         assert {row["case"]: row["to_the_model"] for row in csv.DictReader(stream)} == roles
 
-    roles.update(b=evaluation.TRAINED, c=evaluation.TRAINED)
+    roles.update(b=names_of_roles.TRAINED, c=names_of_roles.TRAINED)
     errors = run(capsys, *arguments)[2]
     assert errors.startswith("Warning: 3 of 3 cases were trained on") and "without them" not in errors
 
