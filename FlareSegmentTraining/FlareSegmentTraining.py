@@ -27,7 +27,7 @@ from FlareSegmentLib import HOMEPAGE
 from FlareSegmentLib.errors import FlareSegmentError
 from FlareSegmentSlicerLib.logic import script_process
 from FlareSegmentSlicerLib.panel.installation import torch_installed
-from FlareSegmentSlicerLib.panel.message_area import MESSAGE_LINES, MessageArea, keep_place
+from FlareSegmentSlicerLib.panel.message_area import MESSAGE_LINES, MessageArea, WrappedLabel, keep_place
 from FlareSegmentTrainingLib.training.presets import preset_names, read_preset
 from FlareSegmentTrainingLib.training.run_folder import CURVES_FILE
 
@@ -75,6 +75,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         self.logic = FlareSegmentTrainingLogic()
         self._message = MessageArea(self.ui.messageFrame, self.ui.messageBar, self.ui.messageLabel, MESSAGE_LINES)
         keep_place(self.ui.progressBar)
+        self._presetText = WrappedLabel(self.ui.presetLabel)
         self._teaching = TeachingSection(self.ui, self.logic, torch_installed)
 
         for name, description in self.logic.presets().items():
@@ -135,7 +136,7 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
     def onPresetChanged(self, index: int = 0) -> None:
         """Say what the chosen preset is."""
         combo = self.ui.presetComboBox
-        self.ui.presetLabel.text = combo.itemData(combo.currentIndex, qt.Qt.ToolTipRole) or ""
+        self._presetText.setText(combo.itemData(combo.currentIndex, qt.Qt.ToolTipRole) or "")
         self._onCorrected()
 
     def onDataChanged(self, path: str) -> None:
@@ -155,7 +156,17 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
         """Another run folder was chosen: show the run in it, if there is one."""
         self.logic.open(path)
         self._curvesShown = (0.0, 0)
+        self._showSettings()
         self.updateState()
+
+    def _showSettings(self) -> None:
+        """Say with which data and preset the run was begun, which it cannot change any more."""
+        settings = self.logic.settings() if self.logic.hasBegun() else {}
+        if settings.get("data"):
+            self.ui.dataPathEdit.currentPath = "; ".join(settings["data"])
+        index = self.ui.presetComboBox.findData(settings.get("configuration", {}).get("name", ""))
+        if index >= 0:
+            self.ui.presetComboBox.setCurrentIndex(index)
 
     def onPathCleared(self, valid: bool) -> None:
         """A path was cleared, of which currentPathChanged does not tell."""
@@ -223,6 +234,8 @@ class FlareSegmentTrainingWidget(ScriptedLoadableModuleWidget):
             hint = _("Choose a folder for the run.")
         elif not begun and not data:
             hint = _("Choose a folder, archive or list of labeled CTs, or write phantom:20 to train on made-up torsos.")
+        elif self.logic.isEnding():
+            hint = _("The training process is just ending.")
         else:
             hint = ""
         ui.startButton.enabled = not hint and not active
@@ -349,6 +362,14 @@ class FlareSegmentTrainingLogic(ScriptedLoadableModuleLogic, TeachingLogic):
         """Say no more why a run that did not begin has failed."""
         if self._process:
             self._process.forget_failure()
+
+    def settings(self) -> dict:
+        """Return what the run was begun with, as in its config.json; empty where there is none."""
+        return self._process.settings() if self._process else {}
+
+    def isEnding(self) -> bool:
+        """Whether the run has reported its end, while its process takes a moment to end."""
+        return self._process is not None and self._process.ending
 
     def progress(self) -> dict:
         """Return the run's last report, empty where there is none."""

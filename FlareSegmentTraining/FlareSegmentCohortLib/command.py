@@ -169,7 +169,7 @@ def _reported(folder: OutputFolder) -> Iterator[ProgressReporter]:
     try:
         yield reporter
     except KeyboardInterrupt:
-        reporter.end("stopped", "Stopped; the same command goes on.")
+        reporter.end("stopped", "Stopped.")
         raise
     except BaseException as error:
         reporter.end("failed", str(error) if isinstance(error, FlareSegmentError) else repr(error))

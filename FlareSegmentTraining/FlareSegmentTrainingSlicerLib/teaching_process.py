@@ -6,9 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from FlareSegmentLib.errors import InputError
 from FlareSegmentSlicerLib.logic.script_process import FAILED, LOST, STOPPED
-from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, RunFolder
+from FlareSegmentTrainingLib.training.run_folder import RunFolder
 from FlareSegmentTrainingSlicerLib.training_process import TrainingProcess
 
 TEACH_SCRIPT = Path(__file__).resolve().parents[1] / "Scripts" / "teach.py"
@@ -35,13 +34,6 @@ class TeachingProcess(TrainingProcess):
         """Folder of the taught model, where it is offered."""
         place = self.folder.path / MODEL
         return place if (place / "model.json").is_file() else None
-
-    def settings(self) -> dict:
-        """What the teaching was begun with; empty where there is none."""
-        try:
-            return self.folder.read_json(CONFIGURATION_FILE)
-        except InputError:
-            return {}
 
     def report(self) -> dict:
         """The report of a teaching that ended; empty before."""

@@ -65,7 +65,8 @@ class TeachingSection:
         else:
             hint = ""
         stopping = active and teaching.stop_requested
-        ui.teachButton.enabled = active and not stopping or not (active or hint)
+        ending = teaching is not None and teaching.ending
+        ui.teachButton.enabled = active and not stopping or not (active or ending or hint)
         if active:
             ui.teachButton.text = _("Stop")
         else:

@@ -69,6 +69,13 @@ class TrainingProcess(ScriptProcess):
         self._check_free()
         self._begin(["--resume"])
 
+    def settings(self) -> dict:
+        """What it was begun with; empty where there is none."""
+        try:
+            return self.folder.read_json(CONFIGURATION_FILE)
+        except InputError:
+            return {}
+
     def forget_failure(self) -> None:
         """A run that failed before it began is over and done with: something else is about to be tried."""
         self._failure_forgotten = True

@@ -61,6 +61,7 @@ def teach(options: argparse.Namespace) -> None:
     from FlareSegmentTrainingLib.teaching.recipe import changed
     from FlareSegmentTrainingLib.teaching.report import table
     from FlareSegmentTrainingLib.teaching.teaching import REPORT_TEXT, Teaching
+    from FlareSegmentTrainingLib.training.training_run import Stopped
 
     if options.priority:
         set_priority(options.priority == "background")
@@ -68,7 +69,10 @@ def teach(options: argparse.Namespace) -> None:
     teaching = Teaching(
         options.output, options.examples, model, changed(options.changes), options.device, command_line.say
     )
-    taught = teaching.run()
+    try:
+        taught = teaching.run()
+    except Stopped as stopped:
+        raise Stopped(f"{str(stopped).removesuffix('.')}; the same command continues.") from stopped
     for side in ("examples", "stability"):
         if taught.report[side]["scans"]:
             command_line.say(f"{side}:\n{table(taught.report[side], teaching.organs)}")

@@ -361,6 +361,8 @@ class qMRMLPlotView(QWidget):
             if plot is not None:
                 self._chart.AddPlot(plot)
         self._chart.SetTitle(chart.GetTitle() or "")
+        for axis, title in ((vtk.vtkAxis.BOTTOM, chart.GetXAxisTitle()), (vtk.vtkAxis.LEFT, chart.GetYAxisTitle())):
+            self._chart.GetAxis(axis).SetTitle(title or "")
         self._chart.SetShowLegend(chart.GetLegendVisibility())
 
     def _plot(self, series):

@@ -69,6 +69,11 @@ class ScriptProcess:
         """Whether it is at work, or just about to be."""
         return self.state() in (STARTING, RUNNING)
 
+    @property
+    def ending(self) -> bool:
+        """Whether it has reported its end, while its process takes a moment to end: nothing can be started yet."""
+        return self._launched and not self.active
+
     def message(self) -> str:
         """One line about how far it is, or why it ended."""
         told = self.progress().get("message") or ""
@@ -95,7 +100,7 @@ class ScriptProcess:
         """Raise InputError while a process works in the folder, or is ending."""
         if self.active:
             raise InputError(f"A {self.what} runs in {self.path} already.")
-        if self._launched:
+        if self.ending:
             raise InputError(f"The {self.what} in {self.path} is just ending. Start it again in a moment.")
 
     def _launch(self, script: Path, arguments: Sequence[str]) -> None:

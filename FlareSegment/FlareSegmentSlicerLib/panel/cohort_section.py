@@ -16,7 +16,7 @@ from FlareSegmentLib.errors import FlareSegmentError
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentSlicerLib.logic import cohort_process, script_process
 from FlareSegmentSlicerLib.logic.cohort_process import CohortProcess, cohort_script
-from FlareSegmentSlicerLib.panel.message_area import breakable
+from FlareSegmentSlicerLib.panel.message_area import WrappedLabel, breakable
 from FlareSegmentSlicerLib.scene.cohort_results import CohortResult, CohortResults
 from FlareSegmentSlicerLib.scene.organ_names import organ_name
 
@@ -37,6 +37,7 @@ class CohortSection:
         self._results: CohortResults | None = None
         self._rows: dict[str, tuple[int, CohortResult]] = {}
         self._problem = ""
+        self._message = WrappedLabel(ui.cohortMessageLabel)
         ui.cohortSourcePathEdit.currentPath = slicer.util.settingsValue(SOURCE_SETTING, "")
         ui.cohortOutputPathEdit.currentPath = slicer.util.settingsValue(OUTPUT_SETTING, "")
         ui.cohortSeriesCheckBox.setVisible(hasattr(slicer.modules, "dicom"))
@@ -75,14 +76,14 @@ class CohortSection:
             widget.enabled = not active
         hint = "" if active else self._hint()
         ui.cohortStartButton.text = _("Cancel") if active else _("Segment all")
-        ui.cohortStartButton.enabled = not hint and not stopping
+        ui.cohortStartButton.enabled = not hint and not stopping and not (process is not None and process.ending)
         ui.cohortStartButton.toolTip = hint or _("It runs on its own and goes on when Slicer is closed.")
         total = progress.get("total") or 0
         ui.cohortProgressBar.setVisible(active)
         ui.cohortProgressBar.setMaximum(total)  # without a number yet the bar shows that something runs
         ui.cohortProgressBar.setValue(sum(progress.get(name) or 0 for name in ("done", "failed", "present")))
         ui.cohortReportButton.enabled = process is not None and (process.path / cohort_process.REPORT_FILE).is_file()
-        ui.cohortMessageLabel.text = breakable(self._problem or self._describe(state, stopping) or hint)
+        self._message.setText(breakable(self._problem or self._describe(state, stopping) or hint))
         self._list()
 
     def _open(self, folder: str) -> None:

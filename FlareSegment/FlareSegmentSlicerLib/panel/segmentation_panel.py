@@ -80,7 +80,7 @@ class SegmentationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._message = MessageArea(self.ui.messageFrame, self.ui.messageBar, self.ui.messageLabel, MESSAGE_LINES)
         for widget in (self.ui.progressBar, self.ui.undoButton):
             keep_place(widget)
-        self._hint = WrappedLabel(self.ui.hintLabel)
+        self._hint, self._torchText = WrappedLabel(self.ui.hintLabel), WrappedLabel(self.ui.torchLabel)
         self._warning = MessageArea(self.ui.warningFrame, self.ui.warningBar, self.ui.warningLabel)
         self._table = OrganTable(self.ui.organNames, self.ui.organTable, self._onJump)
         self._review = ReviewSection(self.ui, self._output, self.logic.confidence)
@@ -374,7 +374,7 @@ class SegmentationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.torchFrame.setVisible(not ready)
         if self._torch.problem:
             text = _("PyTorch is installed but cannot be loaded: {reason}. Install it anew.")
-            ui.torchLabel.text = breakable(text.format(reason=self._torch.problem.rstrip(".")))
+            self._torchText.setText(breakable(text.format(reason=self._torch.problem.rstrip("."))))
         ui.inputCollapsibleButton.enabled = not running
         ui.advancedCollapsibleButton.enabled = not running
         ui.progressBar.setVisible(running)

@@ -23,6 +23,7 @@ from FlareSegmentLib.files.disk_space import why_not_written
 from FlareSegmentLib.processes import PROGRESS_FILE, STOP_FILE, age_seconds, identity, reported_progress
 
 BEATS_EVERY_SECONDS = 2.0
+_WRITTEN_EVERY_SECONDS = 0.5
 FRESH_REQUEST_SECONDS = 30.0
 
 
@@ -76,14 +77,16 @@ class WatchedFolder:
 class ProgressReporter:
     """Keeps `progress.json` fresh while a run lives.
 
-    A thread touches the file, so that a long step or a slow disk does not look like a dead process.
+    A thread touches the file, so that a long step or a slow disk does not look like a dead process, and writes what
+    came too soon after the report before.
     """
 
     def __init__(self, folder: WatchedFolder):
         self._folder = folder
         process = {"pid": os.getpid(), "host": socket.gethostname(), "process": identity(os.getpid())}
         self._content = {"state": "running", **process, "message": "Starting"}
-        self._written = 0.0
+        self._written, self._late = 0.0, False
+        self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -93,10 +96,12 @@ class ProgressReporter:
         self._thread.start()
 
     def update(self, **content: object) -> None:
-        """Change parts of the report; written at most every half second."""
-        self._content.update(content)
-        if time.monotonic() - self._written > 0.5:
-            self._write()
+        """Change parts of the report. What comes within half a second of the last writing is written a little later."""
+        with self._lock:
+            self._content.update(content)
+            self._late = time.monotonic() - self._written <= _WRITTEN_EVERY_SECONDS
+            if not self._late:
+                self._write()
 
     def end(self, state: str, message: str) -> None:
         """Write the last report."""
@@ -115,8 +120,12 @@ class ProgressReporter:
 
     def _beat(self) -> None:
         while not self._ended.wait(BEATS_EVERY_SECONDS):
-            with contextlib.suppress(OSError):
-                os.utime(self._folder.progress_file)
+            with self._lock, contextlib.suppress(OSError):
+                if self._late:
+                    self._late = False
+                    self._write()
+                else:
+                    os.utime(self._folder.progress_file)
 
 
 def save_whole(file: Path, write: Callable[[Path], object]) -> None:
@@ -135,6 +144,6 @@ def save_whole(file: Path, write: Callable[[Path], object]) -> None:
         with contextlib.suppress(OSError):  # a parent that is a file has nothing in it
             temporary.unlink(missing_ok=True)
         raise FlareSegmentError(
-            f"{file} could not be written: {reason}. Free some space or mend the folder, then run it again (a training "
-            "with --resume)."
+            f"{file} could not be written: {reason}. Free some space or mend the folder, then run it again or continue "
+            "the training."
         ) from error

@@ -327,7 +327,7 @@ class Teaching:
         records: dict[str, dict] = {}
         for number, case in enumerate(cases, start=1):
             if self._stop:
-                raise Stopped("Stopped between two scans; the same command continues.")
+                raise Stopped("Stopped between two scans.")
             what = "the old model" if name == OLD else "the taught model"
             self._tell(f"Measuring {what} on {case.name} ({number} of {len(cases)})", run="")
             started = time.monotonic()

@@ -135,6 +135,7 @@ class TrainingRun:
         self._epochs_before = 0
         self._source: BatchSource | None = None
         self._resumed = False
+        self._preparing = _Preparing("", 0)
         self._scans: dict[str, list[str]] = {}
 
     def run(self, resume: bool) -> Scores:
@@ -213,7 +214,7 @@ class TrainingRun:
                 if stage.losses:
                     self._save_last(stage)
                 self._group.wait()
-                raise Stopped(f"Stopped at step {stage.step} of stage {settings.stage.name}; continue with --resume.")
+                raise Stopped(f"Stopped at step {stage.step} of stage {settings.stage.name}.")
         self._group.wait()
         self._weights[settings.stage.name] = self._folder.load_tensors(self._checkpoint(settings.stage.name, "best"))
         return stage.best_scores
@@ -323,8 +324,8 @@ class TrainingRun:
         """Bring the cases to the stage's grid; before the run's first step unusable ones are left out, later that ends
         the run.
         """
-        stage = settings.stage
-        self._progress_update(message=f"Preparing cases for stage {stage.name}")
+        count = len(self._split.training) + len(self._split.validation)
+        self._preparing = _Preparing(settings.stage.name, count)
         if not self._group.is_first:
             self._group.wait()  # the first process fills the cache and writes the lists, the others read
         if begun:
@@ -390,15 +391,21 @@ class TrainingRun:
                 configuration.organs,
                 self._cache,
                 left_out,
-                self._stop_between_cases,
+                self._before_case,
             )
         except NoCaseLeft:
             return []
 
-    def _stop_between_cases(self) -> None:
-        """Preparing many CTs takes minutes. Several processes stop at a step alone: they wait for each other here."""
+    def _before_case(self) -> None:
+        """Preparing many CTs takes minutes, of which something is to be heard, and in which a stop is obeyed. Several
+        processes stop at a step alone: they wait for each other here.
+        """
         if self._group.size == 1 and self._stop:
-            raise Stopped("Stopped while preparing the cases; continue with --resume.")
+            raise Stopped("Stopped while preparing the cases.")
+        line, worth_saying = self._preparing.next()
+        self._progress_update(message=line)
+        if worth_saying:
+            self._say(line)
 
     def _report(self, meter: _Meter, settings: StageSettings, loss: float) -> None:
         """Say and write how far the run is, not more often than people read."""
@@ -507,7 +514,7 @@ class TrainingRun:
             save_model(place, description, networks)
         except (OSError, RuntimeError) as error:
             raise FlareSegmentError(
-                f"{place} could not be written: {error}. Free some space, then --resume."
+                f"{place} could not be written: {error}. Free some space, then continue the run."
             ) from error
 
     def _draw(self, last: bool = False) -> None:
@@ -536,6 +543,22 @@ class _Clock:
             return share
         value = torch.tensor(share if self._group.is_first else 0.0, device=self._device)
         return float(self._group.total(value))
+
+
+class _Preparing:
+    """Counts the cases that are brought to a stage's grid. Cases that are dealt out anew are counted again."""
+
+    def __init__(self, stage: str, count: int):
+        self._stage, self._count, self._number = stage, count, 0
+        self._said = time.monotonic()
+
+    def next(self) -> tuple[str, bool]:
+        """What is said of the next case, and whether people have waited long enough to read it."""
+        self._number += 1
+        worth_saying = time.monotonic() - self._said >= REPORT_EVERY_SECONDS
+        if worth_saying:
+            self._said = time.monotonic()
+        return f"Preparing case {min(self._number, self._count)} of {self._count} for stage {self._stage}", worth_saying
 
 
 class _Meter:

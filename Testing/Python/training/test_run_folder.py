@@ -71,7 +71,7 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path, error: Exc
         place.write_text("half")
         raise error
 
-    with pytest.raises(FlareSegmentError, match="could not be written: .*--resume") as refusal:
+    with pytest.raises(FlareSegmentError, match="could not be written: .*continue the training") as refusal:
         save_whole(file, write)
     assert "\n" not in str(refusal.value)
     assert file.read_text() == "older" and [entry.name for entry in tmp_path.iterdir()] == ["state.pt"]
@@ -101,6 +101,22 @@ def test_a_run_tells_how_far_it_is(run: RunFolder) -> None:
     assert run.progress()["step"] == 4 and run.progress()["loss"] is None
     reporter.end("stopped", "Stopped")
     assert run.progress()["state"] == "stopped" and not run.is_running()
+
+
+def test_what_came_too_soon_after_a_report_is_told_a_little_later(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "BEATS_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(run_folder, "_WRITTEN_EVERY_SECONDS", 1000.0)
+    reporter = ProgressReporter(run)
+    reporter.begin()
+    reporter.update(message="Preparing case 1 of 30")
+    for _ in range(500):
+        if run.progress()["message"] != "Starting":
+            break
+        reporter._ended.wait(0.01)
+    assert run.progress()["message"] == "Preparing case 1 of 30"
+    reporter.end("stopped", "Stopped")
 
 
 def test_a_report_is_kept_fresh_and_a_full_disk_does_not_end_the_run(

@@ -122,10 +122,17 @@ def test_a_training_that_has_ended_is_not_starting(panel, slicer_app, tmp_path, 
     process.request_stop()
     until(slicer_app, panel, lambda: process.state() == script_process.STOPPED)
     assert process._launched
+    assert process.ending
     with pytest.raises(Exception, match="just ending"):
         process.resume()
+    panel.ui.outputPathEdit.currentPath = str(tmp_path / "run")
+    panel.logic._process = process
+    panel.updateState()
+    assert not panel.ui.startButton.enabled and "just ending" in panel.ui.startButton.toolTip
     process._process.kill()
     process._process.wait()
+    panel.updateState()
+    assert panel.ui.startButton.enabled and panel.ui.startButton.text == "Continue training"
     process.resume()
     assert process.state() == script_process.STARTING  # the report that lies there is the one before
     until(slicer_app, panel, lambda: process.state() == script_process.RUNNING)
@@ -329,6 +336,40 @@ def test_stop_is_heard_while_the_training_starts(panel, slicer_app, tmp_path, mo
     until(slicer_app, panel, lambda: panel.logic.state() == "stopped", 20)
 
 
+def test_the_form_says_with_what_a_run_was_begun(panel, tmp_path):
+    run = finished_run(tmp_path / "run")
+    run.write_json("config.json", {"configuration": {"name": "liver-unet"}, "data": ["/data/one.zip", "phantom:4"]})
+    panel.ui.dataPathEdit.currentPath = "/data/other"
+    panel.ui.presetComboBox.setCurrentIndex(panel.ui.presetComboBox.findData("flare-organs"))
+    panel.ui.outputPathEdit.currentPath = str(run.path)
+    assert panel.ui.dataPathEdit.currentPath == "/data/one.zip; phantom:4" and not panel.ui.dataPathEdit.enabled
+    assert panel.ui.presetComboBox.currentData == "liver-unet" and "U-Net" in panel.ui.presetLabel.text
+
+
+@pytest.mark.parametrize("pixels", [12, 20])
+def test_what_a_preset_is_can_be_read_to_its_end(panel, slicer_app, pixels):
+    """A layout that is short of room takes it from labels that wrap."""
+    import qt
+    import slicer
+
+    window = slicer.util.mainWindow()
+    size, font = window.size, qt.QApplication.font()
+    larger = qt.QFont(font)
+    larger.setPixelSize(pixels)
+    try:
+        qt.QApplication.setFont(larger)
+        window.resize(900, 500)
+        for index in range(panel.ui.presetComboBox.count):
+            panel.ui.presetComboBox.setCurrentIndex(index)
+            for _ in range(3):
+                slicer_app.processEvents()
+            label = panel.ui.presetLabel
+            assert label.height >= label.heightForWidth(label.width), panel.ui.presetComboBox.currentText
+    finally:
+        qt.QApplication.setFont(font)
+        window.resize(size)
+
+
 def test_show_curves_shows_them(panel, slicer_app, tmp_path):
     import slicer
 
@@ -340,6 +381,8 @@ def test_show_curves_shows_them(panel, slicer_app, tmp_path):
     (chart,) = slicer.util.getNodesByClass("vtkMRMLPlotChartNode")
     plot = slicer.app.layoutManager().plotWidget(0)
     assert plot.visible and plot.mrmlPlotViewNode().GetPlotChartNodeID() == chart.GetID()
+    titles = [plot.plotView()._chart.GetAxis(axis).GetTitle() for axis in (1, 0)]
+    assert titles == ["Epoch", "Training loss, validation Dice"]
     slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
 
 

@@ -28,8 +28,9 @@ from FlareSegmentLib.organs import FLARE22_ORGANS
 from FlareSegmentLib.processes import DEAD_AFTER_SECONDS
 from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.datasets.splits import split_cases
+from FlareSegmentTrainingLib.training import training_run
 from FlareSegmentTrainingLib.training.reports import read_log
-from FlareSegmentTrainingLib.training.run_folder import RunFolder
+from FlareSegmentTrainingLib.training.run_folder import ProgressReporter, RunFolder
 from FlareSegmentTrainingLib.training.trainer import StageTrainer
 
 TRAIN = Path(__file__).resolve().parents[3] / "FlareSegmentTraining" / "Scripts" / "train.py"
@@ -305,9 +306,21 @@ def test_a_stop_is_obeyed_before_the_first_case_is_prepared(train_module, comman
     folder.path.mkdir()
     folder.stop_file.touch()
     assert train_module.main(command("stop_early")) == 1
-    assert "Stopped while preparing" in capsys.readouterr().err
+    assert "Stopped while preparing the cases; continue with --resume." in capsys.readouterr().err
     assert folder.progress()["state"] == "stopped" and not folder.stop_file.exists()
+    assert folder.progress()["message"] == "Stopped while preparing the cases."  # the panel has a button for it
     assert not list((folder.path).glob("prepared/*"))
+
+
+def test_it_is_heard_which_case_is_prepared(train_module, command, place, monkeypatch, capsys):
+    folder, told = RunFolder(place / "heard"), []
+    update = ProgressReporter.update
+    monkeypatch.setattr(ProgressReporter, "update", lambda self, **new: (told.append(new), update(self, **new)))
+    monkeypatch.setattr(training_run, "REPORT_EVERY_SECONDS", 0.0)
+    assert train_module.main(command(folder.path)) == 0
+    lines = [f"Preparing case {number} of 4 for stage coarse" for number in range(1, 5)]
+    assert [new["message"] for new in told if new.get("message", "").startswith("Preparing")] == lines
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("Preparing")] == lines
 
 
 def test_what_is_missing_is_told_when_a_run_begins_and_no_more(train_module, command, place, monkeypatch, capsys):
