@@ -7,6 +7,7 @@ not exit when a script does. FLARESEGMENT_DEBUG=1 in the environment adds the tr
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError, ModelError
+from FlareSegmentLib.files.disk_space import NO_SPACE
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -81,6 +83,9 @@ def explain(error: BaseException, out_of_memory: str) -> str:
         return f"The Python package {error.name} is missing.{advice}"
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return out_of_memory
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" of {error.filename}" if error.filename else ""
+        return f"{NO_SPACE.capitalize()}{place}: free some; the same command goes on."
     return f"Unexpected {type(error).__name__}: {_one_line(error)} (FLARESEGMENT_DEBUG=1 shows where)"
 
 

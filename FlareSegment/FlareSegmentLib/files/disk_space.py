@@ -19,6 +19,8 @@ def why_not_written(folder: Path, error: BaseException) -> str:
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return NO_SPACE
+    if number is None and "free space" in str(error):  # NumPy's, which asks for the room before it writes
+        return NO_SPACE
     if number is None:
         existing = next((place for place in (folder, *folder.absolute().parents) if place.is_dir()), None)
         try:

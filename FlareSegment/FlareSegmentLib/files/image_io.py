@@ -41,6 +41,7 @@ LARGEST_EXTENT_MM = 10_000.0
 LABEL_ROUNDING = 0.02
 """How far a label may lie off its whole number: programs that store labels scaled (nibabel does) read 2.996 for 3."""
 _said: WeakKeyDictionary[Volume, tuple[str, ...]] = WeakKeyDictionary()  # of checked volumes, while they are there
+_LONGEST_NIFTI_HEADER = 4096
 _DETACHED = (".nhdr", ".mhd")
 _ITK_READERS = {"NRRD": "NrrdImageIO", "MetaImage": "MetaImageIO"}
 
@@ -125,7 +126,7 @@ def write_labels(path: str | os.PathLike[str], labels: np.ndarray, like: Volume)
             try:
                 with quiet_itk():
                     sitk.WriteImage(image, str(part), extension != ".nii")
-                _check_written(part, labels.size)
+                check_written(part, labels.size)
                 os.replace(part, path)
             except (OSError, RuntimeError) as error:
                 reason = why_not_written(path.parent, error)
@@ -281,13 +282,15 @@ def _bytes_at_hand(path: Path, extension: str) -> int:
     return path.stat().st_size * GZIP_LIMIT
 
 
-def _check_written(path: Path, voxels: int) -> None:
-    """Compressed writers may not notice a full disk: raises OSError if the file does not hold all voxels."""
+def check_written(path: Path, voxel_bytes: int) -> None:
+    """Compressed writers may not notice a full disk: raises OSError or RuntimeError if an image file that ITK wrote
+    does not hold all of its voxels.
+    """
     if path.name.endswith(".nii.gz"):
         with open(path, "rb") as file:
             file.seek(-4, os.SEEK_END)
             size = struct.unpack("<I", file.read(4))[0]
-        if size < voxels:
+        if not 0 <= (size - voxel_bytes) % (1 << 32) < _LONGEST_NIFTI_HEADER:  # in a file that was cut it is anything
             raise OSError(None, "the file came out incomplete; the disk may be full")
     else:
         reader = sitk.ImageFileReader()

@@ -35,6 +35,7 @@ import SimpleITK
 
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.image_io import read_volume
+from FlareSegmentLib.files.itk_reading import quiet_itk
 from FlareSegmentLib.organs import LABEL_TABLES, Organ
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import Case
@@ -482,7 +483,8 @@ def write_nifti(path: Path, array: np.ndarray, volume: Volume) -> None:
     image.SetOrigin(volume.origin)
     image.SetDirection(volume.direction.ravel().tolist())
     try:
-        SimpleITK.WriteImage(image, str(path), useCompression=True)
+        with quiet_itk():
+            SimpleITK.WriteImage(image, str(path), useCompression=True)
         written, _ = read_volume(path)
     except (RuntimeError, InputError) as error:
         raise OSError(None, "a file came out incomplete; the disk may be full") from error

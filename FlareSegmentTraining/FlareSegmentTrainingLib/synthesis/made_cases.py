@@ -12,6 +12,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,9 @@ import SimpleITK as sitk
 import torch
 
 from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.files.disk_space import why_not_written
+from FlareSegmentLib.files.image_io import check_written, read_labels
+from FlareSegmentLib.files.itk_reading import quiet_itk
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import Case
@@ -61,7 +65,7 @@ class SyntheticCase:
 
     def write_files(self, folder: Path) -> None:
         """Write `<name>_ct.nii.gz` and `<name>_labels.nii.gz`, the labels last, so that an interrupted case is not
-        taken for one. What the values mean is written where some voxels are to be ignored.
+        taken for one. What the values mean is written where some voxels are to be ignored. Raises InputError.
         """
         if (self.labels == IGNORED).any():
             meaning = {**{str(organ.label): organ.key for organ in ORGANS}, str(IGNORED): IGNORE}
@@ -69,23 +73,42 @@ class SyntheticCase:
         for array, kind in ((self.image, "ct"), (self.labels, "labels")):
             image = sitk.GetImageFromArray(array)
             image.SetSpacing((self.spacing_mm,) * 3)
-            part = folder / f".{self.name}_{kind}.nii.gz"
-            sitk.WriteImage(image, str(part), useCompression=True)
-            part.replace(folder / f"{self.name}_{kind}.nii.gz")
+            with _whole(folder / f"{self.name}_{kind}.nii.gz") as part, quiet_itk():
+                sitk.WriteImage(image, str(part), useCompression=True)
+                check_written(part, array.nbytes)
 
     def enter(self, folder: Path) -> None:
-        """Enter the case in quality.json, which one process alone may do."""
+        """Enter the case in quality.json, which one process alone may do; one that cannot be entered is none. Raises
+        InputError.
+        """
         file = folder / "quality.json"
         quality = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         entry = {"set": "train", **({"patient": self.patient} if self.patient else {})}
         quality[self.name] = {**entry, **{key: {"grade": grade} for key, grade in self.grades.items()}}
-        _write_json(file, dict(sorted(quality.items())))
+        try:
+            _write_json(file, dict(sorted(quality.items())))
+        except InputError:
+            (folder / f"{self.name}_labels.nii.gz").unlink(missing_ok=True)
+            raise
 
 
 def _write_json(file: Path, content: dict) -> None:
-    part = file.with_name(f".{file.name}-{os.getpid()}")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(file)
+    with _whole(file) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    """Where to write a file, which appears whole or not at all. Raises InputError when the disk does not take it."""
+    part = file.with_name(f".{os.getpid()}-{file.name}")
+    try:
+        yield part
+        part.replace(file)
+    except (OSError, RuntimeError) as error:
+        reason = why_not_written(file.parent, error)
+        raise InputError(f"{file} cannot be written ({reason}). Free some space; the same command goes on.") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def make_numbered(
@@ -312,8 +335,6 @@ def _organs(labels: np.ndarray, label_map: LabelMap) -> np.ndarray:
 
 
 def _read(file: Path) -> Volume:
-    from FlareSegmentLib.files.image_io import read_labels
-
     return read_labels(file)
 
 

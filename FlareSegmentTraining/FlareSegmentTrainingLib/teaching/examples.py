@@ -23,7 +23,7 @@ import SimpleITK as sitk
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.files.disk_space import why_not_written
-from FlareSegmentLib.files.image_io import checked_ct, read_labels, read_volume, write_labels
+from FlareSegmentLib.files.image_io import check_written, checked_ct, read_labels, read_volume, write_labels
 from FlareSegmentLib.files.itk_reading import quiet_itk
 from FlareSegmentLib.organs import FLARE22_ORGANS, organ_by_key
 from FlareSegmentLib.processes import age_seconds, is_running, private_folder
@@ -252,6 +252,7 @@ class ExampleFolder:
             with private_folder(self.path) as folder, quiet_itk():
                 part = Path(folder) / "ct.nii.gz"
                 sitk.WriteImage(image, str(part), useCompression=True)
+                check_written(part, array.nbytes)
                 os.replace(part, self.path / (name + IMAGE_SUFFIX))
         except BaseException:
             (self.path / (name + LABELS_SUFFIX)).unlink(missing_ok=True)

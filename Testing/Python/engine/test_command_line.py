@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -30,6 +31,11 @@ from FlareSegmentLib.errors import Cancelled, InputError, ModelError
         (KeyboardInterrupt(), 1, "by hand"),
         (MemoryError(), 1, "too large"),
         (RuntimeError("CUDA out of memory. Tried to allocate\n20 GiB"), 1, "too large"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/data/out/a.nii"),
+            1,
+            "No space left on the disk of /data/out/a.nii: free some; the same command goes on.",
+        ),
         (ZeroDivisionError("a\n\nb"), 1, "Unexpected ZeroDivisionError: a b (FLARESEGMENT_DEBUG=1 shows where)"),
     ],
 )

@@ -284,6 +284,25 @@ def test_labels_that_cannot_be_written_leave_the_old_file(tmp_path: Path, monkey
         write_labels(path, np.zeros((2, 2, 2), np.uint8), like)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_labels_that_a_full_disk_cut_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """The writer of compressed files may not notice, and the last bytes of what it left are anything."""
+    volume = Volume(ct_array(), (1.0,) * 3)
+    labels = np.random.default_rng(0).integers(0, 5, SHAPE).astype(np.uint8)
+    write = sitk.WriteImage
+
+    def cut(image: sitk.Image, name: str, *rest: object) -> None:
+        write(image, name, *rest)
+        os.truncate(name, int(share * os.path.getsize(name)))
+
+    monkeypatch.setattr("FlareSegmentLib.files.image_io.sitk.WriteImage", cut)
+    with pytest.raises(InputError, match="incomplete|disk"):
+        write_labels(tmp_path / "labels.nii.gz", labels, volume)
+    assert not list(tmp_path.iterdir())
+
+
 def test_cts_pass_with_any_padding() -> None:
     for padding in (-1024, -2000, -3024):
         for dtype in (np.int16, np.float32, np.int32):

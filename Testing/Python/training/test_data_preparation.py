@@ -17,8 +17,10 @@ from FlareSegmentLib.inference.pipeline import Segmenter
 from FlareSegmentLib.model.description import ModelDescription, Stage
 from FlareSegmentLib.model.intensity import Intensity, window
 from FlareSegmentLib.organs import ORGANS, organ_by_key
+from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets import preparation
 from FlareSegmentTrainingLib.datasets.cases import Case, find_cases
+from FlareSegmentTrainingLib.datasets.conversion import write_nifti
 from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut
 from FlareSegmentTrainingLib.datasets.preparation import PreparedCase, prepare_case, prepare_cases
 
@@ -280,3 +282,12 @@ def test_a_real_case_keeps_its_organs_volumes(flare_data: Path) -> None:
         native = (labels == organ.label).sum() * volume.voxel_volume_ml
         assert int((prepared.labels == index).sum()) * voxel_ml == pytest.approx(native, rel=0.02)
     assert json.dumps(prepared.spacing_mm)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_is_an_error_and_no_print_of_a_library(tmp_path, capfd):
+    volume = Volume(np.zeros((4, 5, 6), np.int16), (1.0, 1.0, 1.0))
+    (tmp_path / "a.nii.gz").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="disk may be full"):
+        write_nifti(tmp_path / "a.nii.gz", volume.array, volume)
+    assert capfd.readouterr().err == ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-def run(capsys):
+def run(capfd):
     """Function that runs the script in this process: (exit status, standard output, standard error)."""
     specification = importlib.util.spec_from_file_location("flaresegment_synthesize", SCRIPT)
     module = importlib.util.module_from_spec(specification)
@@ -88,7 +89,7 @@ def run(capsys):
 
     def call(*arguments):
         status = module.main([str(argument) for argument in arguments])
-        return (status, *capsys.readouterr())
+        return (status, *capfd.readouterr())
 
     return call
 
@@ -294,3 +295,18 @@ def test_a_damaged_table_of_structures_is_named(tmp_path, table):
     (tmp_path / "body_classes.tsv").write_bytes(table if isinstance(table, bytes) else table.encode())
     with pytest.raises(InputError, match="body_classes.tsv is no table"):
         list(drawn_cases([body], [], None, 1, 0, SPACING))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("kind", ["ct.nii.gz", "labels.nii.gz", "quality.json"])
+def test_a_full_disk_leaves_no_case_that_looks_whole(run, tmp_path, kind):
+    """ITK's writer does not notice it, and prints; a case that is there is never made again."""
+    name = kind if kind == "quality.json" else f"empty-000_{kind}"
+    (tmp_path / f".{os.getpid()}-{name}").symlink_to("/dev/full")
+    arguments = ("empty", "--count", 1, "--spacing", 8, "--output", tmp_path)
+    status, _, told = run(*arguments)
+    assert status == 2
+    assert told.count("\n") == 1 and f"{name} cannot be written (" in told
+    assert not (tmp_path / name).exists() and not list(tmp_path.glob(".*"))
+    assert run(*arguments)[0] == 0
+    assert list(json.loads((tmp_path / "quality.json").read_text())) == ["empty-000"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import threading
 
 import nibabel
@@ -95,6 +96,21 @@ def test_the_same_scan_again_replaces_its_example(folder, scan):
     folder.remove("example-002")
     folder.remove(name)
     assert folder.examples() == [] and json.loads((folder.path / "quality.json").read_text()) == {}
+
+
+def test_a_ct_that_a_full_disk_cut_is_no_example(folder, scan, monkeypatch):
+    """The writer of compressed files may not notice."""
+    write = examples_module.sitk.WriteImage
+
+    def cut(image, name, *rest, **more):
+        write(image, name, *rest, **more)
+        if name.endswith("ct.nii.gz"):
+            os.truncate(name, os.path.getsize(name) // 2)
+
+    monkeypatch.setattr(examples_module.sitk, "WriteImage", cut)
+    with pytest.raises(InputError, match="cannot be kept there"):
+        folder.keep(*scan, ORGANS)
+    assert not folder.examples() and not list(folder.path.glob("*.nii.gz"))
 
 
 @pytest.mark.parametrize("step", ["write_labels", "save_whole", "sitk.WriteImage", "os.replace"])
