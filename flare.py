@@ -69,7 +69,7 @@ WINDOW_LIBRARIES = {
     "libxkbcommon-x11-0": "libxkbcommon-x11.so.0",
 }
 SCRIPTS = {
-    "segment": ("FlareSegment/Scripts/segment.py", "[CT] [options]", "segment a CT, or the built-in phantom torso"),
+    "segment": ("FlareSegment/Scripts/segment.py", "[CT ...] [options]", "segment CTs, or the built-in phantom torso"),
     "prepare": ("FlareSegmentTraining/Scripts/prepare.py", "[options]", "prepare labeled CTs for training"),
     "synthesize": ("FlareSegmentTraining/Scripts/synthesize.py", "deform|draw|empty [options]", "make training cases"),
     "train": ("FlareSegmentTraining/Scripts/train.py", "[options]", "train a model"),

@@ -44,6 +44,9 @@ def _row(widget, *parts):
     return layout
 
 
+_SHOWN = "visibilityToParent"  # CTK's own name
+
+
 class ctkCollapsibleButton(QAbstractButton):
     """A heading that hides and shows the widgets laid out in it."""
 
@@ -58,8 +61,7 @@ class ctkCollapsibleButton(QAbstractButton):
         self.setChecked(True)
         self.setSizePolicy(QSizePolicy.Preferred, QSizePolicy.Preferred)
         self.setContentsMargins(0, self._header, 0, 0)
-        self._collapsed = False
-        self._hidden_children = []
+        self._collapsed = self._forcing = False
         self.toggled.connect(lambda checked: self.setCollapsed(not checked))
 
     @property
@@ -78,18 +80,31 @@ class ctkCollapsibleButton(QAbstractButton):
         if collapsed == self._collapsed:
             return
         self._collapsed = collapsed
-        if collapsed:
-            self._hidden_children = [
-                child for child in self.children() if isinstance(child, QWidget) and not child.isHidden()
-            ]
-        for child in self._hidden_children:
-            child.setVisible(not collapsed)
+        for child in self.children():
+            if isinstance(child, QWidget):
+                if collapsed:
+                    child.setProperty(_SHOWN, not child.isHidden())
+                    child.installEventFilter(self)
+                self._show_child(child)
         self.setMaximumHeight(self._header if collapsed else 16777215)
         self.setChecked(not collapsed)
         self.updateGeometry()
         self.contentsCollapsed.emit(collapsed)
 
     collapsed = pyqtProperty(bool, lambda self: self._collapsed, setCollapsed)
+
+    def eventFilter(self, watched, event):
+        """What is hidden or shown while the heading is collapsed is so when it is expanded."""
+        if self._collapsed and not self._forcing and event.type() in (QEvent.ShowToParent, QEvent.HideToParent):
+            watched.setProperty(_SHOWN, event.type() == QEvent.ShowToParent)
+            self._show_child(watched)
+        return super().eventFilter(watched, event)
+
+    def _show_child(self, child):
+        self._forcing = True
+        child.setVisible(not self._collapsed and child.property(_SHOWN) is not False)
+        child.setAttribute(Qt.WA_WState_ExplicitShowHide, False)  # or hiding what is hidden would be no event
+        self._forcing = False
 
     def _header_size(self):
         return QSize(self.fontMetrics().horizontalAdvance(self.text) + 2 * self._header, self._header)

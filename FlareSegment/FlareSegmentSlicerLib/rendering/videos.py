@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import ndimage
@@ -35,6 +36,7 @@ from FlareSegmentSlicerLib.rendering.drawing import (
 )
 from FlareSegmentSlicerLib.rendering.surfaces import OrganView, side_seen, surface
 
+_Work = TypeVar("_Work")
 Tick = Callable[[float], None]
 """Called with the fraction done, 0 to 1; an exception that it raises ends the work, and no file is left."""
 
@@ -43,6 +45,7 @@ _TOP, _GAP = 70, 14
 _AXIAL_WIDTH = 860
 _FRAMES_PER_SECOND = {".mp4": 20, ".gif": 10}
 _GIF_REDUCTION = 2
+_GIF_DRAWING_SHARE = 0.6  # of the seconds
 _PALETTE_FRAMES = 8
 _SCROLL_SECONDS = (7, 14)
 _SLICES_PER_SECOND = 12
@@ -242,17 +245,18 @@ def _pillow_image():
 def _write(path: Path, frames: Iterable[np.ndarray], count: int, progress: Tick | None) -> None:
     """Encode `count` frames, uint8 (rows, columns, 3) with even sides. Raises VideoUnavailable, OSError."""
 
-    def told() -> Iterator[np.ndarray]:
-        for number, frame in enumerate(frames, start=1):
-            yield frame
+    def told(work: Iterable[_Work], start: float = 0.0, end: float = 1.0) -> Iterator[_Work]:
+        for number, one in enumerate(work, start=1):
+            yield one
             if progress is not None:
-                progress(number / count)
+                progress(start + (end - start) * number / count)
 
     with private_folder(path.parent) as private:
         partial = Path(private) / f"video{path.suffix.lower()}"
         if partial.suffix == ".gif":
-            _write_gif(partial, told())
-        elif not _write_mp4(partial, told(), count):
+            pictures = _gif_pictures(told(frames, 0.0, _GIF_DRAWING_SHARE))
+            _write_gif(partial, told(pictures, _GIF_DRAWING_SHARE, 1.0))
+        elif not _write_mp4(partial, told(frames), count):
             raise OSError(f"{path} could not be written whole; the disk may be full")
         os.replace(partial, path)
 
@@ -281,11 +285,17 @@ def _write_mp4(path: Path, frames: Iterable[np.ndarray], count: int) -> bool:
     return path.is_file() and encoder.count_frames_and_secs(str(path))[0] == count
 
 
-def _write_gif(path: Path, frames: Iterable[np.ndarray]) -> None:
-    """All frames share one palette, so that what stands still is stored once and does not flicker."""
+def _gif_pictures(frames: Iterable[np.ndarray]) -> Iterator[Any]:
+    """Pillow's pictures of all frames. They share one palette, so that what stands still is stored once and does not
+    flicker.
+    """
     Image = _pillow_image()
     pictures = [Image.fromarray(frame).reduce(_GIF_REDUCTION) for frame in frames]
     sample = pictures[:: -(-len(pictures) // _PALETTE_FRAMES)]
     palette = Image.fromarray(np.concatenate([np.asarray(picture) for picture in sample])).quantize(kmeans=3)
-    first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
-    first.save(path, save_all=True, append_images=others, duration=1000 // _frames_per_second(path), loop=0)
+    return (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+
+
+def _write_gif(path: Path, pictures: Iterator[Any]) -> None:
+    """Pillow asks for one picture after the other while it compresses them."""
+    next(pictures).save(path, save_all=True, append_images=pictures, duration=1000 // _frames_per_second(path), loop=0)

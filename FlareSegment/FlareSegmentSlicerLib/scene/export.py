@@ -13,6 +13,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.files.disk_space import why_not_written
 from FlareSegmentLib.organs import FLARE22_ORGANS, Organ
 from FlareSegmentLib.processes import private_folder
 from FlareSegmentLib.volume import Volume
@@ -63,18 +64,19 @@ def export_surfaces(segmentationNode: slicer.vtkMRMLSegmentationNode, folder: Pa
     for segment_id in segmentation_nodes.organ_segments(segmentationNode).values():
         segment_ids.InsertNextValue(segment_id)
     segmentationNode.CreateClosedSurfaceRepresentation()
-    try:
-        with private_folder(folder) as private, _without_transform(segmentationNode) as exported:
-            done = slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsClosedSurfaceRepresentationToFiles(
-                private, exported, segment_ids, kind, True, 1.0, False
-            )
-            files = sorted(Path(private).iterdir())
-            if not done or not files:
-                raise InputError(_("Slicer could not write the surfaces into {folder}.").format(folder=folder))
-            for file in files:
-                os.replace(file, folder / file.name)
-    except OSError as error:
-        raise _not_written(folder, error) from error
+    with (
+        _writing(folder),
+        private_folder(folder) as private,
+        _without_transform(segmentationNode) as exported,
+    ):
+        done = slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsClosedSurfaceRepresentationToFiles(
+            private, exported, segment_ids, kind, True, 1.0, False
+        )
+        files = sorted(Path(private).iterdir())
+        if not done or not files:
+            raise InputError(_("Slicer could not write the surfaces into {folder}.").format(folder=folder))
+        for file in files:
+            os.replace(file, folder / file.name)
     return [folder / file.name for file in files]
 
 
@@ -123,7 +125,7 @@ def export_pictures(
     segmentationNode: slicer.vtkMRMLSegmentationNode, folder: Path, progress: Callable[[float], None]
 ) -> list[Path]:
     """Write a picture of slices and one in 3D (see `pictures`), both or none; progress is told the share that is done,
-    0 to 1. Raises OSError or RenderingUnavailable.
+    0 to 1. Raises InputError or RenderingUnavailable.
     """
     from FlareSegmentSlicerLib.rendering.pictures import slices_png, surfaces_png
 
@@ -132,7 +134,7 @@ def export_pictures(
     organs = present_organs(segmentationNode)
     stem = _file_name(segmentationNode)
     names = [f"{stem}_slices.png", f"{stem}_3d.png"]
-    with private_folder(folder) as private:
+    with _writing(folder), private_folder(folder) as private:
         slices_png(Path(private, names[0]), volume, labels, organs)
         progress(0.4)
         done = (0.4 + 0.6 * (number + 1) / len(organs) for number in range(len(organs)))
@@ -145,13 +147,16 @@ def export_pictures(
 def export_video(
     segmentationNode: slicer.vtkMRMLSegmentationNode, path: Path, kind: str, progress: Callable[[float], None]
 ) -> list[Path]:
-    """Write the video "slices" or "turntable" (see `videos`); progress is told the share that is done, 0 to 1."""
+    """Write the video "slices" or "turntable" (see `videos`); progress is told the share that is done, 0 to 1. Raises
+    InputError or VideoUnavailable.
+    """
     from FlareSegmentSlicerLib.rendering.videos import write_slices_video, write_turntable_video
 
     volume, labels = result_arrays(segmentationNode)
     organs = present_organs(segmentationNode)
     write = {"slices": write_slices_video, "turntable": write_turntable_video}[kind]
-    write(path, volume, labels, organs=organs, progress=progress)
+    with _writing(path.parent):
+        write(path, volume, labels, organs=organs, progress=progress)
     return [path]
 
 
@@ -209,5 +214,11 @@ def _is_dicom(path: str) -> bool:
         return False
 
 
-def _not_written(place: Path, error: OSError) -> InputError:
-    return InputError(_("{place} cannot be written: {reason}").format(place=place, reason=error.strerror or error))
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Says in one line, as InputError, why nothing can be written into a folder."""
+    try:
+        yield
+    except OSError as error:
+        reason = why_not_written(folder, error)
+        raise InputError(_("{place} cannot be written: {reason}").format(place=folder, reason=reason)) from error

@@ -6,8 +6,11 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 
 import pytest
+
+from FlareSegmentLib.processes import is_running
 
 
 @pytest.fixture
@@ -43,3 +46,32 @@ def test_a_window_that_is_closed_leaves_no_words(start_gui):
     done = start_gui(None, code)
     words = [line for line in done.stderr.splitlines() if "propagateSizeHints" not in line]  # of Qt's offscreen plugin
     assert (done.returncode, words) == (0, [])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children are told by /proc")
+def test_a_window_that_is_closed_while_it_segments_leaves_no_words_and_no_process(start_gui):
+    code = """
+import glob, qt
+from FlareSegmentSlicerLib.scene.sample_data import PHANTOM
+widget = slicer.util.getModuleWidget("FlareSegment")
+widget._samples.load(PHANTOM)
+widget.ui.segmentButton.click()
+def look():
+    if widget.ui.progressBar.value > 0:
+        timer.stop()
+        print(*(open(file).read() for file in glob.glob("/proc/self/task/*/children")), flush=True)
+        slicer.app._main_window.close()
+timer = qt.QTimer()
+timer.setInterval(10)
+timer.connect("timeout()", look)
+timer.start()
+"""
+    done = start_gui(None, code)
+    words = [line for line in done.stderr.splitlines() if "propagateSizeHints" not in line]  # of Qt's offscreen plugin
+    assert (done.returncode, words) == (0, [])
+    children = done.stdout.split()
+    assert children
+    end = time.monotonic() + 20
+    while any(is_running(int(pid)) for pid in children) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not [pid for pid in children if is_running(int(pid))]

@@ -773,6 +773,15 @@ def test_a_video_shows_its_progress(panel, tmp_path, monkeypatch, asked, written
     assert [file.name for file in tmp_path.iterdir()] == [written]
 
 
+@pytest.mark.parametrize("kind", ["pictures", "turntable", "STL"])
+def test_a_place_that_takes_no_files_is_said_in_words(panel, tmp_path, monkeypatch, kind):
+    add_ct()
+    panel.run()
+    place = tmp_path / "gone"
+    export_as(panel, monkeypatch, kind, place / "turn.gif" if kind == "turntable" else place)
+    assert panel.message.endswith("gone cannot be written: No such file or directory"), panel.message
+
+
 def test_a_video_can_be_cancelled_and_nothing_else_is_heard_meanwhile(panel, tmp_path, monkeypatch):
     from PyQt5.QtCore import Qt
     from PyQt5.QtTest import QTest

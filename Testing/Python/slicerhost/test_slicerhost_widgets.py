@@ -194,3 +194,27 @@ def test_path_line_edit_tells_its_path():
     line.currentPath = "ct.nii.gz"
     assert told == ["ct.nii.gz"]
     assert line.property("currentPath") == "ct.nii.gz"
+
+
+def test_what_is_hidden_or_shown_in_a_collapsed_section_is_so_when_it_opens(slicer_app):
+    """As in CTK: a message that is taken back meanwhile leaves no empty frame."""
+    import ctk
+    import qt
+
+    button = ctk.ctkCollapsibleButton("Advanced")
+    layout = qt.QVBoxLayout(button)
+    children = {name: qt.QLabel(name) for name in ("kept", "hidden", "shown", "twice")}
+    for child in children.values():
+        layout.addWidget(child)
+    children["shown"].setVisible(False)
+    button.show()
+    for _ in range(2):
+        button.collapsed = True
+        children["hidden"].setVisible(False)
+        children["shown"].setVisible(True)
+        children["twice"].setVisible(False)
+        children["twice"].setVisible(True)
+        assert not any(child.visible for child in children.values())
+        button.collapsed = False
+        assert [name for name, child in children.items() if child.visible] == ["kept", "shown", "twice"]
+    button.close()
