@@ -106,8 +106,8 @@ def test_a_run_tells_how_far_it_is(run: RunFolder) -> None:
 def test_what_came_too_soon_after_a_report_is_told_a_little_later(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_folder, "BEATS_EVERY_SECONDS", 0.01)
-    monkeypatch.setattr(run_folder, "_WRITTEN_EVERY_SECONDS", 1000.0)
+    monkeypatch.setattr(watched_folder, "BEATS_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(watched_folder, "_WRITTEN_EVERY_SECONDS", 1000.0)
     reporter = ProgressReporter(run)
     reporter.begin()
     reporter.update(message="Preparing case 1 of 30")
