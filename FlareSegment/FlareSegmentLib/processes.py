@@ -23,6 +23,8 @@ from typing import Any
 LOWEST_PRIORITY = 19
 PROGRESS_FILE, OUTPUT_FILE, STOP_FILE = "progress.json", "output.txt", "stop"
 """In the folder of a run that outlives who started it: what it reports, what it prints, and what asks it to end."""
+UNFINISHED = (".saving-", ".writing-", ".flaresegment-")
+"""How names of files and folders in the making begin."""
 DEAD_AFTER_SECONDS = 30.0
 """A run whose progress file is older is not running any more, where its process cannot be asked."""
 
@@ -146,6 +148,16 @@ def remove_abandoned(parent: Path, prefix: str) -> None:
             pid = re.fullmatch(re.escape(prefix) + r"(\d{1,10})-.*", folder.name)
             if pid and int(pid[1]) != os.getpid() and not is_running(int(pid[1])):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed had begun to write in a folder, in which nobody writes now."""
+    for parent, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            if name.startswith(UNFINISHED):
+                place = Path(parent, name)
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(place) if name in folders else place.unlink()
 
 
 def python_executable() -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -27,7 +26,7 @@ from typing import IO
 from FlareSegmentCohortLib.cohort_cases import CohortCase, read_cases
 from FlareSegmentLib.errors import InputError
 from FlareSegmentLib.files.output_files import OutputFiles, check_writable, not_writable
-from FlareSegmentLib.processes import DEAD_AFTER_SECONDS, PROGRESS_FILE, identity, is_running
+from FlareSegmentLib.processes import DEAD_AFTER_SECONDS, PROGRESS_FILE, identity, is_running, remove_unfinished
 from FlareSegmentTrainingLib.runs.watched_folder import WatchedFolder, save_whole
 
 RECORDS, THUMBNAILS = "cases", "thumbnails"
@@ -41,7 +40,6 @@ KINDS = {
 
 TABLE_FILE, PARQUET_FILE, FAILED_FILE, REPORT_FILE = "organs.csv", "organs.parquet", "failed.csv", "report.html"
 _LOCK_FILE = "cohort.lock"
-_UNFINISHED = (".saving-", ".writing-", ".flaresegment-")
 
 
 class OutputFolder(WatchedFolder):
@@ -65,12 +63,7 @@ class OutputFolder(WatchedFolder):
     def remove_leftovers(self) -> None:
         """Remove what processes that were killed had begun to write: while nobody writes here, under the lock."""
         for kind in (RECORDS, THUMBNAILS, *KINDS):
-            for parent, folders, files in os.walk(self.path / kind):
-                for name in [*folders, *files]:
-                    if name.startswith(_UNFINISHED):
-                        place = Path(parent, name)
-                        with contextlib.suppress(OSError):
-                            shutil.rmtree(place) if name in folders else place.unlink()
+            remove_unfinished(self.path / kind)
 
     def write_list(self, cases: Iterable[CohortCase]) -> int:
         """Write the cases, as they come, into the list; returns their number. Raises InputError."""

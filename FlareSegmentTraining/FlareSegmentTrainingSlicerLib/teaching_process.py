@@ -60,11 +60,11 @@ class TeachingProcess(TrainingProcess):
         return drawn[-1] if drawn else None
 
     def can_continue(self, examples: list[str], model: Path) -> bool:
-        """Whether it ended before its end, and these examples and this model are still what it was begun with."""
+        """Whether it did not come to its very end, and its examples and model are still what it was begun with."""
         settings = self.settings()
         same = sorted(settings.get("examples", {})) == sorted(examples)
         own = settings.get("model", {}).get("folder") == str(model.resolve())
-        return self.state() in (STOPPED, LOST, FAILED) and not self.report() and same and own
+        return self.state() in (STOPPED, LOST, FAILED) and same and own
 
 
 def latest_teaching(examples: Path) -> Path | None:

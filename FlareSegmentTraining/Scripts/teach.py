@@ -66,9 +66,8 @@ def teach(options: argparse.Namespace) -> None:
     if options.priority:
         set_priority(options.priority == "background")
     model = Path(options.model) if options.model and options.model != "bundled" else bundled_model_folder()
-    teaching = Teaching(
-        options.output, options.examples, model, changed(options.changes), options.device, command_line.say
-    )
+    recipe = changed(options.changes) if options.changes else None
+    teaching = Teaching(options.output, options.examples, model, recipe, options.device, command_line.say)
     try:
         taught = teaching.run()
     except Stopped as stopped:

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CHECKS = Path(__file__).resolve().parent / "slicer_checks"
 MODULE_FOLDERS = (ROOT / "FlareSegment", ROOT / "FlareSegmentTraining")
-SECONDS = 900
+SECONDS = 3600 if os.environ.get("FLARE_CORRECTING") == "full" else 900
 _SUSPICIOUS = re.compile(
     r"Traceback|[Ee]rror|ERR\||[Ww]arning|WARN\||[Ff]ail(ed|s)? |CRITICAL|Can't|cannot|QObject::|QLayout|not found"
 )

@@ -9,6 +9,7 @@ scripts are a start each. Pictures, logs and results lie in Testing/Output/Slice
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import time
@@ -72,6 +73,7 @@ def started(slicer, output, phantoms, tmp_path_factory, request):
 
 @pytest.mark.parametrize(("group", "name"), CHECKS, ids=[f"{group}-{name}" for group, name in CHECKS])
 def test_check(started, rows, group, name):
+    faulthandler.cancel_dump_traceback_later()  # a start of Slicer has its own limit, which may be longer than a test's
     ending, results = started[group].result()
     row = results.get(name)
     if row is None:

@@ -20,6 +20,7 @@ import numpy as np
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.files.image_io import write_labels
 from FlareSegmentLib.organs import FLARE22_ORGANS, Organ
+from FlareSegmentLib.processes import UNFINISHED
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.cases import Case
 from FlareSegmentTrainingLib.datasets.dataset_layouts import LABEL_MAP_FILE, LeftOut
@@ -215,18 +216,24 @@ def _claim(output: Path, predictor: Predictor) -> None:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{subject} is damaged: choose another folder with --output.") from error
         raise InputError(f"{output} holds the evaluation of something else ({name}): choose another folder.")
-    if (output / RECORDS).exists() or (output / RESULT_FILE).exists():
+    if (output / RESULT_FILE).exists() or _holds_files(output / RECORDS):
         raise InputError(f"{output} holds files that are not of an evaluation: choose another folder with --output.")
     try:
-        subject.parent.mkdir(parents=True)
-        for folder in (PICTURES, PREDICTIONS):
-            (output / folder).mkdir(exist_ok=True)
+        for folder in (RECORDS, PICTURES, PREDICTIONS):
+            (output / folder).mkdir(parents=True, exist_ok=True)
         # So that the predictions can be evaluated themselves, with --predictions.
         write_json(output / PREDICTIONS / LABEL_MAP_FILE, {organ.label: organ.key for organ in FLARE22_ORGANS})
         write_json(subject, {"name": predictor.name, "identity": predictor.identity})
     except (OSError, FlareSegmentError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{output} cannot be written ({reason}): choose another folder with --output.") from error
+
+
+def _holds_files(folder: Path) -> bool:
+    """Whether something lies there but what a process that was killed had begun."""
+    if not folder.is_dir():
+        return folder.exists()
+    return any(not file.name.startswith(UNFINISHED) for file in folder.iterdir())
 
 
 def _evaluate_case(

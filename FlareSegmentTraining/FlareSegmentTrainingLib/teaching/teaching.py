@@ -34,6 +34,7 @@ from FlareSegmentLib.model.model_card import CARD_FILE
 from FlareSegmentLib.model.model_file import read_model, save_model
 from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentLib.organs import Organ, organ_by_key
+from FlareSegmentLib.processes import OUTPUT_FILE, PROGRESS_FILE, STOP_FILE, UNFINISHED, remove_unfinished
 from FlareSegmentTrainingLib.datasets.cases import Case, find_cases
 from FlareSegmentTrainingLib.datasets.dataset_layouts import QUALITY_FILE, VALIDATION, LeftOut
 from FlareSegmentTrainingLib.datasets.scan_identity import SHORT, without_twins
@@ -90,14 +91,15 @@ class Teaching:
         folder: of this teaching; made when it begins.
         examples: folder of the examples, or another data location (see `find_cases`).
         model: folder of the model that is taught.
-        recipe: how; what a teaching began with holds when it is continued.
+        recipe: how; by default what the teaching began with, or `Recipe()`.
         say: told one line at a time.
 
     Attributes:
         organs: what the model can find; known once it runs.
 
     Raises:
-        InputError: the folder holds a teaching of other examples, or of another model.
+        InputError: the folder holds a teaching of other examples, of another model or by another recipe, or something
+            else.
         ModelError: there is no usable model.
     """
 
@@ -111,7 +113,8 @@ class Teaching:
         say: Callable[[str], None] = print,
     ):
         self.folder = RunFolder(folder)
-        self._examples, self._model, self._recipe = Path(examples), Path(model), recipe or Recipe()
+        self._examples, self._model, self._asked = Path(examples), Path(model), recipe
+        self._recipe = recipe or Recipe()
         self._device, self._say = training_device(device, 0), say
         self.organs: tuple[Organ, ...] = ()
         self._progress = ProgressReporter(self.folder)
@@ -136,10 +139,14 @@ class Teaching:
         ended = self._ended()
         if ended is not None:
             self._clear()
+            if self.folder.progress().get("state") != "finished":  # it was killed after its end
+                self._progress.begin()
+                self._progress.end("finished", _in_short(ended))
             return ended
         self.folder.forget_old_stop()
         self._check_free()  # what was read meanwhile took a while
         self._progress.begin()
+        remove_unfinished(self.folder.path)
         self._started = time.monotonic()
         try:
             with self._stop:
@@ -185,6 +192,9 @@ class Teaching:
 
     def _begun(self, cases: Sequence[Case]) -> dict:
         """What config.json holds, written if the teaching is new. Raises InputError where it was begun otherwise."""
+        begun = self._settings_before()
+        if begun and self._asked is None:
+            self._recipe = Recipe(**begun["recipe"])
         content: dict[str, Any] = {
             "model": {
                 "name": f"{self._description.name} {self._description.version}",
@@ -195,18 +205,44 @@ class Teaching:
             "recipe": asdict(self._recipe),
             "folds": folds_of(cases),
         }
-        if not (self.folder.path / CONFIGURATION_FILE).is_file():
+        if begun is None:
             self.folder.write_json(CONFIGURATION_FILE, content)
             return content
-        saved = self.folder.read_json(CONFIGURATION_FILE)
-        if saved.get("examples") != content["examples"] or saved["model"]["sha256"] != content["model"]["sha256"]:
-            what = "model" if saved["model"]["sha256"] != content["model"]["sha256"] else "examples"
-            raise InputError(
-                f"{self.folder.path} was begun with other {what}: continue it with what it was begun with, or choose "
-                "another --output."
-            )
-        self._recipe = Recipe(**saved["recipe"])
-        return saved
+        for what, now, before in (
+            ("another model", content["model"]["sha256"], begun["model"]["sha256"]),
+            ("other examples", content["examples"], begun["examples"]),
+            ("another recipe (--set)", content["recipe"], begun["recipe"]),
+        ):
+            if now != before:
+                raise InputError(
+                    f"{self.folder.path} was begun with {what}: continue it with what it was begun with, or choose "
+                    "another --output."
+                )
+        return begun
+
+    def _settings_before(self) -> dict | None:
+        """What config.json says; None where nothing was begun. Raises InputError where the folder holds something else:
+        what is in it would be replaced and removed.
+        """
+        other = InputError(f"{self.folder.path} holds something else than a teaching: choose another --output.")
+        try:
+            if not self.folder.path.exists():
+                return None
+            if not (self.folder.path / CONFIGURATION_FILE).is_file():
+                strange = [file for file in self.folder.path.iterdir() if not _may_be_there_before(file.name)]
+                if strange:
+                    raise other
+                return None
+        except OSError as error:
+            raise InputError(f"{self.folder.path} cannot be read: {error.strerror}. Choose another folder.") from error
+        begun = self.folder.read_json(CONFIGURATION_FILE)
+        try:
+            Recipe(**begun["recipe"])
+            if not {"name", "sha256"} <= begun["model"].keys() or not begun["examples"] or not begun["folds"]:
+                raise other
+        except (LookupError, TypeError, AttributeError) as error:
+            raise other from error
+        return begun
 
     def _ended(self) -> Taught | None:
         """How the teaching ended, if it did and what it offered is there."""
@@ -384,9 +420,9 @@ class Teaching:
         place = self.folder.path / MODEL
         if not reasons:
             self._offer(place, report)
-        self.folder.write_json(REPORT_FILE, report)
         text = markdown(report, self.organs)
         save_whole(self.folder.path / REPORT_TEXT, lambda file: file.write_text(text, encoding="utf-8"))
+        self.folder.write_json(REPORT_FILE, report)  # with which it has ended: the last that is written
         return Taught(not reasons, tuple(reasons), None if reasons else place, report)
 
     def _offer(self, place: Path, report: dict) -> None:
@@ -407,6 +443,7 @@ class Teaching:
 
     def _clear(self) -> None:
         """Remove what nothing needs any more after the end: copies of the examples' voxels among it."""
+        remove_unfinished(self.folder.path)
         for name in (RUNS, PREPARED, MEASURED):
             shutil.rmtree(self.folder.path / name, ignore_errors=True)
 
@@ -417,6 +454,11 @@ class Teaching:
         passed = time.monotonic() - self._started
         left = passed * (self._total - done) / here if here > 0 else math.nan
         self._progress.update(message=message, fraction=min(1.0, done / self._total), remaining_seconds=left, **content)
+
+
+def _may_be_there_before(name: str) -> bool:
+    """Whether a file may lie in a folder in which a teaching begins: what tells of it, or was begun by a killed one."""
+    return name in (OUTPUT_FILE, PROGRESS_FILE, STOP_FILE) or name.startswith(UNFINISHED)
 
 
 class _Shared:

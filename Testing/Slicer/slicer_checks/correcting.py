@@ -219,7 +219,7 @@ class TestCorrecting(PanelCheck):
             TeachingProcess._begin = begin
         pictured = False
         while not training.teachReport.visible:
-            self.assertLess(time.monotonic(), began + 1800, training.teachMessageLabel.text)
+            self.assertLess(time.monotonic(), began + 3000, training.teachMessageLabel.text)
             self.assertNotIn(training.teachButton.text, ("Continue teaching",), training.teachMessageLabel.text)
             if not pictured and "min left" in training.teachMessageLabel.text and training.teachProgressBar.value > 20:
                 pictured = True
