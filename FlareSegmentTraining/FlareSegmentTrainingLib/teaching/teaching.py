@@ -29,6 +29,7 @@ import torch
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.files.image_io import read_labels
+from FlareSegmentLib.files.output_files import check_writable
 from FlareSegmentLib.model.description import DESCRIPTION_FILE, ModelDescription, read_description
 from FlareSegmentLib.model.model_card import CARD_FILE
 from FlareSegmentLib.model.model_file import read_model, save_model
@@ -206,6 +207,7 @@ class Teaching:
             "folds": folds_of(cases),
         }
         if begun is None:
+            _check_readable(cases)
             self.folder.write_json(CONFIGURATION_FILE, content)
             return content
         for what, now, before in (
@@ -225,6 +227,7 @@ class Teaching:
         what is in it would be replaced and removed.
         """
         other = InputError(f"{self.folder.path} holds something else than a teaching: choose another --output.")
+        check_writable(self.folder.path)
         try:
             if not self.folder.path.exists():
                 return None
@@ -454,6 +457,15 @@ class Teaching:
         passed = time.monotonic() - self._started
         left = passed * (self._total - done) / here if here > 0 else math.nan
         self._progress.update(message=message, fraction=min(1.0, done / self._total), remaining_seconds=left, **content)
+
+
+def _check_readable(cases: Sequence[Case]) -> None:
+    """Read every example once, before anything is begun with it. Raises InputError for the first that is damaged."""
+    for case in cases:
+        try:
+            case.read()
+        except InputError as error:
+            raise InputError(f"{case.name} cannot be taught: {error} Mend it, or remove the example.") from error
 
 
 def _may_be_there_before(name: str) -> bool:

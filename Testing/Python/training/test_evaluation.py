@@ -294,6 +294,18 @@ def test_predictions_of_an_evaluation_can_be_evaluated(data: Path, tmp_path: Pat
         evaluate_cases(find_cases(data), FolderPredictor(data), ORGANS, tmp_path / "again", None, say=print)
 
 
+def test_a_folder_that_a_killed_evaluation_had_just_made_is_taken(data: Path, tmp_path: Path) -> None:
+    """Killed before it had said whose the folder is, it would not go on for ever."""
+    for name in ("cases", "pictures", "predictions"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    (tmp_path / "out" / "cases" / ".saving-123-subject.json").write_text("{")
+    assert set(evaluated(data, tmp_path / "out").cases) == {"a", "b", "c"}
+    (tmp_path / "strange" / "cases").mkdir(parents=True)
+    (tmp_path / "strange" / "cases" / "mine.json").write_text("{")
+    with pytest.raises(InputError, match="not of an evaluation"):
+        evaluated(data, tmp_path / "strange")
+
+
 def test_nothing_in_common_is_one_line(tmp_path: Path) -> None:
     data = layouts.flat(tmp_path / "data", ("a",))
     predictor = FolderPredictor(data, LABEL_MAPS["msd-pancreas"])

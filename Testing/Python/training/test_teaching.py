@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -38,6 +39,7 @@ from FlareSegmentTrainingLib.teaching.report import summary
 from FlareSegmentTrainingLib.teaching.teaching import Teaching, folds_of, taught_description
 from FlareSegmentTrainingLib.training import training_run
 from FlareSegmentTrainingLib.training.configuration import TrainingSettings, parse
+from FlareSegmentTrainingLib.training.run_folder import RunFolder
 from FlareSegmentTrainingLib.training.starting_point import StartingPoint
 from FlareSegmentTrainingLib.training.training_run import Stopped, StopRequest
 
@@ -453,6 +455,70 @@ def test_an_example_without_grades_is_not_taken_for_labeled_throughout(model, ow
     with pytest.raises(InputError, match="1 usable example:"):
         Teaching(tmp_path / "t", own_examples.path, model, QUICK, "cpu", said.append).run()
     assert any("example-002" in line and "quality.json does not say" in line for line in said)
+
+
+def test_a_damaged_example_is_named_before_anything_is_begun(model, own_examples, tmp_path):
+    file = own_examples.path / "example-002_ct.nii.gz"
+    file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(InputError, match="^example-002 cannot be taught: .*damaged.* Mend it, or remove the example"):
+        Teaching(tmp_path / "t", own_examples.path, model, QUICK, "cpu", list).run()
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize("strange", ["runs/mine/notes.txt", "config.json", "measured", "a file"])
+def test_a_folder_that_holds_something_else_is_left_alone(model, examples, tmp_path, strange):
+    """At its end a teaching removes its runs: they must be its own."""
+    folder = tmp_path / "t"
+    place = folder if strange == "a file" else folder / strange
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text('{"configuration": {}}')
+    with pytest.raises(InputError, match="another") as caught:
+        Teaching(folder, examples, model, QUICK, "cpu", list).run()
+    assert "\n" not in str(caught.value) and place.read_text() == '{"configuration": {}}'
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [place]
+
+
+def test_a_teaching_is_not_continued_by_another_recipe_without_a_word(model, examples, finished):
+    folder = finished.model.parent
+    with pytest.raises(InputError, match="another recipe"):
+        Teaching(folder, examples, model, replace(QUICK, epochs=3), "cpu", list).run()
+    assert Teaching(folder, examples, model, device="cpu", say=list).run() == finished
+
+
+def test_killed_after_its_report_it_still_comes_to_its_end(model, examples, finished, tmp_path):
+    """What is left is to remove the copies of the examples, and to say that it is finished."""
+    folder = tmp_path / "t"
+    shutil.copytree(finished.model.parent, folder)
+    (folder / "prepared" / "cell").mkdir(parents=True)
+    for name in (".saving-1-progress.json", "models/all/.saving-abc"):
+        (folder / name).write_text("begun")
+    content = {"state": "running", "pid": 2**22 + 5, "host": socket.gethostname(), "message": "step 3"}
+    (folder / "progress.json").write_text(json.dumps(content))
+    assert Teaching(folder, examples, model, QUICK, "cpu", list).run().report == finished.report
+    assert sorted(file.name for file in folder.iterdir()) == sorted(
+        file.name for file in finished.model.parent.iterdir()
+    )
+    assert not list((folder / "models" / "all").glob(".*"))
+    progress = json.loads((folder / "progress.json").read_text())
+    assert progress["state"] == "finished" and "better" in progress["message"]
+
+
+def test_the_report_for_programs_is_the_last_that_is_written(model, examples, quick, monkeypatch, tmp_path):
+    """With it a teaching has ended: the report for people must be there by then."""
+    written = []
+
+    def noted(folder, name, content):
+        written.append((name, (folder.path / "report.md").is_file()))
+        if name == "report.json":
+            raise InputError("killed")
+
+    monkeypatch.setattr(Teaching, "_teach", lambda *_: (["no"], teaching_module._NOTHING, teaching_module._NOTHING))
+    teaching = Teaching(tmp_path / "t", examples, model, QUICK, "cpu", list)
+    monkeypatch.setattr(teaching_module, "is_unchanged", lambda *_: True)
+    monkeypatch.setattr(RunFolder, "write_json", noted)
+    with pytest.raises(InputError, match="killed"):
+        teaching.run()
+    assert ("report.json", True) in written
 
 
 @pytest.mark.parametrize("change", ["removed", "labels"])

@@ -334,6 +334,23 @@ def test_a_second_teaching_has_a_folder_of_its_own(both):
     assert logic.teaching.folder.path.name == "007" and not logic.canContinueTeaching() and not logic.usesTaught()
 
 
+def test_killed_after_its_report_it_is_continued_to_its_very_end(both):
+    """Until then copies of the examples are left, and the panel says that it is gone without a word."""
+    ui = two_examples_being_taught(both)
+    teaching = both.training.logic.teaching
+    teaching._process.kill()
+    teaching._process.wait(20)
+    (teaching.folder.path / "report.json").write_text(json.dumps({"offered": False, "reasons": ["x"]}))
+    both.training.logic._started.clear()
+    both.training.logic.openExamples("")
+    both.training.logic.openExamples(str(both.folder))
+    both.training._teaching.update()
+    assert "gone without a word" in ui.teachMessageLabel.text and ui.teachButton.text == "Continue teaching"
+    both.click(ui.teachButton)
+    until(both, lambda: "better" in ui.teachMessageLabel.text)
+    assert both.training.logic.teaching.folder.path.name == "001" and ui.teachButton.text == "Teach"
+
+
 def two_examples_being_taught(both):
     """The training panel's widgets, while it teaches with two examples."""
     both.folder.mkdir()
