@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 from FlareSegmentLib.organs import organ_by_key
 from FlareSegmentSlicerLib.panel import segment_editor
 from FlareSegmentSlicerLib.scene import confidence, review, segmentation_nodes
+from FlareSegmentSlicerLib.scene.kept_display import make_visible
 from FlareSegmentSlicerLib.scene.organ_names import organ_name
 
 _SHOWN_ROWS = 6
@@ -182,6 +183,7 @@ class ReviewSection:
             segment = segments[organ]
         else:  # what is drawn there must not become another organ's
             segment = segmentation_nodes.add_empty_organ(node, organ_by_key(organ))
+        make_visible(node, [segment] if segment else [])  # what is hidden would be drawn blindly
         segment_editor.edit(node, segmentation_nodes.reference_volume(node), segment)
 
     def _onConfidence(self, checked: bool) -> None:

@@ -313,6 +313,20 @@ class Teaching:
             )
             configuration = parse(content)
             stage = self._description.stages[-1].name
+            is_resumed = folder.state_file.is_file()
+
+            def tell(told: dict[str, Any]) -> None:
+                nonlocal is_resumed
+                done = before + steps * min(1.0, told.get("fraction", 0.0))
+                if is_resumed and "fraction" in told:  # what an earlier process did says nothing about the pace
+                    is_resumed, self._first_done = False, self._first_done + done - before
+                self._tell(
+                    f"{text}: {told['message']}",
+                    done=done,
+                    run=f"{RUNS}/{name}",
+                    **{key: told[key] for key in ("step", "steps", "loss") if key in told},
+                )
+
             run = TrainingRun(
                 configuration,
                 [*learned, *held_out],
@@ -325,15 +339,10 @@ class Teaching:
                 self._say,
                 {stage: _floats(self._weights[stage])},
                 stop=_Shared(self._stop),
-                told=lambda told: self._tell(
-                    f"{text}: {told['message']}",
-                    done=before + steps * min(1.0, told.get("fraction", 0.0)),
-                    run=f"{RUNS}/{name}",
-                    **{key: told[key] for key in ("step", "steps", "loss") if key in told},
-                ),
+                told=tell,
             )
             folder.write_json(CONFIGURATION_FILE, {"configuration": content})
-            run.run(resume=folder.state_file.is_file())
+            run.run(resume=is_resumed)
         else:
             self._first_done += steps
         self._done = before + steps

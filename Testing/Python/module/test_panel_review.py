@@ -411,6 +411,23 @@ def test_what_is_drawn_of_an_organ_that_was_not_found_becomes_no_other_organs(pa
     assert segmentation_nodes.edited_organs(node) == ["Spleen"], "another run asks"
 
 
+def test_what_is_edited_is_shown(panel, monkeypatch):
+    from FlareSegmentSlicerLib.panel import segment_editor
+
+    monkeypatch.setattr(segment_editor, "missing_reason", lambda: "")
+    monkeypatch.setattr(segment_editor, "edit", lambda *_: None)
+    opened(panel)
+    (node,) = segmentations()
+    display = node.GetDisplayNode()
+    panel.click(panel.ui.nextPlaceButton)
+    display.SetVisibility(False)
+    for organ in ("liver", "spleen"):
+        display.SetSegmentVisibility(organ, False)
+    panel.click(panel.ui.editButton)
+    shown = [display.GetSegmentVisibility(organ) for organ in ("liver", "spleen", "left_kidney")]
+    assert display.GetVisibility() and shown == [True, False, True]
+
+
 def test_nothing_is_ticked_off_or_edited_that_a_run_is_about_to_replace(panel):
     opened(panel)
     panel.click(panel.ui.nextPlaceButton)

@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -413,6 +414,34 @@ def test_stopped_again_and_again_it_comes_to_the_same_end(
                 assert Teaching(tmp_path / "parts", examples, model).folder.progress()["state"] == "stopped"
     assert stops > 3
     assert_same(result_of(tmp_path / "parts"), result_of(finished.model.parent))
+
+
+def test_the_time_left_is_not_told_by_what_was_done_before_it_was_continued(model, examples, monkeypatch, tmp_path):
+    """Two of four steps are done at the beginning, the third takes ten seconds: so will the fourth."""
+    clock, told = [0.0], []
+
+    class Resumed:
+        def __init__(self, *_arguments, **options):
+            self._tell = options["told"]
+
+        def run(self, resume):
+            assert resume
+            self._tell({"message": "Preparing"})
+            self._tell({"message": "step 2/4", "fraction": 0.5})
+            clock[0] += 10.0
+            self._tell({"message": "step 3/4", "fraction": 0.75})
+            raise Stopped("enough")
+
+    monkeypatch.setattr(teaching_module, "TrainingRun", Resumed)
+    monkeypatch.setattr(teaching_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    teaching = Teaching(tmp_path / "t", examples, model, QUICK, "cpu", list)
+    monkeypatch.setattr(teaching._progress, "update", lambda **content: told.append(content))
+    teaching._description, teaching._weights = read_model(model)
+    teaching._total = 4.0
+    teaching.folder.save_tensors(tmp_path / "t" / "runs" / "all" / "last" / "training.pt", {})
+    with pytest.raises(Stopped):
+        teaching._trained("all", [], [])
+    assert told[-1]["fraction"] == 0.75 and told[-1]["remaining_seconds"] == pytest.approx(10.0)
 
 
 def test_a_teaching_is_not_continued_with_something_else(model, examples, finished, tmp_path):

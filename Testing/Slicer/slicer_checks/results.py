@@ -95,12 +95,14 @@ class TestResults(PanelCheck):
 
     def paint(self, node, ct):
         """Draw a stroke from the place outwards with the Segment Editor's brush, and come back."""
+        node.GetDisplayNode().SetSegmentVisibility("liver", False)
         self.click(self.ui.editButton)
         self.assertEqual(slicer.util.moduleSelector().selectedModule, "SegmentEditor")
         editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
         self.assertIs(editor.segmentationNode(), node)
         self.assertIs(editor.sourceVolumeNode(), ct)
         self.assertEqual(editor.currentSegmentID(), "liver")
+        self.assertTrue(node.GetDisplayNode().GetSegmentVisibility("liver"))
         self.assertEqual(editor.activeEffect().name, "Paint")
         process_events(0.3)
         view = slicer.app.layoutManager().sliceWidget("Red")
