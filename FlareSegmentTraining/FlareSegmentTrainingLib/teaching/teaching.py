@@ -241,7 +241,7 @@ class Teaching:
         begun = self.folder.read_json(CONFIGURATION_FILE)
         try:
             Recipe(**begun["recipe"])
-            if not {"name", "sha256"} <= begun["model"].keys() or not begun["examples"] or not begun["folds"]:
+            if not {"name", "sha256"} <= begun["model"].keys() or not {"examples", "folds"} <= begun.keys():
                 raise other
         except (LookupError, TypeError, AttributeError) as error:
             raise other from error
