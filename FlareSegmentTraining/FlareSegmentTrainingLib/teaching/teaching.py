@@ -42,6 +42,7 @@ from FlareSegmentTrainingLib.datasets.scan_identity import SHORT, without_twins
 from FlareSegmentTrainingLib.datasets.splits import Split
 from FlareSegmentTrainingLib.evaluation.measurements import PREDICTIONS, evaluate_cases, file_name
 from FlareSegmentTrainingLib.evaluation.predictors import ModelPredictor
+from FlareSegmentTrainingLib.runs.stop_request import Stopped, StopRequest
 from FlareSegmentTrainingLib.runs.watched_folder import ProgressReporter, save_whole
 from FlareSegmentTrainingLib.teaching import judgment
 from FlareSegmentTrainingLib.teaching.beginning import example_states, is_unchanged, model_state
@@ -53,7 +54,7 @@ from FlareSegmentTrainingLib.training.configuration import parse
 from FlareSegmentTrainingLib.training.devices import choose_precision, training_device
 from FlareSegmentTrainingLib.training.distributed import Group
 from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, RunFolder
-from FlareSegmentTrainingLib.training.training_run import Stopped, StopRequest, TrainingRun
+from FlareSegmentTrainingLib.training.training_run import TrainingRun
 
 REPORT_FILE = "report.json"
 REPORT_TEXT = "report.md"

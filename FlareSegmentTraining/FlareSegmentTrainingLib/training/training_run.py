@@ -5,14 +5,11 @@ resumed at any moment.
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -27,6 +24,7 @@ from FlareSegmentTrainingLib.datasets.cases import Case, organs_never_there
 from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut
 from FlareSegmentTrainingLib.datasets.preparation import NoCaseLeft, PreparedCase, prepare_cases, slabs_of
 from FlareSegmentTrainingLib.datasets.splits import Split
+from FlareSegmentTrainingLib.runs.stop_request import Stopped, StopRequest
 from FlareSegmentTrainingLib.runs.watched_folder import ProgressReporter
 from FlareSegmentTrainingLib.training.batches import Batch, BatchSource
 from FlareSegmentTrainingLib.training.configuration import Configuration, StageSettings
@@ -42,45 +40,12 @@ from FlareSegmentTrainingLib.training.reports import (
 )
 from FlareSegmentTrainingLib.training.run_cases import check_no_twins, short_scans, write_cases
 from FlareSegmentTrainingLib.training.run_folder import RunFolder
+from FlareSegmentTrainingLib.training.stage_state import Clock, Meter, Preparing, StageState
 from FlareSegmentTrainingLib.training.trainer import Scores, StageTrainer, check_stage
 
 STATE_VERSION = 2
-REPORT_EVERY_SECONDS = 10.0
 _UNLIMITED = 1 << 31  # steps
 DRAW_EVERY_SECONDS = 20.0
-
-
-class Stopped(FlareSegmentError):
-    """The run was asked to stop; its state is saved."""
-
-
-class StopRequest:
-    """Ctrl-C, SIGTERM or the run folder's stop file: asks the run to save and end at the next step. Used in a `with`
-    statement.
-    """
-
-    def __init__(self, folder: RunFolder):
-        self._file = folder.stop_file
-        self._signaled = False
-        self._former: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._former[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, _frame: object) -> None:
-        if self._signaled and number == signal.SIGINT:
-            raise KeyboardInterrupt  # the second Ctrl-C ends at once
-        self._signaled = True
-
-    def __bool__(self) -> bool:
-        return self._signaled or self._file.exists()
 
 
 class TrainingRun:
@@ -135,7 +100,7 @@ class TrainingRun:
         self._epochs_before = 0
         self._source: BatchSource | None = None
         self._resumed = False
-        self._preparing = _Preparing("", 0)
+        self._preparing = Preparing("", 0)
         self._scans: dict[str, list[str]] = {}
 
     def run(self, resume: bool) -> Scores:
@@ -219,7 +184,7 @@ class TrainingRun:
         self._weights[settings.stage.name] = self._folder.load_tensors(self._checkpoint(settings.stage.name, "best"))
         return stage.best_scores
 
-    def _begin_stage(self, number: int, settings: StageSettings, state: dict | None) -> _Stage:
+    def _begin_stage(self, number: int, settings: StageSettings, state: dict | None) -> StageState:
         """Prepare the cases and the network, as new or as a stopped run left them."""
         configuration, training, name = self._configuration, settings.training, settings.stage.name
         train_cases, validation_cases = self._prepare(settings, begun=state is not None or number > 0)
@@ -258,8 +223,8 @@ class TrainingRun:
             trainer.start_from(self._weights[settings.start_from])
         if state:
             trainer.load_state(state["trainer"])
-        clock = _Clock(training.minutes, state["seconds"] if state else 0.0, self._group, self._device)
-        stage = _Stage(number, settings, trainer, source, validation_cases, clock, _Meter(trainer, source))
+        clock = Clock(training.minutes, state["seconds"] if state else 0.0, self._group, self._device)
+        stage = StageState(number, settings, trainer, source, validation_cases, clock, Meter(trainer, source))
         if state:
             stage.losses, stage.best = state["losses"], state["best"]
             stage.best_scores = Scores(state["best_dice"], state["best_accuracy"])
@@ -274,7 +239,7 @@ class TrainingRun:
         trainer.progress = clock.share()
         return stage
 
-    def _train_step(self, stage: _Stage, batch: Batch) -> None:
+    def _train_step(self, stage: StageState, batch: Batch) -> None:
         trainer, source, batches = stage.trainer, stage.source, stage.settings.training.normalization_batches
         if batches and trainer.freezing and not trainer.statistics_are_fresh:
             trainer.refresh_statistics(source.batch(number) for number in range(trainer.step, trainer.step + batches))
@@ -282,7 +247,7 @@ class TrainingRun:
         trainer.progress = stage.clock.share()
         self._report(stage.meter, stage.settings, stage.losses[-1])
 
-    def _end_epoch(self, stage: _Stage, done: bool, tensorboard: TensorBoard | None) -> None:
+    def _end_epoch(self, stage: StageState, done: bool, tensorboard: TensorBoard | None) -> None:
         """Evaluate where it is due, and write down what the epoch came to."""
         trainer, training, name = stage.trainer, stage.settings.training, stage.settings.stage.name
         epoch = -(-trainer.step // stage.source.steps_per_epoch)
@@ -309,7 +274,7 @@ class TrainingRun:
         self._say(_epoch_line(row, None if training.minutes else training.epochs))
         stage.meter.begin_epoch()
 
-    def _evaluate(self, stage: _Stage, row: dict[str, Any]) -> None:
+    def _evaluate(self, stage: StageState, row: dict[str, Any]) -> None:
         """Add the scores on the validation cases to an epoch's row, and keep the model where it is the best."""
         scores = stage.trainer.evaluate(stage.validation_cases)
         means = scores.organ_means() or dict.fromkeys(self._configuration.organs, math.nan)
@@ -325,7 +290,7 @@ class TrainingRun:
         the run.
         """
         count = len(self._split.training) + len(self._split.validation)
-        self._preparing = _Preparing(settings.stage.name, count)
+        self._preparing = Preparing(settings.stage.name, count)
         if not self._group.is_first:
             self._group.wait()  # the first process fills the cache and writes the lists, the others read
         if begun:
@@ -407,7 +372,7 @@ class TrainingRun:
         if worth_saying:
             self._say(line)
 
-    def _report(self, meter: _Meter, settings: StageSettings, loss: float) -> None:
+    def _report(self, meter: Meter, settings: StageSettings, loss: float) -> None:
         """Say and write how far the run is, not more often than people read."""
         trainer = meter.trainer
         done, seconds = trainer.progress, meter.seconds_per_step()
@@ -461,7 +426,7 @@ class TrainingRun:
         if scores.dice:
             write_validation(self._folder, stage.name, scores.dice)
 
-    def _save_last(self, stage: _Stage) -> None:
+    def _save_last(self, stage: StageState) -> None:
         """Write the state that continues the run, and the model beside it; the first process does."""
         if not self._group.is_first:
             return
@@ -522,101 +487,6 @@ class TrainingRun:
         if due and self._group.is_first and can_draw() and self._history:
             draw_curves(self._folder, self._history, self._configuration.organs)
             self._drawn = time.monotonic()
-
-
-class _Clock:
-    """How long a stage has been trained, stops aside, and which share of its minutes that is."""
-
-    def __init__(self, minutes: float | None, seconds_before: float, group: Group, device: torch.device):
-        self._minutes, self._before, self._group, self._device = minutes, seconds_before, group, device
-        self._start = time.monotonic()
-
-    def seconds(self) -> float:
-        return self._before + time.monotonic() - self._start
-
-    def share(self) -> float:
-        """0 to 1; the first process's clock, so that all processes end at the same step; 0 without minutes."""
-        if self._minutes is None:
-            return 0.0
-        share = self.seconds() / (60.0 * self._minutes)
-        if self._group.size == 1:
-            return share
-        value = torch.tensor(share if self._group.is_first else 0.0, device=self._device)
-        return float(self._group.total(value))
-
-
-class _Preparing:
-    """Counts the cases that are brought to a stage's grid. Cases that are dealt out anew are counted again."""
-
-    def __init__(self, stage: str, count: int):
-        self._stage, self._count, self._number = stage, count, 0
-        self._said = time.monotonic()
-
-    def next(self) -> tuple[str, bool]:
-        """What is said of the next case, and whether people have waited long enough to read it."""
-        self._number += 1
-        worth_saying = time.monotonic() - self._said >= REPORT_EVERY_SECONDS
-        if worth_saying:
-            self._said = time.monotonic()
-        return f"Preparing case {min(self._number, self._count)} of {self._count} for stage {self._stage}", worth_saying
-
-
-class _Meter:
-    """Measures steps of a stage: seconds, the loader's share of them, and when to report."""
-
-    def __init__(self, trainer: StageTrainer, source: BatchSource):
-        self.trainer, self._source = trainer, source
-        self._start, self._first = time.monotonic(), trainer.step
-        self._reported = self._start
-        self.begin_epoch()
-
-    def seconds_per_step(self) -> float:
-        return (time.monotonic() - self._start) / max(1, self.trainer.step - self._first)
-
-    def time_to_report(self) -> bool:
-        if time.monotonic() - self._reported < REPORT_EVERY_SECONDS:
-            return False
-        self._reported = time.monotonic()
-        return True
-
-    def begin_epoch(self) -> None:
-        self._epoch_start, self._epoch_first = time.monotonic(), self.trainer.step
-        self._epoch_waited = self._source.waited_seconds
-
-    def epoch(self) -> dict[str, float]:
-        """Return the seconds per step and the loader's share of them since `begin_epoch`."""
-        seconds = time.monotonic() - self._epoch_start
-        return {
-            "seconds_per_step": seconds / max(1, self.trainer.step - self._epoch_first),
-            "loader_wait": (self._source.waited_seconds - self._epoch_waited) / seconds,
-        }
-
-
-@dataclass
-class _Stage:
-    """A stage under way.
-
-    Attributes:
-        number: among the configuration's stages.
-        losses: of the steps since the last epoch ended.
-        best: the highest merit (Dice, or the negative loss where no organ is to be seen) of an epoch, and its scores.
-    """
-
-    number: int
-    settings: StageSettings
-    trainer: StageTrainer
-    source: BatchSource
-    validation_cases: list[PreparedCase]
-    clock: _Clock
-    meter: _Meter
-    losses: list[float] = field(default_factory=list)
-    best: float = -math.inf
-    best_scores: Scores = field(default_factory=lambda: Scores({}, math.nan))
-
-    @property
-    def step(self) -> str:
-        """Where it is, for the user."""
-        return f"{self.trainer.step}{f' of {self.trainer.steps}' if self.trainer.steps else ''}"
 
 
 def _duration(seconds: float) -> str:

@@ -32,6 +32,7 @@ from FlareSegmentLib.networks.vnet import build_network
 from FlareSegmentLib.organs import ORGANS
 from FlareSegmentLib.phantom.torso import make_phantom
 from FlareSegmentTrainingLib.datasets.cases import Case
+from FlareSegmentTrainingLib.runs.stop_request import Stopped, StopRequest
 from FlareSegmentTrainingLib.teaching import judgment, stability
 from FlareSegmentTrainingLib.teaching import teaching as teaching_module
 from FlareSegmentTrainingLib.teaching.examples import ExampleFolder
@@ -42,7 +43,6 @@ from FlareSegmentTrainingLib.training import training_run
 from FlareSegmentTrainingLib.training.configuration import TrainingSettings, parse
 from FlareSegmentTrainingLib.training.run_folder import RunFolder
 from FlareSegmentTrainingLib.training.starting_point import StartingPoint
-from FlareSegmentTrainingLib.training.training_run import Stopped, StopRequest
 
 KEYS = tuple(organ.key for organ in ORGANS)
 NETWORK = {

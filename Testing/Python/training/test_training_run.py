@@ -28,7 +28,7 @@ from FlareSegmentLib.organs import FLARE22_ORGANS
 from FlareSegmentLib.processes import DEAD_AFTER_SECONDS
 from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.datasets.splits import split_cases
-from FlareSegmentTrainingLib.training import training_run
+from FlareSegmentTrainingLib.training import stage_state
 from FlareSegmentTrainingLib.training.reports import read_log
 from FlareSegmentTrainingLib.training.run_folder import ProgressReporter, RunFolder
 from FlareSegmentTrainingLib.training.trainer import StageTrainer
@@ -276,10 +276,10 @@ def test_mixed_batches_changed_cases_and_fresh_statistics_resume_as_if_never_sto
 
 
 def test_a_budget_in_minutes_ends_the_stage_with_the_rate_at_its_end(train_module, command, place, monkeypatch):
-    from FlareSegmentTrainingLib.training import training_run
+    from FlareSegmentTrainingLib.training import stage_state
 
     seconds = iter(range(10**6))
-    monkeypatch.setattr(training_run._Clock, "seconds", lambda self: self._before + next(seconds))
+    monkeypatch.setattr(stage_state.Clock, "seconds", lambda self: self._before + next(seconds))
     assert train_module.main(command("minutes", "--minutes", "0.1")) == 0
     assert train_module.main(command("minutes", "--minutes", "0.1", "--resume")) == 0  # the same command, and over
     folder = RunFolder(place / "minutes")
@@ -316,7 +316,7 @@ def test_it_is_heard_which_case_is_prepared(train_module, command, place, monkey
     folder, told = RunFolder(place / "heard"), []
     update = ProgressReporter.update
     monkeypatch.setattr(ProgressReporter, "update", lambda self, **new: (told.append(new), update(self, **new)))
-    monkeypatch.setattr(training_run, "REPORT_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(stage_state, "REPORT_EVERY_SECONDS", 0.0)
     assert train_module.main(command(folder.path)) == 0
     lines = [f"Preparing case {number} of 4 for stage coarse" for number in range(1, 5)]
     assert [new["message"] for new in told if new.get("message", "").startswith("Preparing")] == lines
