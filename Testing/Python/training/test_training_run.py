@@ -276,8 +276,6 @@ def test_mixed_batches_changed_cases_and_fresh_statistics_resume_as_if_never_sto
 
 
 def test_a_budget_in_minutes_ends_the_stage_with_the_rate_at_its_end(train_module, command, place, monkeypatch):
-    from FlareSegmentTrainingLib.training import stage_state
-
     seconds = iter(range(10**6))
     monkeypatch.setattr(stage_state.Clock, "seconds", lambda self: self._before + next(seconds))
     assert train_module.main(command("minutes", "--minutes", "0.1")) == 0
