@@ -28,9 +28,10 @@ from FlareSegmentLib.organs import FLARE22_ORGANS
 from FlareSegmentLib.processes import DEAD_AFTER_SECONDS
 from FlareSegmentTrainingLib.datasets.cases import find_cases
 from FlareSegmentTrainingLib.datasets.splits import split_cases
+from FlareSegmentTrainingLib.runs.watched_folder import ProgressReporter
 from FlareSegmentTrainingLib.training import stage_state
 from FlareSegmentTrainingLib.training.reports import read_log
-from FlareSegmentTrainingLib.training.run_folder import ProgressReporter, RunFolder
+from FlareSegmentTrainingLib.training.run_folder import RunFolder
 from FlareSegmentTrainingLib.training.trainer import StageTrainer
 
 TRAIN = Path(__file__).resolve().parents[3] / "FlareSegmentTraining" / "Scripts" / "train.py"
