@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from FlareSegmentCohortLib.case_task import WORKER_MODULES, Job, model_folder, model_identity, settings_of, work_on
 from FlareSegmentCohortLib.cohort_cases import printable
 from FlareSegmentCohortLib.cohort_run import Counts, Teller, cases_left, duration, work_through
-from FlareSegmentCohortLib.listing import Listing, in_words, make_list
+from FlareSegmentCohortLib.listing import Listing, check_source, in_words, make_list
 from FlareSegmentCohortLib.output_folder import FAILED_FILE, RECORDS, OutputFolder
 from FlareSegmentCohortLib.report import load_libraries, write_report
 from FlareSegmentCohortLib.tables import Figures, write_tables
@@ -48,6 +48,7 @@ def run_cohort(
     Raises:
         FlareSegmentError: the run could not be finished; the same command goes on.
     """
+    check_source(options.source)  # a typo leaves no folder behind
     folder = OutputFolder(options.output)
     folder.prepare()
     with folder.locked(), _reported(folder) as reporter:

@@ -63,6 +63,12 @@ class Listing:
     kept: bool = False
 
 
+def check_source(source: Path) -> None:
+    """Raise InputError where there is nothing to list."""
+    if not os.path.lexists(source):
+        raise InputError(f"{source} does not exist: name a folder of CTs, or a CSV or JSON list.")
+
+
 def make_list(source: Path, folder: OutputFolder, progress: Progress) -> Listing:
     """List the CTs of a folder tree, or of a CSV or JSON list, into the output folder's list.
 
@@ -72,8 +78,7 @@ def make_list(source: Path, folder: OutputFolder, progress: Progress) -> Listing
     Raises:
         InputError: the source is neither, holds no CT, or the list names a case twice or no image.
     """
-    if not os.path.lexists(source):
-        raise InputError(f"{source} does not exist: name a folder of CTs, or a CSV or JSON list.")
+    check_source(source)
     if source.is_dir():
         files = _Tree(source, folder.path)
         signature, total = files.signature(progress)

@@ -558,7 +558,7 @@ def test_bad_usage_is_one_line_and_status_2(tree, words, variables, message):
 def test_help_offers_only_what_is_there(tree):
     result = tree.run("--help")
     assert result.returncode == 0
-    assert "segment [CT]" in result.stdout
+    assert "segment [CT ...]" in result.stdout
     assert "evaluate" not in result.stdout
     assert tree.run().returncode == 2
     evaluate = tree.root / script_path("evaluate")

@@ -233,3 +233,9 @@ def test_usage_errors_are_one_line(capsys, tmp_path: Path) -> None:
         assert capsys.readouterr().err.count("\n") == 1
     options = cohort.parse_arguments(["x", "--output", "y"])
     assert isinstance(options, Namespace) and options.label_ids == "flaresegment"
+
+
+def test_a_mistyped_folder_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cohort.main([str(tmp_path / "typo"), "--output", str(tmp_path / "out")]) == 2
+    assert "typo does not exist: name a folder of CTs" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
