@@ -29,6 +29,7 @@ from FlareSegmentSlicerLib.rendering.segment_surfaces import read_surfaces, to_p
 from FlareSegmentSlicerLib.scene.organ_labels import KeptConfidence, OrganLabels
 
 CANCEL_PATIENCE_MS = 2000
+WARM_UP_PATIENCE_MS = 60_000
 _KEPT_ERROR_LINES = 40
 
 Steps = Generator[Request | None, Event | None, Callable[[], None]]
@@ -58,7 +59,7 @@ class WorkerProcess:
     """The engine in a process of its own, with which one conversation is held after the other.
 
     The process starts with the first one and stays warm. `cancel` takes effect at once for the caller; a worker that
-    does not stop within `CANCEL_PATIENCE_MS` is killed and started anew. If the process dies, whoever waits for it is
+    does not stop within `CANCEL_PATIENCE_MS`, or then does not get warm within `WARM_UP_PATIENCE_MS`, is killed. If the process dies, whoever waits for it is
     told why and the next conversation starts another.
     """
 
@@ -136,6 +137,9 @@ class WorkerProcess:
                 qt.QTimer.singleShot(CANCEL_PATIENCE_MS, partial(self._on_patience_lost, one))
             else:
                 self._drop(one)
+        for one in self._conversations:
+            if one.kept and one.waiting:
+                qt.QTimer.singleShot(WARM_UP_PATIENCE_MS, partial(self._on_patience_lost, one))
 
     def close(self) -> None:
         """End the process and remove what it shared. The object can be used again."""
@@ -204,9 +208,13 @@ class WorkerProcess:
         self._ended_process.waitForFinished(1000)
 
     def _on_patience_lost(self, one: _Conversation) -> None:
-        """Where what was cancelled still runs, replace the process."""
-        if one in self._conversations:
-            self._kill()
+        """Where what was cancelled still runs, or what it waited for, end the process."""
+        if one not in self._conversations:
+            return
+        self._kill()
+        if one.kept:
+            self._end(one, Failure(one.number, _("PyTorch and the model took too long to load; try again.")))
+        else:
             self._running()
             self._drop(one)
 

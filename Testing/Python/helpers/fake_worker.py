@@ -5,6 +5,7 @@ slow    progress for as long as nobody cancels; answers a cancel
 deaf    as slow, but does not hear a cancel
 dying   one progress event, words on stderr, then death
 wrong   an error event
+hung    does not even get ready
 
 A comparison of the spleen alone never ends and does not hear a cancel.
 """
@@ -131,6 +132,8 @@ def main() -> None:
     while True:
         request = requests.get()
         if isinstance(request, Hello):
+            if request.request is not None and request.request.model == Path("hung"):
+                time.sleep(3600)
             emit(Ready(request.id, DEVICES, NICENESS))
         elif isinstance(request, Compare) and request.organs == ("spleen",):
             time.sleep(3600)

@@ -103,6 +103,23 @@ def test_the_process_stays_warm(worker, volume, until):
         assert process_id(worker) == pid
 
 
+def test_a_worker_that_never_gets_ready_is_given_up_after_a_cancel(worker, volume, until, monkeypatch):
+    from FlareSegmentSlicerLib.logic import worker_process
+
+    monkeypatch.setattr(worker_process, "WARM_UP_PATIENCE_MS", 200)
+    failures, cancelled, after = [], Listener(), Listener()
+    worker.warm_up(request("hung"), pytest.fail, failures.append)
+    worker.segment(volume, request("good"), cancelled)
+    pid = process_id(worker)
+    until(lambda: worker._conversations[0].waiting)
+    worker.cancel()
+    worker.segment(volume, request("good"), after)
+    until(lambda: after.results)
+    assert "took too long" in failures[0].message and len(failures) == 1
+    assert not cancelled.results and not cancelled.failures
+    until(lambda: not is_running(pid))
+
+
 @pytest.mark.parametrize("kind", ["slow", "deaf"])
 def test_after_cancel_the_listener_hears_nothing_and_the_next_run_works(worker, volume, until, kind, monkeypatch):
     from FlareSegmentSlicerLib.logic import worker_process
