@@ -59,6 +59,7 @@ class WrappedLabel:
         needed = self._label.heightForWidth(self._width) if self._label.text else 0
         reserved = self._lines * self._label.fontMetrics().lineSpacing() + 2 * self._label.margin if self._lines else 0
         self._label.setMinimumHeight(max(needed, reserved))
+        self._label.indent = self._label.indent  # the label forgets what it told layouts while its minimum was another
 
 
 class _ResizeFilter(qt.QObject):

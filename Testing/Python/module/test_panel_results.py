@@ -1184,3 +1184,22 @@ def test_organs_have_names_that_translators_see():
     texts = [call.args[0].value for call in calls if getattr(call.func, "id", "") == "_"]
     assert texts == [organ.name for organ in FLARE22_ORGANS]
     assert [organ_names.organ_name(organ) for organ in FLARE22_ORGANS] == texts
+
+
+def test_a_label_that_has_become_wider_asks_for_no_more_height_than_its_text_needs(slicer_app):
+    """Qt's label goes on telling layouts a height that counted the minimum which it had when it was narrow."""
+    import qt
+
+    from FlareSegmentSlicerLib.panel.message_area import WrappedLabel
+
+    label = qt.QLabel()
+    label.wordWrap = True
+    wrapped = WrappedLabel(label)
+    label.resize(100, 30)
+    wrapped.setText("some words " * 30)
+    tall = label.minimumSizeHint().height()
+    label.resize(400, 500)
+    label.show()
+    slicer_app.processEvents()
+    assert label.minimumSizeHint().height() == label.minimumHeight < 0.5 * tall
+    label.close()
