@@ -16,7 +16,10 @@ COLUMNS = ("kind", "organ", "side", "ml", "i", "j", "k", "right_mm", "anterior_m
 
 
 def place_rows(places: Sequence[Place], volume: Volume) -> list[dict[str, Any]]:
-    """One row a place, worst first: its voxel (i, j, k) and where that is in RAS, as Slicer has it, mm; or None."""
+    """One row a place, worst first: its voxel (i, j, k) and where that is in RAS, as Slicer has it, mm.
+
+    What is not known is None.
+    """
     rows = []
     for place in places:
         voxel: list[float | None] = [None] * 3
@@ -24,7 +27,8 @@ def place_rows(places: Sequence[Place], volume: Volume) -> list[dict[str, Any]]:
         if place.center is not None:
             voxel = [round(value, 1) for value in place.center]
             position = [round(float(value), 1) for value in (volume.affine_ras @ [*place.center, 1.0])[:3]]
-        values = (place.kind, place.organ, place.side, round(place.ml, 2), *voxel, *position, place.text)
+        ml = round(place.ml, 2) if place.ml else None
+        values = (place.kind, place.organ, place.side, ml, *voxel, *position, place.text)
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 

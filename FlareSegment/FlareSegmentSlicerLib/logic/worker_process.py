@@ -59,8 +59,8 @@ class WorkerProcess:
     """The engine in a process of its own, with which one conversation is held after the other.
 
     The process starts with the first one and stays warm. `cancel` takes effect at once for the caller; a worker that
-    does not stop within `CANCEL_PATIENCE_MS`, or then does not get warm within `WARM_UP_PATIENCE_MS`, is killed. If the process dies, whoever waits for it is
-    told why and the next conversation starts another.
+    does not stop within `CANCEL_PATIENCE_MS`, or then does not get warm within `WARM_UP_PATIENCE_MS`, is killed. If the
+    process dies, whoever waits for it is told why and the next conversation starts another.
     """
 
     def __init__(self, command: list[str] | None = None) -> None:

@@ -332,8 +332,10 @@ def test_review_writes_where_to_look_first(segment_script, monkeypatch, tmp_path
     rows = list(csv.DictReader((tmp_path / "out" / "ct_places.csv").open(encoding="utf-8", newline="")))
     assert [row["kind"] for row in rows] == [place["kind"] for place in result["places"]]
     assert {row["organ"] for row in rows if row["kind"] == "missing"} == {"right_kidney", "left_kidney", "spleen"}
+    assert {row["ml"] for row in rows if row["kind"] == "cut"} <= {""}
     image = sitk.ReadImage(str(ct))
     for row, place in zip(rows, result["places"], strict=True):
+        assert (row["ml"] == "") == (place["ml"] is None)
         assert (row["text"], row["side"]) == (place["text"], place["side"])
         if not row["i"]:
             assert place["i"] is None and row["right_mm"] == ""
