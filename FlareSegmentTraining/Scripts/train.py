@@ -299,7 +299,7 @@ def train(options: argparse.Namespace) -> None:
     from FlareSegmentTrainingLib.training.devices import choose_precision, training_device
     from FlareSegmentTrainingLib.training.distributed import Group, local_rank
     from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, RunFolder
-    from FlareSegmentTrainingLib.training.training_run import Stopped, TrainingRun
+    from FlareSegmentTrainingLib.training.training_run import NotSaved, Stopped, TrainingRun
 
     if options.priority:
         set_priority(options.priority == "background")
@@ -348,8 +348,8 @@ def train(options: argparse.Namespace) -> None:
             folder.write_json(CONFIGURATION_FILE, {**settings, "chosen": chosen})
         try:
             scores = run.run(options.resume)
-        except Stopped as stopped:  # a panel, which reads the report of it, has a button to continue
-            raise Stopped(f"{str(stopped).removesuffix('.')}; continue with --resume.") from stopped
+        except (Stopped, NotSaved) as end:  # a panel, which reads the report of it, has a button to continue
+            raise type(end)(f"{str(end).removesuffix('.')}; continue with --resume.") from end
         for key, value in scores.organ_means().items():
             say(f"{key:<22} Dice {value:.4f}")
         say(f"Mean validation Dice {scores.mean():.4f}, on the grid of the last stage; the model is in {folder.best}")

@@ -16,6 +16,10 @@ class Stopped(FlareSegmentError):
     """The run was asked to stop; its state is saved."""
 
 
+class NotSaved(FlareSegmentError):
+    """The run's state could not be written; what was saved before stands."""
+
+
 class StopRequest:
     """Ctrl-C, SIGTERM or the run folder's stop file: asks the run to save and end at the next step. Used in a `with`
     statement.

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from FlareSegmentLib import __version__
-from FlareSegmentLib.errors import FlareSegmentError, InputError
+from FlareSegmentLib.errors import InputError
+from FlareSegmentLib.files.disk_space import why_not_written
 from FlareSegmentLib.model.description import ModelDescription, Stage
 from FlareSegmentLib.model.model_file import save_model
 from FlareSegmentLib.networks.vnet import build_network
@@ -24,7 +25,7 @@ from FlareSegmentTrainingLib.datasets.cases import Case, organs_never_there
 from FlareSegmentTrainingLib.datasets.dataset_layouts import LeftOut
 from FlareSegmentTrainingLib.datasets.preparation import NoCaseLeft, PreparedCase, prepare_cases, slabs_of
 from FlareSegmentTrainingLib.datasets.splits import Split
-from FlareSegmentTrainingLib.runs.stop_request import Stopped, StopRequest
+from FlareSegmentTrainingLib.runs.stop_request import NotSaved, Stopped, StopRequest
 from FlareSegmentTrainingLib.runs.watched_folder import ProgressReporter
 from FlareSegmentTrainingLib.training.batches import Batch, BatchSource
 from FlareSegmentTrainingLib.training.configuration import Configuration, StageSettings
@@ -478,8 +479,8 @@ class TrainingRun:
         try:
             save_model(place, description, networks)
         except (OSError, RuntimeError) as error:
-            raise FlareSegmentError(
-                f"{place} could not be written: {error}. Free some space, then continue the run."
+            raise NotSaved(
+                f"{place} could not be written: {why_not_written(place, error)}. Free some space."
             ) from error
 
     def _draw(self, last: bool = False) -> None:
