@@ -7,7 +7,6 @@ not exit when a script does. FLARESEGMENT_DEBUG=1 in the environment adds the tr
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 import traceback
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError, ModelError
-from FlareSegmentLib.files.disk_space import NO_SPACE
+from FlareSegmentLib.files.disk_space import NO_SPACE, is_disk_full
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -83,7 +82,7 @@ def explain(error: BaseException, out_of_memory: str) -> str:
         return f"The Python package {error.name} is missing.{advice}"
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return out_of_memory
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and is_disk_full(error):
         place = f" of {error.filename}" if error.filename else ""
         return f"{NO_SPACE.capitalize()}{place}: free some; the same command goes on."
     return f"Unexpected {type(error).__name__}: {_one_line(error)} (FLARESEGMENT_DEBUG=1 shows where)"

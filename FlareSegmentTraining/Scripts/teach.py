@@ -58,10 +58,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def teach(options: argparse.Namespace) -> None:
     """Do everything that the command line asks for. Raises FlareSegmentError."""
     from FlareSegmentLib.model.model_card import bundled_model_folder
+    from FlareSegmentTrainingLib.runs.stop_request import Stopped
     from FlareSegmentTrainingLib.teaching.recipe import changed
     from FlareSegmentTrainingLib.teaching.report import table
     from FlareSegmentTrainingLib.teaching.teaching import REPORT_TEXT, Teaching
-    from FlareSegmentTrainingLib.training.training_run import Stopped
 
     if options.priority:
         set_priority(options.priority == "background")

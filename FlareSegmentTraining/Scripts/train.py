@@ -295,11 +295,12 @@ def train(options: argparse.Namespace) -> None:
     import torch
 
     from FlareSegmentTrainingLib.datasets.splits import FIXED_BY_DATA
+    from FlareSegmentTrainingLib.runs.stop_request import NotSaved, Stopped
     from FlareSegmentTrainingLib.training.configuration import parse
     from FlareSegmentTrainingLib.training.devices import choose_precision, training_device
     from FlareSegmentTrainingLib.training.distributed import Group, local_rank
     from FlareSegmentTrainingLib.training.run_folder import CONFIGURATION_FILE, RunFolder
-    from FlareSegmentTrainingLib.training.training_run import NotSaved, Stopped, TrainingRun
+    from FlareSegmentTrainingLib.training.training_run import TrainingRun
 
     if options.priority:
         set_priority(options.priority == "background")

@@ -243,9 +243,8 @@ def organs_never_there(
         for key, ml in volumes_ml.get(case.name, {}).items():
             if key in case.labeled and case.grades.get(key) != "absent":
                 largest[case.location, key] = max(largest.get((case.location, key), 0.0), ml)
-    words = {key: key.replace("_", " ") for _location, key in largest}
     return [
-        f"{locations[location]}: {words[key]} is in none of its cases; check what the label values mean."
+        f"{locations[location]}: {key.replace('_', ' ')} is in none of its cases; check what the label values mean."
         for (location, key), ml in sorted(largest.items())
         if not ml
     ]

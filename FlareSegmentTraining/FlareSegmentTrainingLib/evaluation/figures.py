@@ -17,9 +17,6 @@ from FlareSegmentLib.measures import metrics
 from FlareSegmentLib.organs import Organ
 from FlareSegmentLib.volume import Volume
 from FlareSegmentTrainingLib.datasets.label_maps import IGNORED
-from FlareSegmentTrainingLib.evaluation.roles import (
-    VALIDATED as VALIDATED,  # those who read `Evaluation.roles` need all
-)
 
 MEASURES = ("dice", "nsd", "hd95_mm", "volume_error_ml", "volume_error_percent")
 LARGER_IS_BETTER = frozenset({"dice", "nsd"})

@@ -22,14 +22,7 @@ from FlareSegmentTrainingLib.datasets.label_files import files_of, read_case_lab
 from FlareSegmentTrainingLib.datasets.label_maps import IGNORED, LabelMap
 from FlareSegmentTrainingLib.evaluation.identities import digest, identity_of_model
 from FlareSegmentTrainingLib.evaluation.label_folders import LabelFolder
-from FlareSegmentTrainingLib.evaluation.roles import (
-    NEW,
-    made_with,
-    roles_of_cases,
-)
-from FlareSegmentTrainingLib.evaluation.roles import (
-    VALIDATED as VALIDATED,  # those who read `Evaluation.roles` need all
-)
+from FlareSegmentTrainingLib.evaluation.roles import NEW, made_with, roles_of_cases
 
 if TYPE_CHECKING:
     from FlareSegmentLib.inference.pipeline import Segmenter

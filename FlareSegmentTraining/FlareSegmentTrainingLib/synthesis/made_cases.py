@@ -242,7 +242,7 @@ def drawn_cases(
             continue
         names = _classes(file)
         meaning = label_map_of_names(file.name, {str(value): structure for value, structure in names.items()})
-        volume, _ = _read(file).to_lps_view()
+        volume, _ = read_labels(file).to_lps_view()
         labels = _isotropic(volume, spacing_mm)
         if shapes and label_map is not None and generator.random() < 0.75:
             shape_file = shapes[int(generator.integers(len(shapes)))]
@@ -305,7 +305,7 @@ def _carried(source: np.ndarray, shape: np.ndarray, guides: Sequence[int]) -> to
 
 def _shape(file: Path, label_map: LabelMap) -> np.ndarray:
     """The organs of a label map at `REGISTRATION_MM`, cropped to a margin about them."""
-    volume, _ = _read(file).to_lps_view()
+    volume, _ = read_labels(file).to_lps_view()
     try:
         organs = _organs(volume.array, label_map)
     except InputError as error:
@@ -332,10 +332,6 @@ def _organs(labels: np.ndarray, label_map: LabelMap) -> np.ndarray:
     organs = label_map.apply(labels)
     organs[(organs > len(ORGANS)) & (organs != IGNORED)] = 0
     return organs
-
-
-def _read(file: Path) -> Volume:
-    return read_labels(file)
 
 
 def _isotropic(volume: Volume, spacing_mm: float, outside: float = 0.0) -> np.ndarray:
