@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,7 +36,7 @@ class ChangedCase:
 
     Attributes:
         number: of the case among the training cases.
-        image, labels: (z, y, x), as `PreparedCase` has them.
+        image, labels: (z, y, x), as `PreparedCase` has them, or as they were placed.
         organ_voxels: one (n, 3) array of (z, y, x) voxels for each organ present.
     """
 
@@ -70,12 +70,13 @@ def _changed(
     intensity: Intensity,
     settings: AugmentationSettings,
     seed: Sequence[int],
-) -> tuple[np.ndarray, np.ndarray]:
-    """`change_case` on arrays, as a worker process takes and gives them."""
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """`change_case` on arrays, as a worker process takes and gives them; and the voxels of the organs present."""
     tensors = torch.from_numpy(np.array(image)), torch.from_numpy(np.array(labels))
     scan = LabeledScan(*tensors, spacing_mm, organs, intensity, np.random.default_rng(list(seed)))
-    made = change_case(scan, settings)
-    return made[0].numpy(), made[1].numpy()
+    changed, truth = (made.numpy() for made in change_case(scan, settings))
+    voxels = [np.argwhere(truth == label) for label in range(1, len(organs) + 1)]
+    return changed, truth, [found for found in voxels if len(found)]
 
 
 def _begin_worker() -> None:
@@ -93,13 +94,14 @@ def _begin_worker() -> None:
 
 
 class ChangedCases:
-    """The changed cases of each round of `settings.changed_steps` steps, made while the round before runs; the first
-    round has none.
+    """The changed cases of each round of `settings.changed_steps` steps, made and placed one after the other while the
+    round before runs; the first round has none.
 
     Args:
         sampling: how often each case is taken, adding up to 1.
         seed: of the stage.
         processes: worker processes; 0: one thread of this process.
+        place: brings an image and its labels to where patches are cut from them.
     """
 
     def __init__(
@@ -111,12 +113,14 @@ class ChangedCases:
         sampling: np.ndarray,
         seed: Sequence[int],
         processes: int,
+        place: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = lambda *arrays: arrays,
     ):
         self._cases, self._organs, self._intensity, self._settings = cases, organs, intensity, settings
-        self._sampling, self._seed, self._processes = sampling, tuple(seed), processes
-        self._pool: Executor | None = None
+        self._sampling, self._seed, self._processes, self._place = sampling, tuple(seed), processes, place
+        self._workers: ProcessPoolExecutor | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="changed cases")
         self._lock = threading.Lock()
-        self._pending: dict[int, list[tuple[int, tuple, Future]]] = {}
+        self._pending: dict[int, list[Future[ChangedCase]]] = {}
         self._ready: dict[int, list[ChangedCase]] = {0: []}
 
     @property
@@ -143,7 +147,7 @@ class ChangedCases:
                 if wanted not in self._ready and wanted not in self._pending:
                     self._pending[wanted] = self._begun(wanted)
             if number not in self._ready:
-                self._ready[number] = [self._finished(*item) for item in self._pending.pop(number)]
+                self._ready[number] = [future.result() for future in self._pending.pop(number)]
                 for old in [done for done in self._ready if done < number - 1]:
                     del self._ready[old]
             return self._ready[number]
@@ -151,21 +155,15 @@ class ChangedCases:
     def close(self) -> None:
         """End the workers; what is not made yet is not made any more."""
         with self._lock:
-            if self._pool is not None:
-                self._pool.shutdown(wait=False, cancel_futures=True)
-                self._pool = None
+            for pool in (self._thread, self._workers):
+                if pool is not None:
+                    pool.shutdown(wait=False, cancel_futures=True)
             self._pending.clear()
 
-    def _begun(self, number: int) -> list[tuple[int, tuple, Future]]:
-        if self._pool is None:
-            self._pool = (
-                ProcessPoolExecutor(self._processes, multiprocessing.get_context("spawn"), _begin_worker)
-                if self._processes
-                else ThreadPoolExecutor(1, thread_name_prefix="changed cases")
-            )
+    def _begun(self, number: int) -> list[Future[ChangedCase]]:
         generator = np.random.default_rng((*self._seed, _ROUND, number))
         chosen = generator.choice(len(self._cases), self._settings.changed_cases, p=self._sampling)
-        jobs = []
+        begun = []
         for place, index in enumerate(chosen.tolist()):
             case = self._cases[index]
             job = (
@@ -177,17 +175,21 @@ class ChangedCases:
                 self._settings,
                 (*self._seed, _ROUND, number, place),
             )
-            jobs.append((index, job, self._pool.submit(_changed, *job)))
-        return jobs
+            begun.append(self._thread.submit(self._finished, index, job, self._given_away(job)))
+        return begun
 
-    def _finished(self, index: int, job: tuple, future: Future) -> ChangedCase:
+    def _given_away(self, job: tuple) -> Future | None:
+        """What a worker will have made; None where there are none, or they were ended by the system."""
+        if self._processes and self._workers is None:
+            self._workers = ProcessPoolExecutor(self._processes, multiprocessing.get_context("spawn"), _begin_worker)
         try:
-            image, labels = future.result()
+            return self._workers.submit(_changed, *job) if self._workers is not None else None
         except BrokenExecutor:
-            # A worker was ended by the system: the same is made here.
-            self._pool, self._processes = None, 0
-            image, labels = _changed(*job)
-        voxels = [np.argwhere(labels == label) for label in range(1, len(self._organs) + 1)]
-        return ChangedCase(
-            index, torch.from_numpy(image), torch.from_numpy(labels), [found for found in voxels if len(found)]
-        )
+            return None
+
+    def _finished(self, index: int, job: tuple, made: Future | None) -> ChangedCase:
+        try:
+            image, labels, voxels = _changed(*job) if made is None else made.result()
+        except BrokenExecutor:  # the same is made here
+            image, labels, voxels = _changed(*job)
+        return ChangedCase(index, *self._place(torch.from_numpy(image), torch.from_numpy(labels)), voxels)

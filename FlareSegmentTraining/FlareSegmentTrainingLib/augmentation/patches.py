@@ -107,8 +107,7 @@ def sample_patches(
     """
     device = device or cuts[0].image.device
     plans = [_draw(cut, patch, len(organs), settings, view) for cut in cuts]
-    pairs = [_bent(cut, plan, patch, device) for cut, plan in zip(cuts, plans)]
-    images, labels = (torch.stack(part) for part in zip(*pairs))
+    images, labels = _bent(cuts, plans, patch, device)
     images = _with_phases(images, labels.masked_fill(labels == IGNORED, 0), plans, organs, intensity)
     spacings = [cut.spacing_mm for cut in cuts]
     inside = _field_of_view(plans, spacings, patch, device)
@@ -191,46 +190,52 @@ def _drawn_view(
 
 
 def _bent(
-    cut: Cut, plan: _Plan, patch: tuple[int, int, int], device: torch.device
+    cuts: Sequence[Cut], plans: Sequence[_Plan], patch: tuple[int, int, int], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The patch (z, y, x) of the image, and its labels, before anything else was done to it; beyond the scan is air.
-
-    Only the part of the case that the patch can reach is read: which one, its corners tell without the device.
+    """The patches (n, z, y, x) of the images, and their labels, before anything else was done to them; beyond the scans
+    is air.
     """
+    blocks = [_reached(cut, plan, patch) for cut, plan in zip(cuts, plans)]
+    low, high = (np.stack([block[end] for block in blocks]) for end in (0, 1))
+    matrices = sent(np.stack([plan.matrix for plan in plans]), device)[:, None, None, None]
+    axes = [torch.arange(extent, dtype=torch.float32, device=device) - (extent - 1) / 2 for extent in patch]
+    # The affine map of a regular grid is a sum of three rows, one per axis.
+    grid = (
+        axes[0][:, None, None, None] * matrices[..., 0]
+        + axes[1][None, :, None, None] * matrices[..., 1]
+        + axes[2][None, None, :, None] * matrices[..., 2]
+    )
+    offsets = {number: plan.offsets for number, plan in enumerate(plans) if plan.offsets is not None}
+    if offsets:
+        points = sent(np.stack(list(offsets.values())), device)
+        moved = F.interpolate(points, size=patch, mode="trilinear", align_corners=True)
+        grid[_places(list(offsets), device)] += moved.permute(0, 2, 3, 4, 1)
+    shifts = sent(np.stack([cut.center for cut in cuts]) - low + 0.5, device)[:, None, None, None]
+    extents = sent((high - low) / 2.0, device)[:, None, None, None]
+    normalized = ((grid + shifts) / extents - 1.0).flip(-1)
+    images, labels = [], []
+    for number, cut in enumerate(cuts):
+        block = tuple(slice(int(a), int(b)) for a, b in zip(low[number], high[number]))
+        image, truth = cut.image[block].to(device, non_blocking=True), cut.labels[block].to(device, non_blocking=True)
+        if image.dtype == torch.int16:
+            image = image.float() / SHORTS
+        # Shifted so that grid_sample's zero padding stands for air.
+        images.append(_sampled(image - AIR, normalized[number], "bilinear"))
+        labels.append(_sampled(truth.float(), normalized[number], "nearest"))
+    return torch.stack(images) + AIR, torch.stack(labels).to(torch.uint8)
+
+
+def _reached(cut: Cut, plan: _Plan, patch: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """First voxel and last + 1 of the part of a case that a patch can reach, told by its corners without the device."""
     half = (np.array(patch) - 1) / 2
     reach = np.abs(plan.matrix) @ half + (0.0 if plan.offsets is None else np.abs(plan.offsets).max(axis=(1, 2, 3)))
     count = np.array(cut.image.shape)
     low = np.clip(np.floor(cut.center - reach).astype(int) - 1, 0, count - 1)
-    high = np.maximum(np.clip(np.ceil(cut.center + reach).astype(int) + 2, 0, count), low + 1)
-    block = tuple(slice(int(a), int(b)) for a, b in zip(low, high))
-    matrix = torch.from_numpy(plan.matrix.astype(np.float32)).to(device, non_blocking=True)
-    axes = [torch.arange(extent, dtype=torch.float32, device=device) - (extent - 1) / 2 for extent in patch]
-    # The affine map of a regular grid is a sum of three rows, one per axis.
-    grid = (
-        axes[0][:, None, None, None] * matrix[:, 0]
-        + axes[1][None, :, None, None] * matrix[:, 1]
-        + axes[2][None, None, :, None] * matrix[:, 2]
-    )
-    if plan.offsets is not None:
-        points = torch.from_numpy(plan.offsets.astype(np.float32))[None].to(device, non_blocking=True)
-        moved = F.interpolate(points, size=patch, mode="trilinear", align_corners=True)[0]
-        grid = grid + moved.permute(1, 2, 3, 0)
-    shift, extent = (
-        torch.from_numpy(np.asarray(values, np.float32)).to(device, non_blocking=True)
-        for values in (cut.center - low + 0.5, (high - low) / 2.0)
-    )
-    normalized = ((grid + shift) / extent - 1.0).flip(-1)[None]
-    image, labels = cut.image[block].to(device, non_blocking=True), cut.labels[block].to(device, non_blocking=True)
-    if image.dtype == torch.int16:
-        image = image.float() / SHORTS
-    # Shifted so that grid_sample's zero padding stands for air.
-    bent = F.grid_sample(
-        (image - AIR)[None, None], normalized, mode="bilinear", padding_mode="zeros", align_corners=False
-    )[0, 0]
-    truth = F.grid_sample(
-        labels.float()[None, None], normalized, mode="nearest", padding_mode="zeros", align_corners=False
-    )[0, 0]
-    return bent + AIR, truth.to(torch.uint8)
+    return low, np.maximum(np.clip(np.ceil(cut.center + reach).astype(int) + 2, 0, count), low + 1)
+
+
+def _sampled(volume: torch.Tensor, places: torch.Tensor, mode: str) -> torch.Tensor:
+    return F.grid_sample(volume[None, None], places[None], mode=mode, padding_mode="zeros", align_corners=False)[0, 0]
 
 
 def _field_of_view(
@@ -240,7 +245,7 @@ def _field_of_view(
     whole = np.array([(0, count) for count in patch])
     if all(plan.circle is None and np.array_equal(plan.limits, whole) for plan in plans):
         return None
-    limits = torch.from_numpy(np.stack([plan.limits for plan in plans]).astype(np.float32)).to(device)
+    limits = sent(np.stack([plan.limits for plan in plans]), device)
     inside = torch.ones((len(plans), *patch), dtype=torch.bool, device=device)
     places = [torch.arange(count, dtype=torch.float32, device=device) for count in patch]
     for axis, place in enumerate(places):
@@ -267,7 +272,7 @@ def _with_phases(
     chosen = [number for number, plan in enumerate(plans) if plan.phase is not None]
     if not chosen:
         return images
-    which = torch.tensor(chosen, device=images.device)
+    which = _places(chosen, images.device)
     result = images.clone()
     result[which] = _in_phase(images[which], labels[which], [plans[number] for number in chosen], organs, intensity)
     return result
@@ -282,8 +287,7 @@ def _in_phase(
 
     def table(values: object, first: float = 0.0) -> torch.Tensor:
         """(n, organs) as (n, 1 + organs) on the device: a value for each label."""
-        array = np.pad(np.asarray(values, np.float32), ((0, 0), (1, 0)), constant_values=first)
-        return torch.from_numpy(array).to(image.device)
+        return sent(np.pad(np.asarray(values, np.float32), ((0, 0), (1, 0)), constant_values=first), image.device)
 
     targets = table([[0.0 if hu is None else window(np.float64(hu), intensity) for hu in row] for row in drawn])
     known = table([[float(hu is not None) for hu in row] for row in drawn])
@@ -295,7 +299,7 @@ def _in_phase(
 
     # Vessels are found by threshold, and made less bright only: where a scan has no contrast agent, none can be seen.
     share = ((torch.tensor(np.array(arteries, np.float32)) - soft) / (blood - soft)).clamp(0.05, 1.0)
-    share = share.to(image.device).view(-1, 1, 1, 1)
+    share = sent(share, image.device).view(-1, 1, 1, 1)
     vessels = (image > soft) & ~(_highest(image) > bone) & (labels == 0)
     image = torch.where(vessels, soft + share * (image - soft), image)
     marks = labels.float()
@@ -354,33 +358,37 @@ def _rescanned(images: torch.Tensor, plans: Sequence[_Plan]) -> torch.Tensor:
         return [number for number, plan in enumerate(plans) if condition(plan)]
 
     def column(values: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(list(values), dtype=torch.float32).to(device).view(-1, 1, 1, 1)
+        return sent(list(values), device).view(-1, 1, 1, 1)
 
     thick = where(lambda plan: plan.slices > 0)
     if thick:
         count = images.shape[1]
-        matrices = torch.from_numpy(np.stack([_thick_slices(count, plans[n].slices) for n in thick])).to(device)
+        matrices = sent(np.stack([_thick_slices(count, plans[n].slices) for n in thick]), device)
+        which = _places(thick, device)
         images = images.clone()
-        images[thick] = torch.bmm(matrices, images[thick].flatten(2)).view(-1, *images.shape[1:])
+        images[which] = torch.bmm(matrices, images[which].flatten(2)).view(-1, *images.shape[1:])
     smooth = where(lambda plan: plan.smooth > 0)
     if smooth:
-        part = images[smooth]
+        which = _places(smooth, device)
+        part = images[which]
         soft = F.avg_pool3d(part[:, None], 3, stride=1, padding=1, count_include_pad=False)[:, 0]
         images = images.clone()
-        images[smooth] = torch.lerp(part, soft, column([plans[n].smooth for n in smooth]))
+        images[which] = torch.lerp(part, soft, column([plans[n].smooth for n in smooth]))
     images = images * column([plan.gain for plan in plans]) + column([plan.offset for plan in plans])
     curved = where(lambda plan: plan.exponent != 1.0)
     if curved:
-        part = 0.5 * (images[curved].clamp(-1.0, 1.0) + 1.0)
-        images[curved] = 2.0 * part ** column([plans[n].exponent for n in curved]) - 1.0
+        which = _places(curved, device)
+        part = 0.5 * (images[which].clamp(-1.0, 1.0) + 1.0)
+        images[which] = 2.0 * part ** column([plans[n].exponent for n in curved]) - 1.0
     noisy = where(lambda plan: plan.noise > 0)
     if noisy:
         noise = torch.stack([_noise(plans[n].place, images.shape[1:], device) for n in noisy])
         soft_kernel = [at for at, n in enumerate(noisy) if plans[n].soft]
         if soft_kernel:
             # Noise of a soft kernel is correlated between neighbors.
-            noise[soft_kernel] = 2.0 * F.avg_pool3d(noise[soft_kernel][:, None], 3, stride=1, padding=1)[:, 0]
-        images[noisy] += column([plans[n].noise for n in noisy]) * noise
+            which = _places(soft_kernel, device)
+            noise[which] = 2.0 * F.avg_pool3d(noise[which][:, None], 3, stride=1, padding=1)[:, 0]
+        images[_places(noisy, device)] += column([plans[n].noise for n in noisy]) * noise
     return images.clamp_(-1.0, 1.0).masked_fill_(air, AIR)
 
 
@@ -404,3 +412,18 @@ def _noise(place: int, shape: Sequence[int], device: torch.device) -> torch.Tens
     while (missing := count - sum(len(part) for part in parts)) > 0:
         parts.append(values[:missing])
     return torch.cat(parts).view(*shape)
+
+
+# To the device ------------------------------------------------------------------------------------
+
+
+def sent(values: object, device: torch.device) -> torch.Tensor:
+    """Numbers as float32 on the device. Nobody waits until they were copied: on a GPU that is to wait for all that was
+    given to it before.
+    """
+    return torch.from_numpy(np.asarray(values, np.float32)).to(device, non_blocking=device.type != "mps")
+
+
+def _places(numbers: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Positions in a batch, to index with: of a list torch makes a tensor itself, and waits for its copy."""
+    return torch.tensor(numbers).to(device, non_blocking=device.type != "mps")

@@ -2,8 +2,9 @@
 
 A batch is a function of the seed, the stage and the step's number alone: nothing about the loader has to be saved to
 resume a run, and processes that share a batch make their parts of the very same one. On a GPU the cases lie in its
-memory and patches are cut and changed there; on a CPU threads do the same, for the work is torch's, which lets other
-threads run. Only what takes a CPU a second a case (`changed_cases`) is made by worker processes, rounds ahead.
+memory and patches are cut and changed there, in a stream of commands of their own; on a CPU threads do the same, for
+the work is torch's, which lets other threads run. Only what takes a CPU a second a case (`changed_cases`) is made by
+worker processes, rounds ahead.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +22,7 @@ import torch
 
 from FlareSegmentLib.model.intensity import Intensity, network_input
 from FlareSegmentTrainingLib.augmentation.changed_cases import ChangedCase, ChangedCases
-from FlareSegmentTrainingLib.augmentation.patches import SHORTS, Cut, sample_patches
+from FlareSegmentTrainingLib.augmentation.patches import SHORTS, Cut, sample_patches, sent
 from FlareSegmentTrainingLib.datasets.preparation import PreparedCase
 from FlareSegmentTrainingLib.training.configuration import BatchShape, StageSettings
 from FlareSegmentTrainingLib.training.distributed import Group
@@ -28,6 +30,7 @@ from FlareSegmentTrainingLib.training.distributed import Group
 AHEAD = 3
 _MOST_WORKERS = 8
 _MEMORY_SHARE = 0.5  # of what is free on a GPU: the rest is for the network
+_ROUNDS = 3  # of changed cases: the one before, the present, and the next
 _KIND = 1 << 21  # set apart from the patches' numbers in the seed
 _MIDLINE_MM = 55.0
 
@@ -82,6 +85,8 @@ class BatchSource:
         self.steps_per_epoch = training.steps_per_epoch or -(-len(cases) // training.batch)
         self.waited_seconds = 0.0
         self._kinds = settings.batches
+        # Ahead of the network's commands, which are long: otherwise the network waits for its next patches.
+        self._stream = torch.cuda.Stream(self._device, priority=-1) if self._device.type == "cuda" else None
         self._changed = ChangedCases(
             cases,
             organs,
@@ -90,9 +95,9 @@ class BatchSource:
             self._sampling,
             self._seed,
             min(_MOST_WORKERS, max(1, (os.cpu_count() or 2) // 2)) if self._device.type == "cuda" else 0,
+            self._put,
         )
         self._placed: dict[int, Arrays] = {}
-        self._placed_round: tuple[int, list[Arrays]] = (0, [])
         self._fits = self._device.type == "cpu" or self._has_room(say)
 
     def close(self) -> None:
@@ -100,7 +105,26 @@ class BatchSource:
         self._changed.close()
 
     def batch(self, step: int) -> Batch:
-        """Return this process's part of the batch of a step."""
+        """Return this process's part of the batch of a step, for the present stream of commands."""
+        return self._handed_over(*self._made(step))
+
+    def _made(self, step: int) -> tuple[Batch, torch.cuda.Event | None]:
+        """A batch, and what tells that a GPU has come to its end."""
+        with self._own_stream():
+            return self._computed(step), None if self._stream is None else self._stream.record_event()
+
+    def _handed_over(self, batch: Batch, done: torch.cuda.Event | None) -> Batch:
+        if done is not None:
+            present = torch.cuda.current_stream(self._device)
+            present.wait_event(done)
+            for tensor in (batch.images, batch.labels, batch.weights):
+                tensor.record_stream(present)  # its memory is not given away before the network has read it
+        return batch
+
+    def _own_stream(self) -> AbstractContextManager:
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def _computed(self, step: int) -> Batch:
         kind = self._kind(step)
         mine = range(self._group.rank, kind.batch, self._group.size)
         changed = self._changed.at(step)
@@ -115,22 +139,22 @@ class BatchSource:
             self._device,
         )
         images = torch.stack([network_input(image, self._intensity) for image in images])
-        weights = torch.tensor([[self._cases[case].weights[key] for key in self._organs] for case, _ in drawn])
-        return Batch(images[:, None], labels, weights.to(self._device))
+        weights = [[self._cases[case].weights[key] for key in self._organs] for case, _ in drawn]
+        return Batch(images[:, None], labels, sent(weights, self._device))
 
     def prefetched(self, first: int, end: int) -> Iterator[Batch]:
         """Yield the batches of steps first ... end - 1, made ahead; the time waited adds up in `waited_seconds`."""
         threads = 1 if self._device.type == "cuda" else max(1, min(4, (os.cpu_count() or 1) // 2))
         with ThreadPoolExecutor(threads, thread_name_prefix="batch") as pool:
-            pending = deque(pool.submit(self.batch, step) for step in range(first, min(end, first + AHEAD)))
+            pending = deque(pool.submit(self._made, step) for step in range(first, min(end, first + AHEAD)))
             try:
                 for step in range(first, end):
                     started = time.perf_counter()
-                    batch = pending.popleft().result()
+                    made = pending.popleft().result()
                     self.waited_seconds += time.perf_counter() - started
                     if step + AHEAD < end:
-                        pending.append(pool.submit(self.batch, step + AHEAD))
-                    yield batch
+                        pending.append(pool.submit(self._made, step + AHEAD))
+                    yield self._handed_over(*made)
             finally:
                 for future in pending:
                     future.cancel()
@@ -152,9 +176,9 @@ class BatchSource:
         if place is None:
             image, labels = self._on_device(index)
         else:
-            index, voxels = changed[place].number, changed[place].organ_voxels
+            chosen = changed[place]
+            index, voxels, image, labels = chosen.number, chosen.organ_voxels, chosen.image, chosen.labels
             case = self._cases[index]
-            image, labels = self._changed_on_device(step, changed)[place]
         patch = kind.patch[::-1]
         center = self._center(case, voxels, patch, kind.view, generator)
         return index, Cut(image, labels, case.spacing_mm, center, generator)
@@ -209,7 +233,7 @@ class BatchSource:
 
     def _has_room(self, say: Callable[[str], None]) -> bool:
         """Whether a GPU's memory takes the cases, three bytes a voxel."""
-        changed = 2 * self._settings.augmentation.changed_cases if self._changed.wanted else 0
+        changed = _ROUNDS * self._settings.augmentation.changed_cases if self._changed.wanted else 0
         sizes = [case.image.numel() for case in self._cases]
         needed = 3 * (sum(sizes) + changed * max(sizes))
         free = torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else 0
@@ -226,18 +250,11 @@ class BatchSource:
         if self._device.type == "cpu" or not self._fits:
             return image, labels
         shorts = (image * SHORTS).round_().to(torch.int16)
-        return shorts.to(self._device), labels.to(self._device)
+        with self._own_stream():
+            return shorts.to(self._device), labels.to(self._device)
 
     def _on_device(self, index: int) -> Arrays:
         if index not in self._placed:
             case = self._cases[index]
             self._placed[index] = self._put(case.image, case.labels)
         return self._placed[index]
-
-    def _changed_on_device(self, step: int, changed: list[ChangedCase]) -> list[Arrays]:
-        number = step // self._settings.augmentation.changed_steps
-        known, arrays = self._placed_round
-        if known != number:
-            arrays = [self._put(case.image, case.labels) for case in changed]
-            self._placed_round = (number, arrays)
-        return arrays

@@ -148,14 +148,14 @@ def test_batches_that_were_made_ahead_come_in_order(cases) -> None:
 
 def test_an_error_in_the_background_reaches_the_training(cases, monkeypatch: pytest.MonkeyPatch) -> None:
     made = source(cases)
-    real = made.batch
+    real = made._made
 
-    def batch(step: int):
+    def making(step: int):
         if step == 2:
             raise ValueError("a case is gone")
         return real(step)
 
-    monkeypatch.setattr(made, "batch", batch)
+    monkeypatch.setattr(made, "_made", making)
     steps = made.prefetched(0, 10)
     next(steps), next(steps)
     with pytest.raises(ValueError, match="a case is gone"):
@@ -164,13 +164,13 @@ def test_an_error_in_the_background_reaches_the_training(cases, monkeypatch: pyt
 
 def test_who_stops_early_leaves_no_work_behind(cases, monkeypatch: pytest.MonkeyPatch) -> None:
     made, started = source(cases), []
-    real = made.batch
+    real = made._made
 
-    def batch(step: int):
+    def making(step: int):
         started.append(step)
         return real(step)
 
-    monkeypatch.setattr(made, "batch", batch)
+    monkeypatch.setattr(made, "_made", making)
     steps = made.prefetched(0, 1000)
     next(steps)
     steps.close()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+
 import numpy as np
 import pytest
 
@@ -72,9 +76,9 @@ def cases(count: int = 3) -> list[PreparedCase]:
     return made
 
 
-def source(processes: int = 0, **settings: object) -> ChangedCases:
+def source(processes: int = 0, place=lambda *arrays: arrays, **settings: object) -> ChangedCases:
     chosen = AugmentationSettings(**{"changed_cases": 4, "changed_steps": 10, "bowel_probability": 1.0, **settings})
-    return ChangedCases(cases(), ORGANS, WINDOW, chosen, np.full(3, 1 / 3), (5, 0), processes)
+    return ChangedCases(cases(), ORGANS, WINDOW, chosen, np.full(3, 1 / 3), (5, 0), processes, place)
 
 
 def test_a_round_sees_the_same_changed_cases_whenever_it_begins() -> None:
@@ -90,18 +94,42 @@ def test_a_round_sees_the_same_changed_cases_whenever_it_begins() -> None:
 
 
 def test_worker_processes_make_the_same_and_one_that_dies_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    from concurrent.futures.process import BrokenProcessPool
-
     here, there = source(), source(processes=1)
-    expected = here.at(10)
-    for one, other in zip(expected, there.at(10)):
-        assert torch.equal(one.image, other.image)
-    there.at(20)
-    for _, _, future in there._pending[3]:
-        monkeypatch.setattr(future, "result", lambda: (_ for _ in ()).throw(BrokenProcessPool()))
-    for one, other in zip(here.at(30), there.at(30)):
-        assert torch.equal(one.image, other.image)
+
+    def check(step: int) -> None:
+        for one, other in zip(here.at(step), there.at(step), strict=True):
+            assert torch.equal(one.image, other.image) and torch.equal(one.labels, other.labels)
+            assert all(np.array_equal(*voxels) for voxels in zip(one.organ_voxels, other.organ_voxels, strict=True))
+
+    check(10)
+    assert there._workers is not None
+    dying: Future = Future()
+    dying.set_exception(BrokenProcessPool())
+    monkeypatch.setattr(there._workers, "submit", lambda *job: dying)
+    check(30)
+
+    def refuse(*job: object) -> Future:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(there._workers, "submit", refuse)
+    check(60)
     here.close(), there.close()
+
+
+def test_the_next_round_is_placed_before_its_steps_begin() -> None:
+    placed: list[threading.Thread] = []
+
+    def place(image: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        placed.append(threading.current_thread())
+        return image.half(), labels
+
+    made = source(place=place)
+    made.at(0)
+    for future in made._pending[1]:
+        future.result(timeout=60)
+    assert len(placed) == 4 and threading.current_thread() not in placed, "a step does not wait for the placing"
+    assert all(case.image.dtype == torch.float16 for case in made.at(10))
+    made.close()
 
 
 def test_without_changes_none_are_made() -> None:
