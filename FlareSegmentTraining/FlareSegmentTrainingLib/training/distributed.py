@@ -7,11 +7,15 @@ A process alone is a group of one, so the trainer has a single path. https://doc
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import batch_norm
+
+_PATIENCE = timedelta(hours=12)
+"""While one process prepares the cases the others wait; NCCL would end them after ten minutes."""
 
 
 class Group:
@@ -21,7 +25,7 @@ class Group:
         self.rank = int(os.environ.get("RANK", "0"))
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         if self.size > 1:
-            dist.init_process_group(backend, rank=self.rank, world_size=self.size)
+            dist.init_process_group(backend, rank=self.rank, world_size=self.size, timeout=_PATIENCE)
 
     @property
     def is_first(self) -> bool:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -17,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
 
 from FlareSegmentLib.errors import FlareSegmentError, InputError
 from FlareSegmentLib.model.intensity import AIR, Intensity, network_input
@@ -127,9 +129,8 @@ class StageTrainer:
         self.precision = self._reliable_precision(precision, network)
         self._model = _Supervised(network, len(training.loss.deep_supervision), len(organs) + 1)
         self.network = self._model.network
-        self._average = AveragedModel(network, multi_avg_fn=self._average_tensors, use_buffers=True)
-        self._average.requires_grad_(False)
-        self._average.n_averaged.fill_(1)  # the first weights count; without them torch begins after the first step
+        # torch's AveragedModel would wait for a GPU at each step, to tell it how many steps there were.
+        self._average = deepcopy(network).requires_grad_(False)
         if group.size > 1:
             synchronize_normalization(self._model)
         for module in self._model.modules():
@@ -138,7 +139,7 @@ class StageTrainer:
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # few shapes, many steps
         _place(self._model, device)
-        _place(self._average.module, device)  # n_averaged stays where reading it waits for no GPU
+        _place(self._average, device)
         self._optimizer = _optimizer(self._model, training)
         self._scaler = _grad_scaler(device, self.precision == "fp16")
         self._forward: Callable[[torch.Tensor], list[torch.Tensor]] = self._model
@@ -173,7 +174,7 @@ class StageTrainer:
     def start_from(self, weights: dict[str, torch.Tensor]) -> None:
         """Begin with these weights instead of random ones."""
         self.network.load_state_dict(weights)
-        self._average.module.load_state_dict(weights)
+        self._average.load_state_dict(weights)
         training = self.settings.training
         if training.starting_point or training.distillation:
             frozen = build_network(self.settings.stage.network)
@@ -182,14 +183,14 @@ class StageTrainer:
 
     def average(self) -> dict[str, torch.Tensor]:
         """Return the averaged weights, which are the stage's result, as tensors on the CPU."""
-        return {key: value.detach().cpu().clone() for key, value in self._average.module.state_dict().items()}
+        return {key: value.detach().cpu().clone() for key, value in self._average.state_dict().items()}
 
     def state(self) -> dict:
         """Return everything that a resumed run needs, as tensors and plain values."""
         return {
             "step": self.step,
             "model": self._model.state_dict(),
-            "average": self._average.module.state_dict(),
+            "average": self._average.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "statistics_are_fresh": self.statistics_are_fresh,
@@ -198,7 +199,7 @@ class StageTrainer:
     def load_state(self, state: dict) -> None:
         """Continue from `state()`."""
         self._model.load_state_dict(state["model"])
-        self._average.module.load_state_dict(state["average"])
+        self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
@@ -268,7 +269,7 @@ class StageTrainer:
             nn.utils.clip_grad_norm_(self._model.parameters(), training.gradient_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        self._average.update_parameters(self.network)
+        self._update_average()
         self.step += 1
         return loss
 
@@ -282,32 +283,35 @@ class StageTrainer:
     def refresh_statistics(self, batches: Iterable[Batch]) -> None:
         """Make the statistics of batch normalization afresh for the present weights, over these batches."""
         images = (batch.images.to(self._device, memory_format=torch.channels_last_3d) for batch in batches)
-        update_bn(images, self._model)
-        averages = dict(self._average.module.named_buffers())
+        with _any_shape():
+            update_bn(images, self._model)
+        averages = dict(self._average.named_buffers())
         for key, value in self.network.named_buffers():
             averages[key].copy_(value)
         self.statistics_are_fresh = True
 
-    def _average_tensors(self, averages: Sequence[torch.Tensor], values: Sequence[torch.Tensor], count: object) -> None:
-        """Tensors of one type after a step; counted batches are no averages."""
-        if averages[0].is_floating_point():
-            decay = min(self.settings.training.average_decay, (self.step + 1) / (self.step + 10))
-            get_ema_multi_avg_fn(decay)(averages, values, count)
-        else:
-            for average, value in zip(averages, values):
+    def _update_average(self) -> None:
+        """Take the weights after a step into the average; counted batches are no averages."""
+        pairs = list(zip(self._average.state_dict().values(), self.network.state_dict().values()))
+        averages, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()))
+        decay = min(self.settings.training.average_decay, (self.step + 1) / (self.step + 10))
+        get_ema_multi_avg_fn(decay)(averages, values, self.step)
+        for average, value in pairs:
+            if not average.is_floating_point():
                 average.copy_(value)
 
     @torch.no_grad()
     def evaluate(self, cases: list[PreparedCase]) -> Scores:
         """Return the averaged network's scores on whole prepared cases, in fp32."""
         network = build_network(self.settings.stage.network)
-        network.load_state_dict(self._average.module.state_dict())
+        network.load_state_dict(self._average.state_dict())
         _place(network.fold(), self._device)
         # Dice and false volume of each organ, right and all voxels; each process fills the rows of its own cases.
         count = len(self.organs)
         table = torch.zeros(len(cases), 2 * count + 2, dtype=torch.float64)
-        for number in range(self._group.rank, len(cases), self._group.size):
-            table[number] = self._score(network, cases[number])
+        with _any_shape():
+            for number in range(self._group.rank, len(cases), self._group.size):
+                table[number] = self._score(network, cases[number])
         table = self._group.total(table.to(self._device) if self._device.type == "cuda" else table).cpu()
         dice = {case.name: dict(zip(self.organs, row[:count])) for case, row in zip(cases, table.tolist())}
         false = {case.name: dict(zip(self.organs, row[count:-2])) for case, row in zip(cases, table.tolist())}
@@ -358,6 +362,17 @@ def _optimizer(model: nn.Module, training: TrainingSettings) -> torch.optim.Opti
         return torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=decay)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
     return kind(parameters, lr=rate, weight_decay=decay)
+
+
+@contextmanager
+def _any_shape() -> Iterator[None]:
+    """Compute without trying out algorithms first, which pays for shapes that come again and again."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _place(module: nn.Module, device: torch.device) -> None:
