@@ -12,6 +12,7 @@ from FlareSegmentLib.phantom import shapes
 
 AIR_HU = -1000.0
 _FAT_HU = -103.0
+_EVERYWHERE = (3 * (-1e6,), 3 * (1e6,))
 # HU of a tissue without contrast, in the arterial, portal venous and delayed phase; typical of 120 kVp.
 _ENHANCEMENT = {
     "liver": (58, 72, 112, 95),
@@ -33,14 +34,13 @@ _ENHANCEMENT = {
 class Step:
     """One coat of paint: `value` HU (a number, or a function of the points) wherever `shape` is negative.
 
-    `label` None keeps the labels below (a vessel within the liver stays liver); `box` is (lower, upper) corners in
-    mm, None for everywhere.
+    `label` None keeps the labels below (a vessel within the liver stays liver); `box` is (lower, upper) corners in mm.
     """
 
     shape: shapes.Shape
     value: float | Callable[[shapes.Points], np.ndarray]
     label: int | None
-    box: tuple[np.ndarray, np.ndarray] | None
+    box: tuple[np.ndarray, np.ndarray]
 
 
 class Anatomy:
@@ -65,7 +65,8 @@ class Anatomy:
         self.round_view = bool(rng.random() < 0.2)
         self.table_gap = float(rng.uniform(2, 10))
         self.steps: list[Step] = []
-        self._cavity: tuple[shapes.Points | None, np.ndarray] = (None, np.empty(0))
+        self._from_cavity = shapes.once(self._beyond_cavity)
+        self._domes = shapes.once(self._under_domes)
         self._body_wall()
         self._chest()
         self._skeleton()
@@ -90,10 +91,9 @@ class Anatomy:
         shape: shapes.Shape,
         value: float | Callable[[shapes.Points], np.ndarray],
         label: int | None = 0,
-        box: tuple[Sequence[float], Sequence[float]] | None = None,
+        box: tuple[Sequence[float], Sequence[float]] = _EVERYWHERE,
     ) -> None:
-        corners = None if box is None else (np.asarray(box[0], float), np.asarray(box[1], float))
-        self.steps.append(Step(shape, value, label, corners))
+        self.steps.append(Step(shape, value, label, (np.asarray(box[0], float), np.asarray(box[1], float))))
 
     def _blob(self, center, radii, value, label: int | None = 0, axes: np.ndarray | None = None) -> None:
         """An ellipsoid, painted within its own box."""
@@ -113,19 +113,15 @@ class Anatomy:
 
     # The wall -------------------------------------------------------------------------------------
 
-    def _from_cavity(self, points: shapes.Points) -> np.ndarray:
+    def _beyond_cavity(self, points: shapes.Points) -> np.ndarray:
         """Distance in mm from the wall of chest and belly, along the ray from the body's axis; negative inside."""
-        if self._cavity[0] is not points:  # many shapes of one step ask for the same points
-            x, y, z = points
-            width, front, back = (float(v) for v in self._inner)
-            taper = 1 - 0.0014 * np.maximum(z - 75, 0) - 0.0006 * np.maximum(-z - 20, 0)
-            across = np.abs(x) / (width * taper)
-            along = np.abs(y) / (np.where(y < 0, np.float32(front), np.float32(back)) * taper)
-            k = (
-                across * across * np.sqrt(across) + along * along * np.sqrt(along)
-            ) ** 0.4  # a superellipse of order 2.5
-            self._cavity = points, np.sqrt(x * x + y * y) * (1 - 1 / np.maximum(k, 1e-3))
-        return self._cavity[1]
+        x, y, z = points
+        width, front, back = (float(v) for v in self._inner)
+        taper = 1 - 0.0014 * np.maximum(z - 75, 0) - 0.0006 * np.maximum(-z - 20, 0)
+        across = np.abs(x) / (width * taper)
+        along = np.abs(y) / (np.where(y < 0, np.float32(front), np.float32(back)) * taper)
+        k = (across * across * np.sqrt(across) + along * along * np.sqrt(along)) ** 0.4  # a superellipse of order 2.5
+        return np.sqrt(x * x + y * y) * (1 - 1 / np.maximum(k, 1e-3))
 
     def _wall_thickness(self, points: shapes.Points) -> np.ndarray:
         """The muscles: an even coat, much thicker beside the spine."""
@@ -141,23 +137,18 @@ class Anatomy:
             side = np.abs(x) / (np.hypot(x, y) + 1)
             return self._fat * (0.75 + 0.35 * side + 0.0015 * np.clip(-z, -100, 100))
 
-        def skin(points: shapes.Points) -> np.ndarray:
-            return self._from_cavity(points) - self._wall_thickness(points) - fat_thickness(points) - 2.5
-
-        def fat(points: shapes.Points) -> np.ndarray:
-            return skin(points) + 2.5
-
-        def muscles(points: shapes.Points) -> np.ndarray:
-            return self._from_cavity(points) - self._wall_thickness(points)
+        wall_thickness = shapes.once(self._wall_thickness)
+        muscles = shapes.once(lambda points: self._from_cavity(points) - wall_thickness(points))
+        skin = shapes.once(lambda points: muscles(points) - fat_thickness(points) - 2.5)
 
         def cleft(points: shapes.Points) -> np.ndarray:
             """The fat between the muscle layers, and in the midline of the back."""
             _, y, z = points
-            layers = np.abs(self._from_cavity(points) - 0.5 * self._wall_thickness(points)) - 0.7
+            layers = np.abs(self._from_cavity(points) - 0.5 * wall_thickness(points)) - 0.7
             return np.where((y < 25) & (z < 20), layers, 5.0)
 
         self._paint(skin, 15.0)
-        self._paint(fat, _FAT_HU)
+        self._paint(lambda points: skin(points) + 2.5, _FAT_HU)
         self._paint(muscles, muscle)
         self._paint(cleft, _FAT_HU + 45)
         self._paint(lambda points: self._from_cavity(points) + 1.5, _FAT_HU)
@@ -166,9 +157,13 @@ class Anatomy:
             self._pipe([top, (side * 40, 47, -55), (side * 48, 44, -110), bottom], [7, 17, 22, 24], muscle)
             self._blob((side * 34, 92, 0), (30, 17, 260), muscle)
 
-    def _domes(self, points: shapes.Points) -> np.ndarray:
-        """The space under the diaphragm."""
-        return shapes.join(self._right_dome(points), self._left_dome(points), 22)
+    def _under_domes(self, points: shapes.Points) -> np.ndarray:
+        """The space under the diaphragm, within the cavity: nothing beyond it is asked for."""
+        distance = np.full_like(self._from_cavity(points), np.inf)
+        inside = self._from_cavity(points) <= points.reach
+        part = points.part(inside)
+        distance[inside] = shapes.join(self._right_dome(part), self._left_dome(part), 22)
+        return distance
 
     def _chest(self) -> None:
         rng = self._rng
@@ -183,20 +178,27 @@ class Anatomy:
             self._vary((24, -34, top_right + 42), 4), self._vary((60, 46, 50), 3), shapes.rotation((0, 25, -20))
         )
 
-        def lungs(points: shapes.Points) -> np.ndarray:
-            x, y, z = points
+        def above_domes(points: shapes.Points) -> np.ndarray:
+            _, y, z = points
             floor = (lung_bottom + 0.42 * (70 - y)) - z
-            middle = 24 + 10 * np.exp(-(((y - 40) / 25) ** 2)) - np.abs(x + 4)
-            d = np.maximum(self._from_cavity(points) + 3, -self._domes(points))
-            return np.maximum(np.maximum(d, floor), np.maximum(middle, 4 - heart(points)))
+            return np.maximum(np.maximum(self._from_cavity(points) + 3, -self._domes(points)), floor)
 
+        def beside_heart(points: shapes.Points) -> np.ndarray:
+            x, y, _ = points
+            middle = 24 + 10 * np.exp(-(((y - 40) / 25) ** 2)) - np.abs(x + 4)
+            return np.maximum(middle, 4 - heart(points))
+
+        lungs = shapes.within(above_domes, beside_heart)
         box = ((-170, -130, -5), (170, 110, 400))
         muscle = self._hounsfield("muscle")
 
         def under_domes(wall_mm: float) -> shapes.Shape:
-            return lambda points: np.maximum(
-                np.maximum(self._domes(points), self._from_cavity(points)) + wall_mm, lung_bottom - 25 - points[2]
-            )
+            def distance(points: shapes.Points) -> np.ndarray:
+                _, _, z = points
+                belly = np.maximum(self._domes(points), self._from_cavity(points)) + wall_mm
+                return np.maximum(belly, lung_bottom - 25 - z)
+
+            return distance
 
         self._paint(under_domes(0), muscle, 0, box)
         self._paint(under_domes(2.8), _FAT_HU, 0, box)
@@ -231,7 +233,7 @@ class Anatomy:
 
         def level(points: shapes.Points) -> np.ndarray:
             """Height within one vertebra, -0.5 to 0.5, 0 at its middle."""
-            return (points[2] / pitch) - np.round(points[2] / pitch)
+            return (points.z / pitch) - np.round(points.z / pitch)
 
         def body(points: shapes.Points) -> np.ndarray:
             x, y, _ = points
@@ -260,7 +262,7 @@ class Anatomy:
         box = ((-48, 28, -400), (48, 120, 400))
         self._paint(body, body_value, 0, box)
         self._paint(arch, lambda points: marrow + 0.7 * (cortex - marrow) * (arch(points) > -2.2), 0, box)
-        self._paint(lambda points: np.hypot(points[0], points[1] - 78) - 8.5, 28.0, 0, box)
+        self._paint(lambda points: np.hypot(points.x, points.y - 78) - 8.5, 28.0, 0, box)
 
     def _ribs(self, marrow: float, cortex: float) -> None:
         rng = self._rng
@@ -281,7 +283,12 @@ class Anatomy:
             d = (np.hypot(up / 6.2, out / 3.9) - 1) * 4.2
             return np.clip(index, -1, 40).astype(int), d, turn
 
-        def ribs(points: shapes.Points) -> np.ndarray:
+        def shell(points: shapes.Points) -> np.ndarray:
+            """The layer of the wall that the ribs lie in."""
+            out = self._from_cavity(points) - 0.42 * self._muscle
+            return np.minimum((np.abs(out / 3.9) - 1) * 4.2 - 0.01, 5.0)
+
+        def rib_distance(points: shapes.Points) -> np.ndarray:
             index, d, turn = rib_frame(points)
             return np.where((index >= 0) & (turn < cartilage[index]) & (turn > 0.1), d, 5.0)
 
@@ -289,7 +296,7 @@ class Anatomy:
             index, d, turn = rib_frame(points)
             return np.where(turn > ends[index], 105.0, np.where(d > -2.2, cortex, marrow + 80))
 
-        self._paint(ribs, rib_value, 0, ((-190, -150, -70), (190, 130, 400)))
+        self._paint(shapes.bounded(shell, rib_distance), rib_value, 0, ((-190, -150, -70), (190, 130, 400)))
 
     def _pelvis(self, marrow: float, cortex: float) -> None:
         hip = self._rng.uniform(-125, -105)
@@ -328,7 +335,7 @@ class Anatomy:
             reach = float(radii.max()) + 3
             box = (nodes.min(0) - reach, nodes.max(0) + reach)
             if content == "gas":
-                self._paint(lambda points: np.maximum(inner(points), points[1] - surface), AIR_HU + 25, 0, box)
+                self._paint(lambda points: np.maximum(inner(points), points.y - surface), AIR_HU + 25, 0, box)
             else:
                 for _ in range(6):
                     center = nodes[rng.integers(len(nodes))] + rng.uniform(-0.6, 0.6, 3) * radii.mean()
@@ -376,7 +383,11 @@ class Anatomy:
         under /= np.linalg.norm(under)
         behind = shapes.ellipsoid((8, 66, 60), (50, 70, 120))
 
-        def liver(points: shapes.Points) -> np.ndarray:
+        def inside(points: shapes.Points) -> np.ndarray:
+            """The space that the liver fills a part of."""
+            return np.maximum(self._from_cavity(points) + 3, self._domes(points) + 2.8)
+
+        def lobes(points: shapes.Points) -> np.ndarray:
             x, y, z = points
             cut = sum(float(n) * (axis - float(c)) for n, axis, c in zip(under, points, porta, strict=True))
             lobe = shapes.common(right(points), cut, 26)
@@ -386,6 +397,7 @@ class Anatomy:
             both = shapes.common(both, self._from_cavity(points) + 3, 6)
             return shapes.common(both, self._domes(points) + 2.8, 6)
 
+        liver = shapes.bounded(inside, lobes)
         box = ((-170, -130, -90), (95, 100, 140))
         self._paint(liver, tissue, label, box)
         enhanced = self._hounsfield("portal vein")
@@ -424,13 +436,17 @@ class Anatomy:
         outer = shapes.ellipsoid(middle, np.array((44, 56, 60)) * size, tilt)
         inner = shapes.ellipsoid(middle + np.array((-43, -17, -8)) * size, np.array((42, 44, 64)) * size, tilt)
 
-        def spleen(points: shapes.Points) -> np.ndarray:
+        def inside(points: shapes.Points) -> np.ndarray:
+            """The space that the spleen fills a part of."""
+            return np.maximum(self._from_cavity(points) + 5, self._domes(points) + 4)
+
+        def bean(points: shapes.Points) -> np.ndarray:
             d = shapes.common(outer(points), -inner(points), 9)
             d = shapes.common(d, self._from_cavity(points) + 5, 7)
             return shapes.common(d, self._domes(points) + 4, 8)
 
         box = (middle - 80, middle + 80)
-        self._paint(spleen, self._hounsfield("spleen"), label, box)
+        self._paint(shapes.bounded(inside, bean), self._hounsfield("spleen"), label, box)
 
     def _vessels(self) -> None:
         rng = self._rng
@@ -531,7 +547,7 @@ class Anatomy:
             return shapes.within(shapes.within(shape, self._domes, depth), self._from_cavity, depth)
 
         def gas(points: shapes.Points) -> np.ndarray:
-            return np.maximum(inner(points), points[1] - level)
+            return np.maximum(inner(points), points.y - level)
 
         self._paint(under_diaphragm(tube, 4), self._hounsfield("bowel wall"), 0, box)
         self._paint(under_diaphragm(inner, 8), float(content), 0, box)

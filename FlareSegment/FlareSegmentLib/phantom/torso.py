@@ -15,10 +15,11 @@ the midline, at the height of the first lumbar vertebra. The liver is therefore 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from FlareSegmentLib.phantom import shapes
 from FlareSegmentLib.phantom.anatomy import AIR_HU, Anatomy
 from FlareSegmentLib.volume import Volume
 
@@ -111,42 +112,41 @@ def _render(
 def _paint_slab(
     anatomy: Anatomy, x: np.ndarray, y: np.ndarray, z: np.ndarray, voxel_mm: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """HU (float32) and labels of the voxels at the scanner coordinates x, y, z in mm."""
-    world = np.broadcast_arrays(
-        x.astype(np.float32)[None, None], y.astype(np.float32)[None, :, None], z.astype(np.float32)[:, None, None]
-    )
+    """HU (float32) and labels of the voxels at the scanner coordinates x, y, z in mm, both (z, y, x).
+
+    Arrays within are (x, z, y), the order in which the smooth fields are made fastest.
+    """
+    world = x.astype(np.float32)[:, None, None], y.astype(np.float32), z.astype(np.float32)[:, None]
     turn = anatomy.rotation.astype(np.float32)
     warp = anatomy.warp(x, y, z) * np.float32(anatomy.warp_mm) + anatomy.ripple(x, y, z) * np.float32(0.9)
-    points = tuple(
-        sum(turn[row, axis] * world[axis] for axis in range(3)) / np.float32(anatomy.scale[row]) + warp[row]
-        for row in range(3)
-    )
-    mottle, strands = anatomy.mottle(x, y, z)[0], anatomy.strands(x, y, z)[0]
-    values = np.full(world[0].shape, AIR_HU, np.float32)
+    for row in range(3):
+        warp[row] += sum(turn[row, axis] * world[axis] for axis in range(3)) / np.float32(anatomy.scale[row])
+    blur = np.float32(np.hypot(1.4, voxel_mm) / float(np.mean(anatomy.scale)))
+    points = shapes.Points(warp, blur / 2)
+    values = np.full(warp.shape[1:], AIR_HU, np.float32)
     labels = np.zeros(values.shape, np.uint8)
     _paint_table(anatomy, values, world, voxel_mm)
 
-    blur = np.float32(np.hypot(1.4, voxel_mm) / float(np.mean(anatomy.scale)))
-    for step in anatomy.steps:
-        where, part = (slice(None),) * 3, points
-        if step.box is not None:
-            where = _voxels_in_box(anatomy, step.box, x, y, z)
-            if where is None:
-                continue
-            part = tuple(axis[where] for axis in points)
-        distance = step.shape(part)
-        if distance.min() > blur / 2:
+    for step, where in zip(anatomy.steps, _voxels_in_boxes(anatomy, x, y, z), strict=True):
+        if where is None:
             continue
-        cover = np.clip(0.5 - distance / blur, 0, 1)
-        value = step.value(part) if callable(step.value) else step.value
-        values[where] += cover * (value - values[where])
+        part, below = points.part(where), values[where]
+        distance = step.shape(part)
+        near = distance <= points.reach
+        if not near.any():
+            continue
+        cover = np.minimum(0.5 - distance[near] / blur, 1)
+        value = step.value(part.part(near)) if callable(step.value) else step.value
+        old = below[near]
+        below[near] = old + cover * (value - old)
         if step.label is not None:
             labels[where][distance <= 0] = step.label
+    mottle, strands = anatomy.mottle(x, y, z)[0], anatomy.strands(x, y, z)[0]
     soft = (values > -140) & (values < 260)
     values += np.where(soft, 4.0 * mottle + 2.5 * strands, 0)
     fat = (values < -60) & (values > -140)
     values += np.where(fat, 55 * np.clip(strands - 1.2, 0, 1.5), 0)
-    return values, labels
+    return values.transpose(1, 2, 0), labels.transpose(1, 2, 0)
 
 
 def _paint_table(anatomy: Anatomy, values: np.ndarray, world: Sequence[np.ndarray], voxel_mm: float) -> None:
@@ -160,18 +160,15 @@ def _paint_table(anatomy: Anatomy, values: np.ndarray, world: Sequence[np.ndarra
     values += np.where(inside, np.clip(0.5 - shell / blur, 0, 1) * 780, 0)
 
 
-def _voxels_in_box(
-    anatomy: Anatomy, box: tuple[np.ndarray, np.ndarray], x: np.ndarray, y: np.ndarray, z: np.ndarray
-) -> tuple[slice, slice, slice] | None:
-    """The voxels (z, y, x) that may lie in a box given in the patient's coordinates; None where there are none."""
+def _voxels_in_boxes(
+    anatomy: Anatomy, x: np.ndarray, y: np.ndarray, z: np.ndarray
+) -> Iterator[tuple[slice, ...] | None]:
+    """The voxels (x, z, y) that may lie in each step's box, given in the patient's coordinates; None where none do."""
     slack = 3.2 * (anatomy.warp_mm + 0.9)
-    corners = np.array([[box[(i >> axis) & 1][axis] for axis in range(3)] for i in range(8)], float)
+    boxes = np.array([step.box for step in anatomy.steps])
+    corners = np.stack([boxes[:, [(i >> axis) & 1 for axis in range(3)], range(3)] for i in range(8)], 1)
     scanner = (corners * anatomy.scale) @ anatomy.rotation
-    low, high = scanner.min(0) - slack, scanner.max(0) + slack
-    where = []
-    for axis, (lower, upper) in zip((z, y, x), zip(low[::-1], high[::-1], strict=True), strict=True):
-        first, last = np.searchsorted(axis, (lower, upper))
-        if first >= last:
-            return None
-        where.append(slice(int(first), int(last)))
-    return tuple(where)
+    ends = np.stack([scanner.min(1) - slack, scanner.max(1) + slack], 1)
+    limits = [np.searchsorted(line, ends[:, :, axis]).tolist() for axis, line in ((0, x), (2, z), (1, y))]
+    for box in zip(*limits, strict=True):
+        yield tuple(slice(first, last) for first, last in box) if all(first < last for first, last in box) else None

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from FlareSegmentLib.organs import ORGANS, organ_by_key
+from FlareSegmentLib.phantom.anatomy import Anatomy
+from FlareSegmentLib.phantom.shapes import Points
 from FlareSegmentLib.phantom.torso import make_phantom
 
 COARSE = (4.0, 4.0, 4.0)
@@ -78,6 +80,27 @@ def test_the_grid_asked_for_is_the_grid_made():
     assert volume.array.shape[0] == 10
     assert volume.origin[2] == pytest.approx(-37.0)
     assert np.array_equal(volume.direction, np.eye(3))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_not_computed_is_out_of_sight(seed):
+    """Shapes are evaluated in full only where they can be seen; that changes no voxel."""
+    line = np.arange(-144, 145, 9, dtype=np.float32)
+    axes, reach = np.meshgrid(line, line, line), 2.0
+    near, everywhere = Points(axes, reach), Points(axes, np.inf)
+    for step in Anatomy(np.random.default_rng(seed)).steps:
+        short, full = step.shape(near), step.shape(everywhere)
+        seen = (short <= reach) | (full <= reach)
+        assert np.array_equal(short[seen], full[seen])
+
+
+@pytest.mark.parametrize("spacing", [(6.0, 6.0, 2.5), (6.0, 6.0, 6.0)])
+def test_how_many_slices_are_painted_at_once_changes_nothing(monkeypatch, spacing):
+    volume, labels = make_phantom(2, spacing)
+    monkeypatch.setattr("FlareSegmentLib.phantom.torso._SLAB_VOXELS", 15_000)
+    again, labels_again = make_phantom(2, spacing)
+    assert np.array_equal(volume.array, again.array)
+    assert np.array_equal(labels, labels_again)
 
 
 def test_finer_grids_show_the_same_patient():
