@@ -12,7 +12,6 @@ import os
 import tempfile
 from collections.abc import Sequence
 from functools import cache
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -219,7 +218,9 @@ class Canvas:
         top, first = max(0, y), max(0, left)
         target = self.pixels[top : y + rows, first : left + columns]
         within = slice(top - y, top - y + target.shape[0]), slice(first - left, first - left + target.shape[1])
-        halo = np.max([np.roll(ink, shift, (0, 1)) for shift in product((-2, -1, 0, 1, 2), repeat=2)], axis=0)
+        halo = ink
+        for axis in (0, 1):  # the largest of a square is that of its rows' largest
+            halo = np.max([np.roll(halo, shift, axis) for shift in (-2, -1, 0, 1, 2)], axis=0)
         shaded = target * (1 - 0.75 * halo[within][..., None])
         cover = ink[within][..., None]
         target[:] = np.rint(shaded * (1 - cover) + np.array(color) * cover)
