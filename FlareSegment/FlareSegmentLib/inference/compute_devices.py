@@ -66,23 +66,29 @@ def number_type(precision: str, device: str) -> torch.dtype:
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether the CPU has instructions for bfloat16 (AVX512-BF16, AMX); without them it is computed several times more
-    slowly than float32. Where PyTorch does not say it, a convolution is timed once a process.
+    """Whether the CPU computes convolutions faster in bfloat16 than in float32.
+
+    AMX does, and CPUs without instructions for bfloat16 take several times as long. AVX512-BF16 alone doubles the speed
+    of AMD's processors and halves that of Intel's: there, and where PyTorch does not tell what the CPU has, a
+    convolution is timed once a process.
     """
-    told = told_fast_bfloat16()
-    return _bfloat16_pays() if told is None else told
+    told = told_bfloat16_instructions()
+    return _bfloat16_pays() if told is None or told == {"AVX512-BF16"} else bool(told)
 
 
-def told_fast_bfloat16() -> bool | None:
-    """What PyTorch says of the CPU's instructions for bfloat16; None: it does not, as of other processors than x86."""
+def told_bfloat16_instructions() -> frozenset[str] | None:
+    """Which instructions for bfloat16 the CPU has by what PyTorch says: "AVX512-BF16", "AMX"; None: it does not say, as
+    of other processors than x86.
+    """
     import torch
 
     if not torch.backends.mkldnn.is_available():
-        return False
-    questions = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    if platform.machine().lower() not in ("x86_64", "amd64") or None in questions:
+        return frozenset()
+    functions = {"AVX512-BF16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}
+    questions = {name: getattr(torch.cpu, function, None) for name, function in functions.items()}
+    if platform.machine().lower() not in ("x86_64", "amd64") or None in questions.values():
         return None
-    return any(question() for question in questions if question)
+    return frozenset(name for name, question in questions.items() if question and question())
 
 
 @cache
@@ -95,10 +101,11 @@ def _bfloat16_pays() -> bool:
 def _seconds_of_a_convolution(dtype: torch.dtype) -> float:
     """The best of three, some milliseconds each, of a layer as the networks have most of."""
     import torch
-    from torch import nn
+
+    from FlareSegmentLib.networks.layers import OneDNNConv3d
 
     with torch.inference_mode():
-        layer = nn.Conv3d(32, 32, 3, padding=1).to(dtype).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        layer = OneDNNConv3d(32, 32, 3, padding=1).to(dtype).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         image = torch.zeros((1, 32, 24, 24, 24), dtype=dtype).contiguous(memory_format=torch.channels_last_3d)
         times = []
         for _ in range(4):  # the first prepares

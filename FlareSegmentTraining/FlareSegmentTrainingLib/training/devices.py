@@ -8,7 +8,7 @@ import sys
 import torch
 
 from FlareSegmentLib.errors import InputError
-from FlareSegmentLib.inference.compute_devices import told_fast_bfloat16
+from FlareSegmentLib.inference.compute_devices import told_bfloat16_instructions
 
 COMPILE_FROM_STEPS = 1500
 """Compiling costs about a minute and a half of a run on a CPU; shorter runs do not earn it back."""
@@ -48,7 +48,7 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        return "bf16" if device.type == "cpu" and told_fast_bfloat16() else "fp32"
+        return "bf16" if device.type == "cpu" and told_bfloat16_instructions() else "fp32"
     if name == "fp16" and device.type != "cuda":
         raise InputError("Precision fp16 needs a CUDA device; use --set precision=bf16 or fp32.")
     return name

@@ -132,9 +132,7 @@ def processor(monkeypatch: pytest.MonkeyPatch):
     compute_devices_module._bfloat16_pays.cache_clear()
 
 
-@pytest.mark.parametrize(
-    ("told", "fast"), [((False, False), False), ((True, False), True), ((False, True), True), ((True, True), True)]
-)
+@pytest.mark.parametrize(("told", "fast"), [((False, False), False), ((False, True), True), ((True, True), True)])
 def test_of_x86_torch_tells_what_the_processor_has(processor, told: tuple[bool, bool], fast: bool) -> None:
     asked = processor(told=told, seconds=(0.1, 1.0))
     assert has_fast_bfloat16() is fast
@@ -142,11 +140,15 @@ def test_of_x86_torch_tells_what_the_processor_has(processor, told: tuple[bool, 
     assert asked == []
 
 
-@pytest.mark.parametrize(("machine", "told"), [("x86_64", None), ("arm64", (False, False)), ("AMD64", None)])
+@pytest.mark.parametrize(
+    ("machine", "told"),
+    [("x86_64", None), ("arm64", (False, False)), ("AMD64", None), ("x86_64", (True, False)), ("AMD64", (True, False))],
+)
 @pytest.mark.parametrize(("seconds", "fast"), [((0.4, 1.0), True), ((0.9, 1.0), False), ((4.0, 1.0), False)])
-def test_elsewhere_a_measurement_decides_once(processor, machine: str, told, seconds, fast: bool) -> None:
+def test_elsewhere_and_with_avx512_bf16_alone_a_measurement_decides_once(processor, machine: str, told, seconds, fast: bool) -> None:
     asked = processor(machine, told, seconds)
     assert has_fast_bfloat16() is fast and has_fast_bfloat16() is fast
+    assert number_type("auto", "cpu") == (torch.bfloat16 if fast else torch.float32)
     assert asked == ["torch.bfloat16", "torch.float32"]
 
 
