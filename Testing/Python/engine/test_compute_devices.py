@@ -145,7 +145,9 @@ def test_of_x86_torch_tells_what_the_processor_has(processor, told: tuple[bool, 
     [("x86_64", None), ("arm64", (False, False)), ("AMD64", None), ("x86_64", (True, False)), ("AMD64", (True, False))],
 )
 @pytest.mark.parametrize(("seconds", "fast"), [((0.4, 1.0), True), ((0.9, 1.0), False), ((4.0, 1.0), False)])
-def test_elsewhere_and_with_avx512_bf16_alone_a_measurement_decides_once(processor, machine: str, told, seconds, fast: bool) -> None:
+def test_elsewhere_and_with_avx512_bf16_alone_a_measurement_decides_once(
+    processor, machine: str, told, seconds, fast: bool
+) -> None:
     asked = processor(machine, told, seconds)
     assert has_fast_bfloat16() is fast and has_fast_bfloat16() is fast
     assert number_type("auto", "cpu") == (torch.bfloat16 if fast else torch.float32)
